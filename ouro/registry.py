@@ -1,0 +1,63 @@
+"""Names to things, looked up lazily: one `Registry` per kind, one line per entry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+
+class Registry:
+    """Maps a name to "module:attribute", imported when it is first asked for."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._targets: dict[str, str] = {}
+
+    def add(self, name: str, target: str) -> None:
+        """Registers `target` ("package.module:attribute") under `name`.
+
+        Raises:
+            ValueError: the name is taken, or the target has no colon.
+        """
+        if name in self._targets:
+            raise ValueError(f"{self.kind} {name!r} is registered twice: {self._targets[name]} and {target}")
+        if ":" not in target:
+            raise ValueError(f"{self.kind} {name!r} points to {target!r}, expected 'package.module:attribute'")
+        self._targets[name] = target
+
+    def get(self, name: str) -> Any:
+        """Imports and returns the entry.
+
+        Raises:
+            ValueError: unknown name; the message lists the known ones.
+        """
+        if name not in self._targets:
+            close = get_close_matches(name, self._targets, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            raise ValueError(f"unknown {self.kind} {name!r}{hint}; known: {', '.join(self)}")
+        module, attribute = self._targets[name].split(":")
+        return getattr(import_module(module), attribute)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._targets
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._targets)
+
+
+GENERATORS = Registry("generation method")
+GENERATORS.add("ouro", "ouro.gen.methods.ouro:OuroMambaGen")
+GENERATORS.add("noise", "ouro.gen.methods.noise:GaussianNoise")
+
+QUANTIZERS = Registry("quantization method")
+QUANTIZERS.add("minmax", "ouro.quant.methods.static:MinMax")
+QUANTIZERS.add("clipped", "ouro.quant.methods.static:Clipped")
+QUANTIZERS.add("dynamic", "ouro.quant.methods.dynamic:DynamicToken")
+QUANTIZERS.add("ouro", "ouro.quant.methods.ouro:OuroMambaQuant")
+
+DATASETS = Registry("data set")
+DATASETS.add("scenes", "ouro.data.scenes:Scenes")
+DATASETS.add("digits", "ouro.data.digits:Digits")
+DATASETS.add("folder", "ouro.data.folder:Folder")

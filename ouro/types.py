@@ -1,0 +1,203 @@
+"""Frozen records that cross module boundaries; nothing else lives here, and nothing flows back.
+
+Glossary (the papers' letters): `u` scan input, `delta` step size after softplus, `A`, `B`, `C`, `D` the
+state-space matrices, `h` hidden state, `h_p` patched hidden state, `L` tokens in the scan, `N` states per
+channel, `E` channels (d_inner). Axis names in shapes are lower case: b, e, l, n, c.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+CLASS_TOKEN = -1
+"""In `ScanOrder.cells`: the step reads the class token."""
+PADDING = -2
+"""In `ScanOrder.cells`: the step reads a token that stands for no patch."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScanOrder:
+    """Which raster cell each scan step reads: `cells[l]` is a row-major cell of `grid`, CLASS_TOKEN or PADDING."""
+
+    grid: tuple[int, int]
+    cells: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StageInfo:
+    """One resolution level of a model: `depth` blocks over a grid of (H, W) patches, L steps, E channels, N states."""
+
+    grid: tuple[int, int]
+    L: int
+    N: int
+    E: int
+    depth: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What code outside `ouro.models` may know of a model. `cls_index` is the class token's place or None."""
+
+    name: str
+    family: str
+    stages: tuple[StageInfo, ...]
+    cls_index: int | None
+    input_size: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    num_classes: int
+    class_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScanInputs:
+    """Operands of one selective scan: u, delta [b e l]; A [e n]; B, C [b n l] or grouped [b g n l]; D [e] or None."""
+
+    u: Tensor
+    delta: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StateQuantizer:
+    """Symmetric rounding of h inside the recurrence: the stored state is Q(h), y_l still reads the unrounded h_l.
+
+    The step of h[b, e, l, n] is step[l] * channel[e] * state[n] (arXiv 2501.16738: r_L, r_C, r_D folded into it).
+    step is [l] or [1]; channel [e] and state [n] default to ones.
+    """
+
+    step: Tensor
+    bits: int
+    channel: Tensor | None = None
+    state: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PatchWindow:
+    """The neighbourhood of h_p: a `size` x `size` window (odd) on the order's grid; weights [b l] per scan step."""
+
+    size: int
+    weights: Tensor
+    order: ScanOrder
+
+
+@dataclass(frozen=True, slots=True)
+class ScanOutput:
+    """y [b e l]; h [b e l n] when states were kept; y_p [b e p] in raster order when a window was asked for."""
+
+    y: Tensor
+    h: Tensor | None = None
+    y_p: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScanRecord:
+    """One traced scan: the operands it really ran on, its output and the order that leads back to the image."""
+
+    path: str
+    inputs: ScanInputs
+    y: Tensor
+    order: ScanOrder
+    h: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What `record` saw: tap path -> tensor of the latest forward, and one ScanRecord per completely traced scan."""
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    scans: Sequence[ScanRecord] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionMap:
+    """A map over the image: weights [b h w], the reduction that made it, and where it was read."""
+
+    weights: Tensor
+    grid: tuple[int, int]
+    reduction: str
+    path: str
+    window: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationSet:
+    """Images in model space [s 3 h w], their target labels [s], and what made them."""
+
+    images: Tensor
+    labels: Tensor | None
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class QuantSpec:
+    """How one tap is quantized; `bits` 32 leaves it in floating point.
+
+    granularity: "tensor", "channel" (per output channel), "step" (per time step), "token" (dynamic, per sample
+    and step). outlier_bits: None for no outlier rule, 16 for outliers left in floating point.
+    """
+
+    bits: int
+    signed: bool = True
+    granularity: str = "tensor"
+    outlier_bits: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class QuantPlan:
+    """Tap path -> QuantSpec, with the method that fills in the scales and the options it was given."""
+
+    method: str
+    bits: str
+    scope: str
+    seed: int
+    sites: Mapping[str, QuantSpec] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """A plan with its parameters: `state` is tap path -> {name: tensor}, enough to attach to a fresh model."""
+
+    plan: QuantPlan
+    state: Mapping[str, Mapping[str, Tensor]]
+    set_digest: str
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """Where and with what a number was made."""
+
+    device: str
+    versions: Mapping[str, str]
+    commit: str
+    seed: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """One beat of a job: step of total, a word on what is done now, and small data for a live display."""
+
+    step: int
+    total: int
+    message: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a job ends in: `values` is the stable JSON object of the command line, `arrays` are kept beside it."""
+
+    kind: str
+    values: Mapping[str, Any]
+    run: RunInfo
+    arrays: Mapping[str, Tensor] = field(default_factory=dict)
