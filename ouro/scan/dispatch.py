@@ -1,0 +1,134 @@
+"""One public scan; the backend is decided here and nowhere else."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+
+import torch
+
+from ouro.scan import reference
+from ouro.types import PatchWindow, ScanInputs, ScanOutput, StateQuantizer
+
+BACKENDS = ("cpu", "mamba_ssm", "reference")
+""""auto" takes the first of these that serves the request."""
+
+
+class BackendError(ValueError):
+    """A backend was asked for something it cannot do here."""
+
+
+def refusal(
+    backend: str,
+    inputs: ScanInputs,
+    *,
+    keep_states: bool = False,
+    state_quantizer: StateQuantizer | None = None,
+    window: PatchWindow | None = None,
+) -> str | None:
+    """Why `backend` cannot serve this request, or None if it can."""
+    needs_grad = torch.is_grad_enabled() and any(
+        x is not None and x.requires_grad for x in (inputs.u, inputs.delta, inputs.A, inputs.B, inputs.C, inputs.D)
+    )
+    if backend == "reference":
+        return None
+    if backend == "cpu":
+        if inputs.u.device.type != "cpu":
+            return f"it runs on the CPU, the inputs are on {inputs.u.device}"
+        if keep_states and needs_grad:
+            return "the states it returns carry no gradient"
+        return None
+    if backend == "mamba_ssm":
+        if inputs.u.device.type != "cuda":
+            return f"it runs on CUDA devices, the inputs are on {inputs.u.device}"
+        if keep_states or state_quantizer is not None or window is not None:
+            return "it returns y only: no states, no state quantizer, no window"
+        if find_spec("selective_scan_cuda") is None:
+            return "its CUDA extension selective_scan_cuda is not installed"
+        return None
+    raise BackendError(f"unknown scan backend {backend!r}; known: auto, {', '.join(BACKENDS)}")
+
+
+def backends() -> list[tuple[str, bool, str]]:
+    """(name, usable on this machine, why or why not) of every backend."""
+    cuda = torch.cuda.is_available()
+    mamba = find_spec("selective_scan_cuda") is not None
+    return [
+        ("cpu", True, "compiled with numba, forward and backward"),
+        ("mamba_ssm", cuda and mamba, "official CUDA kernel" if cuda and mamba else
+         "no CUDA device" if not cuda else "its extension selective_scan_cuda is not installed"),
+        ("reference", True, "loop over tokens, the definition"),
+    ]  # fmt: skip
+
+
+def check(inputs: ScanInputs, window: PatchWindow | None = None) -> None:
+    """Verifies shapes before any backend sees them.
+
+    Raises:
+        ValueError: an operand's shape does not fit the others; the message has both.
+    """
+    u = inputs.u
+    if u.dim() != 3 or 0 in u.shape:
+        raise ValueError(f"u is {tuple(u.shape)}, expected a non-empty (b, e, l)")
+    batch, channels, L = u.shape
+    if inputs.delta.shape != u.shape:
+        raise ValueError(f"delta is {tuple(inputs.delta.shape)}, expected (b, e, l) = {tuple(u.shape)}; transpose?")
+    if inputs.A.dim() != 2 or inputs.A.shape[0] != channels:
+        raise ValueError(f"A is {tuple(inputs.A.shape)}, expected (e, n) with e = {channels}")
+    N = inputs.A.shape[1]
+    for name, matrix in (("B", inputs.B), ("C", inputs.C)):
+        grouped = matrix.dim() == 4 and channels % matrix.shape[1] == 0
+        plain = (batch, *((matrix.shape[1],) if grouped else ()), N, L)
+        if matrix.dim() not in (3, 4) or tuple(matrix.shape) != plain:
+            raise ValueError(
+                f"{name} is {tuple(matrix.shape)}, expected (b, n, l) = {(batch, N, L)} or (b, g, n, l) "
+                f"with g dividing {channels}; transpose?"
+            )
+    if inputs.B.shape != inputs.C.shape:
+        raise ValueError(f"B is {tuple(inputs.B.shape)} but C is {tuple(inputs.C.shape)}; both need the same groups")
+    if inputs.D is not None and tuple(inputs.D.shape) != (channels,):
+        raise ValueError(f"D is {tuple(inputs.D.shape)}, expected (e,) = ({channels},)")
+    if window is not None:
+        if window.size < 1 or window.size % 2 == 0:
+            raise ValueError(f"window is {window.size}, expected an odd number from 1 up")
+        if tuple(window.weights.shape) != (batch, L):
+            raise ValueError(f"window weights are {tuple(window.weights.shape)}, expected (b, l) = {(batch, L)}")
+
+
+def selective_scan(
+    inputs: ScanInputs,
+    *,
+    backend: str = "auto",
+    keep_states: bool = False,
+    state_quantizer: StateQuantizer | None = None,
+    window: PatchWindow | None = None,
+) -> ScanOutput:
+    """Runs h_t = A_bar_t h_{t-1} + B_bar_t u_t, y_t = C_t h_t + D u_t.
+
+    Source: Gu & Dao 2023, eq. 2 and alg. 2; delta is used as given (after softplus and bias).
+
+    Args:
+        backend: "auto" or one of `BACKENDS`.
+        keep_states: also return every h; costs b e l n floats.
+        state_quantizer: rounds the stored state at every step, inside the recurrence.
+        window: also return y_p = C h_p over this neighbourhood, in raster order.
+
+    Raises:
+        BackendError: the named backend cannot serve this request; the message says why.
+        ValueError: operands whose shapes do not fit.
+    """
+    check(inputs, window)
+    request = {"keep_states": keep_states, "state_quantizer": state_quantizer, "window": window}
+    names = BACKENDS if backend == "auto" else (backend,)
+    for name in names:
+        why = refusal(name, inputs, **request)
+        if why is None:
+            return _backend(name)(inputs, **request)
+    raise BackendError(f"scan backend {backend!r} cannot serve this request: {why}")
+
+
+def _backend(name: str):
+    if name == "reference":
+        return reference.scan
+    # numba and mamba-ssm are heavy or optional: imported when first needed
+    return import_module(f"ouro.scan.{name}").scan

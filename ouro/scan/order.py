@@ -1,0 +1,55 @@
+"""Raster order and scan order: who reads which patch when, where the class token sits, and the way back."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ouro.types import CLASS_TOKEN, ScanOrder
+
+
+def row_major(grid: tuple[int, int], cls_index: int | None = None) -> ScanOrder:
+    """Rows from the top left; a class token, if any, is read at step `cls_index` (Vim puts it in the middle)."""
+    cells = list(range(grid[0] * grid[1]))
+    if cls_index is not None:
+        cells.insert(cls_index, CLASS_TOKEN)
+    return ScanOrder(grid, tuple(cells))
+
+
+def reverse(order: ScanOrder) -> ScanOrder:
+    """The same path walked from its end."""
+    return ScanOrder(order.grid, order.cells[::-1])
+
+
+def class_step(order: ScanOrder) -> int | None:
+    """The step that reads the class token, or None."""
+    return order.cells.index(CLASS_TOKEN) if CLASS_TOKEN in order.cells else None
+
+
+def raster_steps(order: ScanOrder) -> Tensor:
+    """steps[p] = the scan step that reads raster cell p, int64 [p].
+
+    Raises:
+        ValueError: the order does not read every cell of its grid exactly once.
+    """
+    height, width = order.grid
+    patches = [cell for cell in order.cells if cell >= 0]
+    if sorted(patches) != list(range(height * width)):
+        raise ValueError(
+            f"a scan order over a {height}x{width} grid must read each of its {height * width} cells once, "
+            f"this one reads {len(patches)} patches"
+        )
+    cells = torch.tensor(order.cells)
+    return torch.argsort(cells, stable=True)[-height * width :]
+
+
+def to_raster(x: Tensor, order: ScanOrder, dim: int = -1) -> Tensor:
+    """Gathers the patch steps of x along `dim` into row-major order; class token and padding are dropped."""
+    return x.index_select(dim, raster_steps(order).to(x.device))
+
+
+def from_raster(x: Tensor, order: ScanOrder, dim: int = -1, fill: float = 0.0) -> Tensor:
+    """Inverse of `to_raster`: puts raster cells at their scan steps; other steps hold `fill`."""
+    shape = list(x.shape)
+    shape[dim] = len(order.cells)
+    return x.new_full(shape, fill).index_copy(dim, raster_steps(order).to(x.device), x)
