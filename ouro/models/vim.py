@@ -1,0 +1,160 @@
+"""Vim: a plain stack of bidirectional Mamba mixers over image patches, class token in the middle.
+
+Source: Zhu et al. 2024, agrees with hustvl/Vim (vim/models_mamba.py, entry points "..._midclstok_div2"): logits and
+activations of every layer within 5e-5 of the official code. Its names for weights are translated by `official_key`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ouro.models.layers import Linear, PatchEmbed, RMSNorm
+from ouro.models.mixer import Mixer
+from ouro.scan.order import reverse, row_major
+from ouro.taps import Tap
+from ouro.types import ModelInfo, StageInfo
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True)
+class VimConfig:
+    """What makes one Vim differ from another."""
+
+    width: int
+    depth: int = 24
+    image: int = 224
+    patch: int = 16
+    stride: int = 16
+    states: int = 16
+    kernel: int = 4
+    expand: int = 2
+    num_classes: int = 1000
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    class_names: tuple[str, ...] = ()
+
+
+class Block(nn.Module):
+    """mixer(norm(residual)); the residual sum itself is carried by the model."""
+
+    def __init__(self, width: int, mixer: Mixer) -> None:
+        super().__init__()
+        self.norm = RMSNorm(width)
+        self.mixer = mixer
+        self.tap_out = Tap("block.out", "b l c")
+
+    def forward(self, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        residual = hidden if residual is None else residual + hidden
+        return self.tap_out(self.mixer(self.norm(residual))), residual
+
+
+class Vim(nn.Module):
+    """Vision Mamba classifier; `info` says what the outside may know of it."""
+
+    def __init__(self, config: VimConfig, name: str = "vim") -> None:
+        super().__init__()
+        side = (config.image - config.patch) // config.stride + 1
+        grid, cells = (side, side), side * side
+        # the class token sits in the middle of the sequence, where both directions have read half the image
+        self.cls_index = cells // 2
+        forward = row_major(grid, self.cls_index)
+        self.config = config
+        self.num_classes = config.num_classes
+        self.info = ModelInfo(
+            name=name,
+            family="vim",
+            stages=(StageInfo(grid, cells + 1, config.states, config.expand * config.width, config.depth),),
+            cls_index=self.cls_index,
+            input_size=(3, config.image, config.image),
+            mean=config.mean,
+            std=config.std,
+            num_classes=config.num_classes,
+            class_names=config.class_names,
+        )
+        self.patch_embed = PatchEmbed(config.patch, config.stride, 3, config.width)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, cells + 1, config.width))
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        orders = (forward, reverse(forward))
+        self.layers = nn.ModuleList(
+            Block(
+                config.width,
+                Mixer(config.width, config.expand, config.states, config.kernel, orders, forward, scale=1 / len(orders)),
+            )
+            for _ in range(config.depth)
+        )
+        for block in self.layers:
+            # the residual stream sums `depth` outputs: official rescaling of the last projection
+            nn.init.kaiming_uniform_(block.mixer.out_proj.weight, a=5**0.5)
+            block.mixer.out_proj.weight.data /= config.depth**0.5
+        self.norm_f = RMSNorm(config.width)
+        self.head = Linear(config.width, config.num_classes, bias=True, site="head", axes="b c")
+        nn.init.trunc_normal_(self.head.weight, std=0.02)
+        nn.init.zeros_(self.head.bias)
+
+    def stem(self, images: Tensor) -> tuple[Tensor, None]:
+        """images [b 3 h w] -> the state (hidden, residual) that the first block takes.
+
+        Raises:
+            ValueError: the images do not have the model's input size.
+        """
+        if tuple(images.shape[1:]) != self.info.input_size:
+            raise ValueError(
+                f"images are {tuple(images.shape)}, {self.info.name} takes (b, {', '.join(map(str, self.info.input_size))})"
+            )
+        tokens = self.patch_embed(images)
+        cls_token = self.cls_token.expand(len(tokens), -1, -1)
+        before, after = tokens[:, : self.cls_index], tokens[:, self.cls_index :]
+        return torch.cat([before, cls_token, after], dim=1) + self.pos_embed, None
+
+    def blocks(self) -> dict[str, nn.Module]:
+        """Path -> block, in order; each maps a state to the next one, whose first part is its own output."""
+        return {f"layers.{i}": block for i, block in enumerate(self.layers)}
+
+    def tail(self, hidden: Tensor, residual: Tensor | None) -> Tensor:
+        """The last state -> normalised tokens [b l c], class token at `info.cls_index`."""
+        return self.norm_f(hidden if residual is None else residual + hidden)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """stem, blocks and tail: images [b 3 h w] -> tokens [b l c]."""
+        state = self.stem(images)
+        for block in self.blocks().values():
+            state = block(*state)
+        return self.tail(*state)
+
+    def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
+        """The class token's features [b c], or logits [b k]."""
+        features = tokens[:, self.cls_index]
+        return features if pre_logits else self.head(features)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(images))
+
+
+_SCAN_KEY = re.compile(r"mixer\.scans\.([01])\.(.+)")
+
+
+def official_key(key: str) -> str:
+    """Our state-dict key -> the key of the official checkpoint; one to one."""
+
+    def translate(match: re.Match[str]) -> str:
+        backward, leaf = match[1] == "1", match[2]
+        if not backward:
+            return f"mixer.{leaf}"
+        first, dot, rest = leaf.partition(".")
+        return "mixer." + ("A_b_log" if first == "A_log" else first + "_b") + dot + rest
+
+    return _SCAN_KEY.sub(translate, key)
+
+
+def official_state(state: dict[str, Tensor], model: Vim) -> dict[str, Tensor]:
+    """Renames an official state dict to our keys; keys it does not know are kept, so that loading can name them."""
+    ours = {official_key(key): key for key in model.state_dict()}
+    return {ours.get(key, key): value for key, value in state.items()}
