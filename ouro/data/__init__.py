@@ -1,0 +1,86 @@
+"""Images to train, calibrate and evaluate on: one interface (`Dataset`), one front door (`load`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from ouro.registry import DATASETS
+
+
+class Dataset(Protocol):
+    """What every data set offers. Images come as uint8 so that one `normalize` serves them all.
+
+    `argument` says what follows the colon in a spec ("folder:PATH"), None where nothing does.
+    """
+
+    argument: ClassVar[str | None]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __len__(self) -> int: ...
+
+    def images(self, start: int, n: int) -> tuple[Tensor, Tensor | None]:
+        """Images start..start+n as uint8 [n 3 h w] and their labels int64 [n], None where nobody knows them."""
+        ...
+
+
+def load(spec: str, **options: object) -> Dataset:
+    """Opens a data set by "name" or "name:argument", such as "scenes" or "folder:/data/imagenet/val".
+
+    Args:
+        options: passed to the data set; `split` and `size` exist for all of them.
+
+    Raises:
+        ValueError: unknown name, an argument missing or not taken, or what the data set itself refuses.
+    """
+    name, _, argument = spec.partition(":")
+    dataset = DATASETS.get(name)
+    if dataset.argument is None:
+        if argument:
+            raise ValueError(f"data set {name!r} takes nothing after a colon, got {spec!r}; write {name!r}")
+        return dataset(**options)
+    if not argument:
+        raise ValueError(f"data set {spec!r} lacks its {dataset.argument}; write '{name}:{dataset.argument}'")
+    return dataset(argument, **options)
+
+
+def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(images / 255 - mean) / std per channel: uint8 [... c h w] to float32, as torchvision's ToTensor + Normalize."""
+    center = torch.tensor(mean, device=images.device)[:, None, None]
+    spread = torch.tensor(std, device=images.device)[:, None, None]
+    return (images.float() / 255 - center) / spread
+
+
+def batches(
+    data: Dataset,
+    batch_size: int,
+    *,
+    limit: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """The first `limit` images in order, normalized float32 [b 3 h w] with their labels; the last batch may be short.
+
+    Args:
+        mean, std: those of the model that will see the images; by default the data set's own.
+    """
+    total = len(data) if limit is None else min(limit, len(data))
+    mean, std = data.mean if mean is None else mean, data.std if std is None else std
+    for start in range(0, total, batch_size):
+        images, labels = data.images(start, min(batch_size, total - start))
+        yield normalize(images, mean, std), labels
+
+
+def check_range(start: int, n: int, length: int) -> None:
+    """Refuses a range that is empty or reaches out of a data set of `length` images.
+
+    Raises:
+        ValueError: as said.
+    """
+    if start < 0 or n < 1 or start + n > length:
+        raise ValueError(f"images {start}..{start + n} were asked for; there are {length}, and n must be at least 1")
