@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +66,8 @@ class Scan(nn.Module):
             C=self.tap_C(C.transpose(1, 2)),
             D=self.tap_D(self.D),
         )
-        rule: StateQuantizer | None = None if self.tap_h.quantizer is None else self.tap_h.quantizer.rule()
+        # a quantizer of h states its rule, and the scan applies it inside the recurrence
+        rule: StateQuantizer | None = None if self.tap_h.quantizer is None else cast(Any, self.tap_h.quantizer).rule()
         out = selective_scan(inputs, backend=self.backend, keep_states=self.tap_h.recorded, state_quantizer=rule)
         if out.h is not None:
             self.tap_h.observe(out.h)

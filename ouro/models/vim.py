@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from ouro.models.layers import Linear, PatchEmbed, RMSNorm
 from ouro.models.mixer import Mixer
+from ouro.models.variant import Variant
 from ouro.scan.order import reverse, row_major
 from ouro.taps import Tap
 from ouro.types import ModelInfo, StageInfo
+from ouro.vision import VisionModel
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -54,7 +56,7 @@ class Block(nn.Module):
         return self.tap_out(self.mixer(self.norm(residual))), residual
 
 
-class Vim(nn.Module):
+class Vim(VisionModel):
     """Vision Mamba classifier; `info` says what the outside may know of it."""
 
     def __init__(self, config: VimConfig, name: str = "vim") -> None:
@@ -83,59 +85,45 @@ class Vim(nn.Module):
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         orders = (forward, reverse(forward))
-        self.layers = nn.ModuleList(
-            Block(
-                config.width,
-                Mixer(config.width, config.expand, config.states, config.kernel, orders, forward, scale=1 / len(orders)),
+        self.layers = nn.ModuleList()
+        for _ in range(config.depth):
+            mixer = Mixer(
+                config.width, config.expand, config.states, config.kernel, orders, forward, scale=1 / len(orders)
             )
-            for _ in range(config.depth)
-        )
-        for block in self.layers:
             # the residual stream sums `depth` outputs: official rescaling of the last projection
-            nn.init.kaiming_uniform_(block.mixer.out_proj.weight, a=5**0.5)
-            block.mixer.out_proj.weight.data /= config.depth**0.5
+            nn.init.kaiming_uniform_(mixer.out_proj.weight, a=5**0.5)
+            mixer.out_proj.weight.data /= config.depth**0.5
+            self.layers.append(Block(config.width, mixer))
         self.norm_f = RMSNorm(config.width)
         self.head = Linear(config.width, config.num_classes, bias=True, site="head", axes="b c")
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
     def stem(self, images: Tensor) -> tuple[Tensor, None]:
-        """images [b 3 h w] -> the state (hidden, residual) that the first block takes.
-
-        Raises:
-            ValueError: the images do not have the model's input size.
-        """
+        """images [b 3 h w] -> (hidden, residual)."""
         if tuple(images.shape[1:]) != self.info.input_size:
-            raise ValueError(
-                f"images are {tuple(images.shape)}, {self.info.name} takes (b, {', '.join(map(str, self.info.input_size))})"
-            )
+            size = ", ".join(map(str, self.info.input_size))
+            raise ValueError(f"images are {tuple(images.shape)}, {self.info.name} takes (b, {size})")
         tokens = self.patch_embed(images)
         cls_token = self.cls_token.expand(len(tokens), -1, -1)
         before, after = tokens[:, : self.cls_index], tokens[:, self.cls_index :]
         return torch.cat([before, cls_token, after], dim=1) + self.pos_embed, None
 
     def blocks(self) -> dict[str, nn.Module]:
-        """Path -> block, in order; each maps a state to the next one, whose first part is its own output."""
         return {f"layers.{i}": block for i, block in enumerate(self.layers)}
 
     def tail(self, hidden: Tensor, residual: Tensor | None) -> Tensor:
         """The last state -> normalised tokens [b l c], class token at `info.cls_index`."""
         return self.norm_f(hidden if residual is None else residual + hidden)
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """stem, blocks and tail: images [b 3 h w] -> tokens [b l c]."""
-        state = self.stem(images)
-        for block in self.blocks().values():
-            state = block(*state)
-        return self.tail(*state)
+    def from_official(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        ours = {official_key(key): key for key in self.state_dict()}
+        return {ours.get(key, key): value for key, value in state.items()}
 
     def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
         """The class token's features [b c], or logits [b k]."""
         features = tokens[:, self.cls_index]
         return features if pre_logits else self.head(features)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(images))
 
 
 _SCAN_KEY = re.compile(r"mixer\.scans\.([01])\.(.+)")
@@ -154,7 +142,8 @@ def official_key(key: str) -> str:
     return _SCAN_KEY.sub(translate, key)
 
 
-def official_state(state: dict[str, Tensor], model: Vim) -> dict[str, Tensor]:
-    """Renames an official state dict to our keys; keys it does not know are kept, so that loading can name them."""
-    ours = {official_key(key): key for key in model.state_dict()}
-    return {ours.get(key, key): value for key, value in state.items()}
+_HUB = "hustvl/Vim-{}-midclstok:vim_{}_midclstok_{}acc.pth"
+
+vim_tiny_patch16_224 = Variant(Vim, VimConfig(192), _HUB.format("tiny", "t", "76p1"), top1=76.1)
+vim_small_patch16_224 = Variant(Vim, VimConfig(384), _HUB.format("small", "s", "80p5"), top1=80.5)
+vim_base_patch16_224 = Variant(Vim, VimConfig(768), _HUB.format("base", "b", "81p9"), top1=81.9)

@@ -1,21 +1,51 @@
-"""The embedded zoo: small models on data with ground truth, their weights in this package."""
+"""The embedded zoo: small models on data with ground truth, their weights in this package.
+
+`vim_nano_witness` has another seed and saw other images than `vim_nano`; it only judges what vim_nano synthesizes.
+"""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 from ouro.data import digits, scenes
-from ouro.models.vim import VimConfig
+from ouro.models.variant import Variant
+from ouro.models.vim import Vim, VimConfig
+from ouro.registry import MODELS
 
+_WEIGHTS = Path(__file__).parent / "weights"
+# 56 pixels in patches of 4: 14 x 14 patches and a class token are 197 time steps, as in Vim at 224
 _NANO = {"width": 96, "depth": 6, "image": 56, "patch": 4, "stride": 4}
+_SCENES = VimConfig(
+    **_NANO, num_classes=len(scenes.CLASSES), mean=scenes.MEAN, std=scenes.STD, class_names=scenes.CLASSES
+)
+_DIGITS = VimConfig(**_NANO, num_classes=10, mean=digits.MEAN, std=digits.STD, class_names=tuple("0123456789"))
 
-TRAINED_ON = {"scenes": (scenes.MEAN, scenes.STD), "digits": (digits.MEAN, digits.STD)}
-"""Data set -> the normalisation its models expect."""
 
-CONFIGS = {
-    "vim_nano": VimConfig(**_NANO, num_classes=12, mean=scenes.MEAN, std=scenes.STD, class_names=scenes.CLASSES),
-    "vim_nano_witness": VimConfig(
-        **_NANO, num_classes=12, mean=scenes.MEAN, std=scenes.STD, class_names=scenes.CLASSES
-    ),
-    "vim_nano_digits": VimConfig(
-        **_NANO, num_classes=10, mean=digits.MEAN, std=digits.STD, class_names=tuple("0123456789")
-    ),
-}
+def _embedded(config: VimConfig, file: str, data: str) -> Variant:
+    return Variant(Vim, config, file, embedded=True, data=data, crop_pct=1.0)
+
+
+vim_nano = _embedded(_SCENES, "vim_nano.safetensors", "scenes")
+vim_nano_witness = _embedded(_SCENES, "vim_nano_witness.safetensors", "scenes")
+vim_nano_digits = _embedded(_DIGITS, "vim_nano_digits.safetensors", "digits")
+
+WITNESSES = {"vim_nano": "vim_nano_witness"}
+"""Model -> the independently trained model that judges its synthetic images."""
+
+
+def embedded_path(file: str) -> Path:
+    """Where an embedded checkpoint lies."""
+    return _WEIGHTS / file
+
+
+def card(name: str) -> dict[str, Any] | None:
+    """The model card of an embedded checkpoint (data, seed, steps, time, device, accuracy), or None."""
+    path = _WEIGHTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def dataset_of(name: str) -> str:
+    """The data set a registered model was trained on ("scenes", "digits", or "folder" for ImageNet)."""
+    return MODELS.get(name).data

@@ -10,9 +10,10 @@ in blocks of LANES, so that a sample's result depends neither on its batch-mates
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from threading import Lock
 from types import SimpleNamespace
+from typing import Any
 
 import numba
 import numpy as np
@@ -141,7 +142,7 @@ def _recur_rounded(decay, x, b, step, lane_step, limit, states, carried):
 
 
 @njit(fastmath=FAST, error_model="numpy")
-def _box(grid, height, width, half, scratch, out):
+def box_tile(grid, height, width, half, scratch, out):
     """out[r, c] = sum of grid over the window of half-width `half` around cell (r, c); tiles [h w, LANES]."""
     for row in range(height):
         for col in range(width):
@@ -161,7 +162,7 @@ def _box(grid, height, width, half, scratch, out):
                     out[row * width + col, c] += scratch[k * width + col, c]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _kernels(dtype: str, KEEP: bool, QUANT: bool, WINDOW: bool) -> SimpleNamespace:
     """Forward and backward for one dtype and one set of options; u, delta and gradients come as [b l e] views."""
     decays = decays64 if dtype == "float64" else decays32
@@ -222,7 +223,7 @@ def _kernels(dtype: str, KEEP: bool, QUANT: bool, WINDOW: bool) -> SimpleNamespa
                         w = weights[b, steps[p]]
                         for c in range(LANES):
                             grid[p, c] = w * states[steps[p] + 1, c]
-                    _box(grid, height, width, half, scratch, h_p)
+                    box_tile(grid, height, width, half, scratch, h_p)
                     for p in range(cells):
                         Ct = C[b, g, n, steps[p]]
                         for c in range(LANES):
@@ -294,7 +295,7 @@ def _kernels(dtype: str, KEEP: bool, QUANT: bool, WINDOW: bool) -> SimpleNamespa
                         w = weights[b, steps[p]]
                         for c in range(LANES):
                             grid[p, c] = w * states[steps[p] + 1, c]
-                    _box(grid, height, width, half, scratch, out)
+                    box_tile(grid, height, width, half, scratch, out)
                     for p in range(cells):
                         t = steps[p]
                         dot = real(0)
@@ -303,7 +304,7 @@ def _kernels(dtype: str, KEEP: bool, QUANT: bool, WINDOW: bool) -> SimpleNamespa
                             dot += gy_p[p, c] * out[p, c]
                             grid[p, c] = gy_p[p, c] * Ct
                         dC[b, g, k, n, t] += dot
-                    _box(grid, height, width, half, scratch, out)
+                    box_tile(grid, height, width, half, scratch, out)
                     for p in range(cells):
                         t = steps[p]
                         w = weights[b, t]
@@ -390,7 +391,7 @@ class _Scan(torch.autograd.Function):
         batch, channels, L = u.shape
         N = A.shape[1]
         real = np.dtype(str(dtype).removeprefix("torch."))
-        arrays = [by_lane(u, dtype), by_lane(delta, dtype)]
+        arrays: list[Any] = [by_lane(u, dtype), by_lane(delta, dtype)]
         arrays += [as_array(x, dtype) for x in (A, _grouped(B), _grouped(C))]
         arrays.append(np.zeros(channels, real) if D is None else as_array(D, dtype))
         if quantizer is None:
@@ -420,7 +421,7 @@ class _Scan(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dy, dy_p, _):
-        u, delta, A, B = ctx.arrays[:4]
+        u, _, A, B = ctx.arrays[:4]
         batch, L, channels = u.shape
         groups, N = B.shape[1], A.shape[1]
         blocks = -(-(channels // groups) // LANES)

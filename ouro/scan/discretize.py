@@ -11,9 +11,9 @@ from ouro.types import ScanInputs
 
 
 def per_channel(matrix: Tensor, channels: int) -> Tensor:
-    """B or C [b n l] or grouped [b g n l] -> [b e l n] (a view when ungrouped)."""
+    """B or C [b n l] or grouped [b g n l] -> [b e l n], without a copy when ungrouped."""
     if matrix.dim() == 3:
-        matrix = matrix.unsqueeze(1)
+        return matrix.transpose(1, 2).unsqueeze(1).expand(-1, channels, -1, -1)
     return matrix.transpose(2, 3).repeat_interleave(channels // matrix.shape[1], dim=1)
 
 

@@ -118,12 +118,11 @@ def selective_scan(
         ValueError: operands whose shapes do not fit.
     """
     check(inputs, window)
-    request = {"keep_states": keep_states, "state_quantizer": state_quantizer, "window": window}
     names = BACKENDS if backend == "auto" else (backend,)
     for name in names:
-        why = refusal(name, inputs, **request)
+        why = refusal(name, inputs, keep_states=keep_states, state_quantizer=state_quantizer, window=window)
         if why is None:
-            return _backend(name)(inputs, **request)
+            return _backend(name)(inputs, keep_states, state_quantizer, window)
     raise BackendError(f"scan backend {backend!r} cannot serve this request: {why}")
 
 

@@ -38,16 +38,18 @@ def scan(
     A_bar, B_bar = discretize(inputs)
     drive = B_bar * u.unsqueeze(-1)
     carried = torch.zeros_like(drive[:, :, 0])
-    states = []
+    outputs, states = [], []
     for t in range(u.shape[-1]):
         h = A_bar[:, :, t] * carried + drive[:, :, t]
-        states.append(h)
+        outputs.append((h * C[:, :, t]).sum(-1))
+        if keep_states or window is not None:
+            states.append(h)
         carried = h if state_quantizer is None else round_state(h, state_quantizer, t)
-    h = torch.stack(states, dim=2)
-    y = (h * C).sum(-1)
+    y = torch.stack(outputs, dim=2)
     if inputs.D is not None:
         y = y + inputs.D[:, None] * u
     y_p = None
     if window is not None:
-        y_p = (patched_states(h, window) * to_raster(C, window.order, dim=2)).sum(-1)
-    return ScanOutput(y, h if keep_states else None, y_p)
+        patched = patched_states(torch.stack(states, dim=2), window)
+        y_p = (patched * to_raster(C, window.order, dim=2)).sum(-1)
+    return ScanOutput(y, torch.stack(states, dim=2) if keep_states else None, y_p)

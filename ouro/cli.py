@@ -1,0 +1,392 @@
+"""The command line: every command draws a job's progress on stderr and prints its result on stdout.
+
+Exit codes: 0 done, 1 failure, 2 wrong use or bad input (one line that says what was given, what is allowed and what to
+do). With --json stdout holds one JSON object and nothing else; its keys are listed in each command's help.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+app = typer.Typer(
+    name="ouro",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Data-free quantization of Vision Mamba models: look, synthesize, quantize, evaluate.",
+)
+bench_app = typer.Typer(no_args_is_help=True, help="Speed, measured only behind a correctness gate.")
+app.add_typer(bench_app, name="bench")
+
+_out, _err = Console(), Console(stderr=True)
+_Result = TypeVar("_Result")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
+Device = Annotated[str, typer.Option(help="auto or cpu; the jobs of this release run on the CPU.")]
+Model = Annotated[str, typer.Argument(help="A model name; `ouro models` lists them.")]
+
+
+def main() -> None:
+    """Entry point of the `ouro` command."""
+    app()
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """Turns bad input into exit code 2 and failures into 1, with one line each."""
+
+    @wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            if kwargs.get("device", "auto") not in ("auto", "cpu"):
+                raise ValueError(f"device is {kwargs['device']!r}, allowed are auto and cpu; leave the option out")
+            command(*args, **kwargs)
+        except (ValueError, OSError) as error:
+            _fail(error, 2)
+        except RuntimeError as error:
+            _fail(error, 1)
+        except KeyboardInterrupt:
+            _err.print("stopped; finished parts are kept, the same command goes on from there")
+            raise typer.Exit(1) from None
+
+    return run
+
+
+def _fail(error: Exception, code: int) -> None:
+    line = " ".join(str(error).split()) or type(error).__name__
+    # plain print: rich would wrap the line and color what is in brackets
+    print(f"error: {line}", file=sys.stderr)
+    raise typer.Exit(code) from error
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
+    columns = TextColumn("{task.fields[title]}"), BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}")
+    with Bar(*columns, console=_err, transient=True) as bar:
+        task = bar.add_task("", total=None, title=title)
+        yield lambda step, total, message: bar.update(task, completed=step, total=total, description=message)
+
+
+def _follow(title: str, job: Generator[Any, None, _Result]) -> _Result:
+    """Runs a job to its report, drawing its progress on stderr."""
+    with _bar(title) as show:
+        while True:
+            try:
+                beat = next(job)
+            except StopIteration as end:
+                return end.value
+            show(beat.step, beat.total, beat.message)
+
+
+def _print_json(values: Any) -> None:
+    print(json.dumps(values, indent=2, allow_nan=False))
+
+
+def _run_values(report: Any) -> dict[str, Any]:
+    run = report.run
+    return dict(report.values) | {
+        "device": run.device,
+        "seconds": report.values.get("seconds", round(run.seconds, 2)),
+        "seed": run.seed,
+        "versions": dict(run.versions),
+        "commit": run.commit,
+    }
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("model", "name", "what") else "right")
+    return table
+
+
+def _options(pairs: list[str]) -> tuple[tuple[str, Any], ...]:
+    """["window=5", "features=alpha_p"] -> (("window", 5), ("features", "alpha_p"))."""
+    parsed = []
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise ValueError(f"option {pair!r} is not of the form name=value")
+        try:
+            parsed.append((key, json.loads(value)))
+        except json.JSONDecodeError:
+            parsed.append((key, value))
+    return tuple(parsed)
+
+
+@app.command()
+@_guarded
+def models(json_: Json = False) -> None:
+    """List the models. JSON: [{name, family, data, input_size, parameters, weights, top1, top1_n}]."""
+    from ouro.jobs.catalog import catalog
+
+    rows = catalog()
+    if json_:
+        return _print_json(rows)
+    table = _table("models", "name", "family", "input", "parameters", "weights", "top-1")
+    for row in rows:
+        size = "x".join(map(str, row["input_size"]))
+        top1 = f"{row['top1']:.1f} %" if row["top1"] is not None else "-"
+        table.add_row(row["name"], row["family"], size, f"{row['parameters']:,}", row["weights"], top1)
+    _out.print(table)
+
+
+@app.command()
+@_guarded
+def doctor(json_: Json = False) -> None:
+    """Say what this machine can run, and why not. JSON: {ok, checks: [{name, ok, detail, fix, required}]}."""
+    from ouro.jobs.doctor import doctor as examine
+
+    found = examine()
+    if json_:
+        return _print_json(found)
+    for check in found["checks"]:
+        mark = "[green]ok[/]" if check["ok"] else "[red]no[/]" if check["required"] else "[yellow]--[/]"
+        _out.print(f"{mark:>14} {check['name']}: {check['detail']}")
+        if not check["ok"] and check["fix"]:
+            _out.print(f"      {check['fix']}", style="dim")
+    if not found["ok"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+@_guarded
+def attention(
+    model: Model,
+    image: Annotated[str | None, typer.Option(help="An image file instead of a held-out scene.")] = None,
+    sample: Annotated[int, typer.Option(help="Which held-out image to show.", min=0)] = 0,
+    layer: Annotated[int | None, typer.Option(help="Layer to show; the last by default.")] = None,
+    window: Annotated[int, typer.Option(help="Side of the neighborhood of h_p, odd.")] = 5,
+    weights: Annotated[str, typer.Option(help="Weights inside the window: delta or uniform.")] = "delta",
+    num: Annotated[int, typer.Option("--n", help="Also score the maps over this many held-out scenes.", min=0)] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the picture here (.png or .svg).")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Implicit attention of h and h_p, scored against the mask.
+
+    JSON: {model, layer, window, n, auroc: {h, h_p}, pointing: {h, h_p}, ci95, table, ...}.
+    """
+    from ouro.figures.attention import attention_matplotlib
+    from ouro.jobs.explain import ExplainSpec, explain
+    from ouro.store import write_bytes
+
+    spec = ExplainSpec(
+        model,
+        sample=None if image else sample,
+        image=image,
+        layer=layer,
+        window=window,
+        weights=weights,
+        n=num,
+        seed=seed,
+    )
+    report = _follow("attention", explain(spec))
+    values = _run_values(report)
+    if out is not None:
+        from io import BytesIO
+
+        suffix = out.suffix.lstrip(".")
+        if suffix not in ("png", "svg", "pdf"):
+            raise ValueError(f"cannot write a picture as {out.name!r}; use .png, .svg or .pdf")
+        picture = BytesIO()
+        attention_matplotlib(report).savefig(picture, format=suffix, dpi=160, bbox_inches="tight")
+        write_bytes(out, picture.getvalue())
+        values["path"] = str(out)
+    if json_:
+        return _print_json(values)
+    table = _table(
+        f"{model}: AUROC of maps against the mask, {values.get('n') or 1} held-out scene(s), window {window}",
+        "layer", "direction", "what", "AUROC", "95 %", "pointing",
+    )  # fmt: skip
+    for row in values["table"]:
+        interval = "-" if row["auroc_lo"] is None else f"{row['auroc_lo']:.3f}-{row['auroc_hi']:.3f}"
+        table.add_row(
+            str(row["layer"]), row["direction"], f"{row['source']} {row['reduction']}", f"{row['auroc']:.3f}", interval,
+            f"{row['pointing']:.2f}",
+        )  # fmt: skip
+    _out.print(table)
+
+
+@app.command()
+@_guarded
+def generate(
+    model: Model,
+    num: Annotated[int, typer.Option(help="How many images.")] = 128,
+    steps: Annotated[int, typer.Option(help="Optimisation steps per image.")] = 200,
+    method: Annotated[str, typer.Option(help="ouro or noise.")] = "ouro",
+    batch: Annotated[int, typer.Option(help="Images optimised together; the unit that survives a kill.")] = 32,
+    option: Annotated[list[str], typer.Option(help="Setting of the method, as name=value; repeatable.")] = [],  # noqa: B006
+    out: Annotated[Path | None, typer.Option(help="Write the set here (.safetensors).")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Synthesize calibration images from noise; stopped, the same command resumes.
+
+    JSON: {model, method, num, steps, seconds, recognized: {self, other}, path, ...}.
+    """
+    from ouro.jobs.synthesize import SynthesisSpec, synthesize
+
+    if out is not None and out.suffix != ".safetensors":
+        raise ValueError(f"the set is written as .safetensors, got {out.name!r}")
+    spec = SynthesisSpec(
+        model,
+        method,
+        num=num,
+        steps=steps,
+        seed=seed,
+        batch=batch,
+        options=_options(option),
+        out=str(out) if out else None,
+    )
+    values = _run_values(_follow("generate", synthesize(spec)))
+    if json_:
+        return _print_json(values)
+    seen = values["recognized"]
+    _out.print(f"{num} images in {values['seconds']:.0f} s -> {values['path']}")
+    _out.print(f"recognized as their target class: by {model} {_percent(seen['self'])}", end="")
+    _out.print(f", by {values['witness']} {_percent(seen['other'])}" if values["witness"] else "")
+
+
+@app.command()
+@_guarded
+def quantize(
+    model: Model,
+    method: Annotated[str, typer.Option(help="ouro, minmax, clipped or dynamic.")] = "ouro",
+    bits: Annotated[str, typer.Option(help="Weights, activations, outliers: w8a8, w4a8o16, w4a4o8 ...")] = "w4a4o8",
+    calib: Annotated[str, typer.Option(help="A generated set, noise[:N] or real:N.")] = "noise:128",
+    scope: Annotated[str, typer.Option(help="What is quantized: lin or ssm.")] = "lin",
+    option: Annotated[list[str], typer.Option(help="Setting of the method, as name=value; repeatable.")] = [],  # noqa: B006
+    out: Annotated[Path | None, typer.Option(help="Write the quantized model here (.safetensors).")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Calibrate a quantized model.
+
+    JSON: {model, method, bits, scope, calib, n, effective_bits, path, bytes, seconds, audit: {sites, sealed}, ...}.
+    """
+    from ouro.jobs.quantize import QuantizeSpec
+    from ouro.jobs.quantize import quantize as job
+
+    spec = QuantizeSpec(
+        model, method, bits, calib, scope, seed, out=str(out) if out else None, options=_options(option)
+    )
+    values = _run_values(_follow("quantize", job(spec)))
+    if json_:
+        return _print_json(values)
+    audit = values["audit"]
+    _out.print(
+        f"{model} {bits} by {method}, scope {scope}, calibrated on {calib}: {audit['sites']} sites, "
+        f"{'all verified' if audit['sealed'] else 'NOT all verified'}; {values['seconds']:.0f} s"
+    )
+    if values.get("path"):
+        _out.print(f"written to {values['path']} ({values['bytes']:,} bytes)")
+
+
+@app.command()
+@_guarded
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A model name or a quantized file.")],
+    data: Annotated[str, typer.Option(help="scenes, digits or folder:PATH; the model's own set by default.")] = "",
+    limit: Annotated[int | None, typer.Option(help="At most this many images.", min=1)] = None,
+    batch: Annotated[int, typer.Option(help="Images per forward; does not change the result.", min=1)] = 64,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Top-1 with its 95 % interval.
+
+    JSON: {model, method, bits, scope, data, n, top1, ci95, fp_top1, effective_bits, seconds, device, seed}.
+    """
+    from ouro.jobs.evaluate import EvaluateSpec
+    from ouro.jobs.evaluate import evaluate as job
+
+    values = _run_values(_follow("evaluate", job(EvaluateSpec(model, data=data, limit=limit, batch=batch, seed=seed))))
+    if json_:
+        return _print_json(values)
+    low, high = values["ci95"]
+    _out.print(f"{model} on {values['data']}: top-1 {_percent(values['top1'])} ({_percent(low)} to {_percent(high)}), "
+               f"n = {values['n']}")  # fmt: skip
+    if values.get("fp_top1") is not None and values.get("method"):
+        _out.print(
+            f"float model on the same images: {_percent(values['fp_top1'])}; effective bits {values['effective_bits']}"
+        )
+
+
+@app.command()
+@_guarded
+def train(
+    name: Annotated[str, typer.Argument(help="An embedded checkpoint.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the weights and the model card.")] = None,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Rebuild an embedded checkpoint. JSON: its model card."""
+    from ouro.jobs.train import RECIPES, train_job
+
+    if name not in RECIPES:
+        raise ValueError(f"no recipe for {name!r}; known: {', '.join(RECIPES)}")
+    values = _run_values(_follow("train", train_job(RECIPES[name], out or Path("out"))))
+    if json_:
+        return _print_json(values)
+    _out.print(f"{name}: held-out top-1 {_percent(values['top1'])}, n = {values['n']} -> {values['path']}")
+
+
+@bench_app.command("scan")
+@_guarded
+def bench_scan_command(
+    b: Annotated[int, typer.Option(help="Batch.")] = 8,
+    e: Annotated[int, typer.Option(help="Channels.")] = 384,
+    l: Annotated[int, typer.Option(help="Time steps.")] = 197,  # noqa: E741
+    n: Annotated[int, typer.Option(help="States per channel.")] = 16,
+    repeats: Annotated[int, typer.Option(help="Timed calls of the compiled scan.")] = 30,
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON here.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """The compiled scan against the loop over tokens.
+
+    JSON: {op, device, rows: [{case, backend, gate, max_error, p20_ms, p50_ms, p80_ms, ratio, peak_mb}], ...}.
+    """
+    from ouro.jobs.bench import ScanBenchSpec, bench_scan
+    from ouro.store import write_json
+
+    values = _run_values(_follow("bench", bench_scan(ScanBenchSpec(b=b, e=e, l=l, n=n, repeats=repeats, seed=seed))))
+    if out is not None:
+        write_json(out, values)
+    if json_:
+        return _print_json(values)
+    gate = values["gate"]
+    _out.print(
+        f"gate {'passed' if gate['passed'] else 'FAILED'}: max relative error {gate['max_error']:.1e} "
+        f"(allowed {gate['tolerance']:.0e}); exponential within {values['exp_max_ulp']:.2f} ulp; "
+        f"operands {values['inputs_mb']} MB"
+    )
+    table = _table(f"{values['rows'][0]['case']}, {values['threads']} threads", "what", "backend", "p20 ms", "p50 ms",
+                   "p80 ms", "ratio", "peak MB")  # fmt: skip
+    for row in values["rows"]:
+        cells = [f"{row[key]:.2f}" if key in row else "-" for key in ("p20_ms", "p50_ms", "p80_ms", "ratio", "peak_mb")]
+        table.add_row(row["op"], row["backend"], *cells)
+    _out.print(table)
+    if not gate["passed"]:
+        raise typer.Exit(1)

@@ -1,0 +1,79 @@
+"""Losses on synthetic images, each one number per sample: the contrast of patches, the target class, smoothness.
+
+Source: OuroMamba (arXiv 2503.10959) section 3 for the contrast; PSAQ-ViT (ECCV 2022) for the other two. Per sample,
+so that neither the batch size nor its batch-mates change an image.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def neighborhood(grid: tuple[int, int], size: int) -> Tensor:
+    """Which patches lie in the size x size window around each patch, itself left out: bool [p p]."""
+    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    cells = torch.stack([rows.flatten(), columns.flatten()])
+    far = (cells[:, :, None] - cells[:, None, :]).abs().amax(0)
+    return (far <= size // 2) & (far > 0)
+
+
+def patch_contrast(
+    features: Tensor, grid: tuple[int, int], *, window: int = 5, positives: int = 12, temperature: float = 0.1
+) -> Tensor:
+    """InfoNCE over patches: similar neighbors are pulled together, every other patch is pushed away; [b].
+
+    Args:
+        features: one vector per patch, [b p f]; compared by cosine.
+        positives: at most this many of a patch's neighbors, the most similar ones; at the border the better half.
+
+    Source: OuroMamba section 3 with the choices of a 5 x 5 window and 12 positives; all other patches are negatives.
+    """
+    unit = F.normalize(features, dim=-1)
+    similarity = unit @ unit.transpose(1, 2)
+    inside = neighborhood(grid, window).to(features.device)
+    count = inside.sum(1)
+    wanted = torch.minimum(torch.full_like(count, positives), (count + 1) // 2)
+    with torch.no_grad():
+        ranked = similarity.masked_fill(~inside, -math.inf).argsort(dim=-1, descending=True).argsort(dim=-1)
+        positive = ranked < wanted[:, None]
+        itself = torch.eye(len(inside), dtype=torch.bool, device=features.device)
+    logits = similarity / temperature
+    negatives = logits.masked_fill(positive | itself, -math.inf).logsumexp(-1, keepdim=True)
+    per_pair = torch.logaddexp(logits, negatives) - logits
+    return ((per_pair * positive).sum(-1) / wanted).mean(-1)
+
+
+def target_class(logits: Tensor, labels: Tensor, kind: str = "cross_entropy") -> Tensor:
+    """How far the model is from the target class, [b].
+
+    "mae" is the paper's word: the absolute error of the probabilities, summed over classes. Its gradient vanishes at
+    uniform logits (2e-6 of the cross-entropy's with 1000 classes), hence the default.
+
+    Raises:
+        ValueError: another kind.
+    """
+    if kind == "cross_entropy":
+        return F.cross_entropy(logits, labels, reduction="none")
+    if kind == "mae":
+        return (logits.softmax(-1) - F.one_hot(labels, logits.shape[-1])).abs().sum(-1)
+    raise ValueError(f"unknown output loss {kind!r}; known: cross_entropy, mae")
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """Roughness of each image relative to white noise of unit variance (which has 1), [b].
+
+    The sum of the L2 norms of the differences to the right, lower and two diagonal neighbors, as in PSAQ-ViT.
+    """
+    steps = [
+        images[..., :, 1:] - images[..., :, :-1],
+        images[..., 1:, :] - images[..., :-1, :],
+        images[..., 1:, 1:] - images[..., :-1, :-1],
+        images[..., 1:, :-1] - images[..., :-1, 1:],
+    ]
+    rough = sum(step.flatten(1).norm(dim=1) for step in steps)
+    noise = sum(math.sqrt(2 * step[0].numel()) for step in steps)
+    return rough / noise

@@ -1,0 +1,45 @@
+"""The list of models with what is known of their weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ouro.models import variant
+from ouro.models.zoo import card, embedded_path
+from ouro.registry import MODELS
+
+
+def catalog() -> list[dict[str, Any]]:
+    """One row per model; `weights` is "embedded", "hub" (downloaded on request) or "none".
+
+    `top1` is in percent: measured on the held-out split for embedded models (`top1_n` images), published otherwise.
+    """
+    rows = []
+    for name in MODELS:
+        entry = variant(name)
+        # on the meta device nothing is allocated or initialised
+        with torch.device("meta"):
+            model = entry.build(entry.config, name)
+        weights = "none" if entry.weights is None else "hub"
+        if entry.embedded:
+            weights = "embedded" if embedded_path(entry.weights or "").exists() else "none"
+        told = card(name) or {}
+        rows.append(
+            {
+                "name": name,
+                "family": model.info.family,
+                "data": entry.data,
+                "input_size": list(model.info.input_size),
+                "classes": model.info.num_classes,
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "layers": sum(stage.depth for stage in model.info.stages),
+                "grid": list(model.info.stages[-1].grid),
+                "steps": model.info.stages[0].L,
+                "weights": weights,
+                "top1": 100 * told["top1"] if "top1" in told else entry.top1,
+                "top1_n": told.get("n"),
+            }
+        )
+    return rows

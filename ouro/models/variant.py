@@ -1,0 +1,33 @@
+"""What a registered model name stands for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ouro.vision import VisionModel
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One name: how to build it, where its weights come from, how it wants its images.
+
+    Args:
+        build: (config, name) -> model.
+        config: the family's frozen config.
+        weights: Hugging Face file "org/name:file", or the file name of an embedded checkpoint.
+        embedded: the weights lie in this package.
+        data: the data set it was trained on; its test split is the default to evaluate on.
+        top1: published ImageNet top-1 in percent, None where nobody published one (embedded models have a card).
+    """
+
+    build: Callable[[Any, str], VisionModel]
+    config: Any
+    weights: str | None = None
+    embedded: bool = False
+    data: str = "folder"
+    top1: float | None = None
+    crop_pct: float = 0.875
+    interpolation: str = "bicubic"
+    license: str = "apache-2.0"
