@@ -1,0 +1,73 @@
+# On a fresh machine with Python 3.10 to 3.12: `make workbench` starts the app, `make test` runs the whole suite.
+# Both first make .venv, once; it is brought up to date when pyproject.toml or constraints.txt changes.
+
+SHELL := bash
+.DEFAULT_GOAL := help
+.PHONY: help workbench lab test check bench clean
+
+VENV := .venv
+PY := $(VENV)/bin/python
+# written last, so that it only exists after a complete set-up; holds the folder that the set-up was made in
+STAMP := $(VENV)/.complete
+PORT ?= $(or $(GRADIO_SERVER_PORT),7860)
+PYTHONS := python3 python3.12 python3.11 python3.10 python
+
+# a moved checkout or a removed base Python makes an environment useless: forget the stamp, and it is made anew
+$(shell [ ! -e $(STAMP) ] || { [ "$$(cat $(STAMP))" = "$(CURDIR)" ] && $(PY) -c "" 2>/dev/null; } || rm -f $(STAMP))
+
+help:
+	@echo "make workbench   start the app on http://127.0.0.1:$(PORT) (another port: make workbench PORT=8000)"
+	@echo "make lab         open the notebooks in JupyterLab"
+	@echo "make test        run the whole test suite"
+	@echo "make check       formatting, lint, types, layers"
+	@echo "make bench       check the scan backends against the reference, then time them"
+	@echo "make clean       remove $(VENV), builds and caches"
+
+workbench: $(STAMP)
+	@echo "workbench: http://127.0.0.1:$(PORT)"
+	@GRADIO_SERVER_PORT=$(PORT) $(PY) workbench/app.py
+
+lab: $(STAMP)
+	@$(PY) -m jupyterlab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+
+test: $(STAMP)
+	@$(PY) -m pytest -q
+
+check: $(STAMP)
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy ouro
+	$(PY) -m pytest -q tests/test_layers.py
+
+bench: $(STAMP)
+	@$(VENV)/bin/ouro bench scan
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find ouro kernels workbench tests notebooks -name __pycache__ -prune -exec rm -rf {} +
+
+# no stamp: a set-up never began or was interrupted, so start from nothing; an old stamp: bring up to date in place
+$(STAMP): pyproject.toml constraints.txt
+	@set -euo pipefail; \
+	if [ ! -e $@ ] || [ ! -x $(PY) ]; then \
+	    base=""; \
+	    for candidate in $(PYTHONS); do \
+	        if $$candidate -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))' 2>/dev/null; then \
+	            base=$$candidate; break; \
+	        fi; \
+	    done; \
+	    [ -n "$$base" ] || { echo "error: no Python 3.10 to 3.12 found (tried: $(PYTHONS)); install one and run make again" >&2; exit 1; }; \
+	    echo "set-up 1/3: $(VENV) with $$($$base --version)"; \
+	    rm -rf $(VENV); \
+	    $$base -m venv $(VENV) || { echo "error: $$base cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }; \
+	else \
+	    echo "set-up 1/3: $(VENV) is there, bringing it up to date"; \
+	    rm -f $@; \
+	fi; \
+	export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PYTHONWARNINGS=ignore; \
+	$(PY) -m pip install --quiet --upgrade 'pip>=24'; \
+	echo "set-up 2/3: installing; the first time this takes some minutes (larger downloads are listed)"; \
+	$(PY) -m pip install --progress-bar off -c constraints.txt -e '.[lab,dev]' \
+	    | { grep --line-buffered -oE '(Downloading|Using cached) [^ ]+ \(([0-9]{2,}(\.[0-9]+)? M|[0-9.]+ G)B\)|Installing collected packages' || true; } ; \
+	echo "$(CURDIR)" > $@; \
+	echo "set-up 3/3: done"

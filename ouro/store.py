@@ -1,0 +1,241 @@
+"""What jobs leave on disk: one folder per spec, written atomically, resumable, never pickled.
+
+    <root>/runs/<digest of spec>/spec.json  tensors.safetensors  report.json  chunk-0000.safetensors ...
+
+A file is written beside its place, forced to disk and renamed into it, so a reader sees the old file or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import uuid
+from collections.abc import Mapping
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+_CHUNK = re.compile(r"chunk-(\d{4,})\.safetensors")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class WriteError(OSError):
+    """A file could not be written; what was there before is untouched."""
+
+
+def default_root() -> Path:
+    """The folder of everything this project keeps for a user: $OURO_HOME, or ~/.cache/ouro."""
+    home = os.environ.get("OURO_HOME")
+    return Path(home).expanduser() if home else Path.home() / ".cache" / "ouro"
+
+
+def digest(spec: Mapping[str, Any]) -> str:
+    """First 16 hex digits of the SHA-256 of the spec as canonical JSON; the order of keys does not matter.
+
+    Raises:
+        ValueError: the spec holds something that is no JSON value.
+    """
+    return sha256(_canonical(dict(spec), "spec").encode()).hexdigest()[:16]
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
+    """Writes a file whole or not at all, making its folder if need be, and returns its path.
+
+    Raises:
+        WriteError: no right, no space, or the target is a folder or a device.
+    """
+    # a link keeps pointing where it pointed: its target is what gets replaced
+    target = Path(os.path.realpath(path))
+    aside = target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}.part")
+    try:
+        if target.exists() and not target.is_file():
+            raise IsADirectoryError("it is a folder or a device, not a file")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.exists():
+            # renaming over it would need no right on the file itself
+            os.close(os.open(target, os.O_WRONLY))
+        try:
+            with open(aside, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            if target.exists():
+                os.chmod(aside, stat.S_IMODE(target.stat().st_mode))
+            os.replace(aside, target)
+        finally:
+            aside.unlink(missing_ok=True)
+    except OSError as error:
+        failure = WriteError(f"cannot write {path}: {error.strerror or error}; nothing was changed there")
+        failure.errno = error.errno
+        raise failure from error
+    _sync_folder(target.parent)
+    return Path(path)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> Path:
+    """Writes indented JSON, atomically.
+
+    Raises:
+        ValueError: the value is no JSON, or holds NaN or infinity.
+        WriteError: see `write_bytes`.
+    """
+    _check_json(value, Path(path).stem)
+    return write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Reads a JSON file.
+
+    Raises:
+        ValueError: the file is truncated or no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is no readable JSON file ({error}); was it cut off?") from error
+
+
+def write_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> Path:
+    """Writes a safetensors file, atomically; tensors are copied to the CPU, views and shared storage are resolved.
+
+    Raises:
+        WriteError: see `write_bytes`.
+    """
+    seen: set[int] = set()
+    plain = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        plain[name] = tensor.clone() if storage in seen else tensor
+        seen.add(storage)
+    return write_bytes(path, save(plain, dict(metadata or {})))
+
+
+def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors (on the CPU, in memory of their own) and metadata of a safetensors file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is truncated or of another format.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            # cloned, because what is read is a view of the file, and the file may be replaced
+            names = list(file.keys())
+            return {name: file.get_tensor(name).clone() for name in names}, file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no readable safetensors file ({error}); was it cut off?") from error
+
+
+class Store:
+    """The runs under one root folder; `root` defaults to `default_root()`."""
+
+    def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
+        self.folder = (default_root() if root is None else Path(root)) / "runs"
+
+    def open(self, spec: Mapping[str, Any]) -> Run:
+        """The run of this spec, new or as it was left.
+
+        Raises:
+            ValueError: the spec is no JSON, or the folder of its digest holds another spec.
+            WriteError: the folder cannot be written.
+        """
+        path = self.folder / digest(spec)
+        stored = path / "spec.json"
+        if not stored.exists():
+            write_json(stored, dict(spec))
+        elif _canonical(read_json(stored), "spec") != _canonical(dict(spec), "spec"):
+            raise ValueError(f"{stored} holds another spec than its folder's name says; remove {path}")
+        return Run(path)
+
+    def runs(self) -> list[Run]:
+        """Every run, in the order in which they were first opened."""
+        specs = sorted(self.folder.glob("*/spec.json"), key=lambda path: (path.stat().st_mtime_ns, path))
+        return [Run(path.parent) for path in specs]
+
+
+class Run:
+    """One run's folder; what was saved is whole."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def spec(self) -> dict[str, Any]:
+        """What the run was asked to do."""
+        return read_json(self.path / "spec.json")
+
+    def save_tensors(
+        self, tensors: Mapping[str, Tensor], name: str = "tensors", metadata: Mapping[str, str] | None = None
+    ) -> Path:
+        """Saves tensors under a name; "chunk-0003" and the like are listed by `chunks`."""
+        return write_tensors(self._tensor_file(name), tensors, metadata)
+
+    def load_tensors(self, name: str = "tensors") -> dict[str, Tensor] | None:
+        """The tensors saved under this name, or None.
+
+        Raises:
+            ValueError: the file is truncated or of another format.
+        """
+        path = self._tensor_file(name)
+        return read_tensors(path)[0] if path.exists() else None
+
+    def save_report(self, report: Mapping[str, Any]) -> Path:
+        """Saves the run's report; by convention the last thing a job does."""
+        return write_json(self.path / "report.json", dict(report))
+
+    def report(self) -> dict[str, Any] | None:
+        """The run's report, or None while it is unfinished."""
+        path = self.path / "report.json"
+        return read_json(path) if path.exists() else None
+
+    def chunks(self) -> list[str]:
+        """Names of the finished chunks by number, for `load_tensors`."""
+        found = [(int(match[1]), path.stem) for path in self.path.iterdir() if (match := _CHUNK.fullmatch(path.name))]
+        return [name for _, name in sorted(found)]
+
+    def _tensor_file(self, name: str) -> Path:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"{name!r} cannot name a file of a run; use letters, digits, '.', '_' and '-'")
+        return self.path / f"{name}.safetensors"
+
+
+def _canonical(value: Any, where: str) -> str:
+    _check_json(value, where)
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _check_json(value: Any, where: str) -> None:
+    """Raises a ValueError that names the place of the first thing that is no JSON value."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise ValueError(f"{where} has the key {key!r}, expected a string")
+            _check_json(item, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _check_json(item, f"{where}[{index}]")
+    elif isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+        raise ValueError(f"{where} is {value}, which JSON cannot hold; use None for a number that does not exist")
+    elif not isinstance(value, str | int | float | None):
+        raise ValueError(f"{where} is a {type(value).__name__}, expected a JSON value (dict, list, str, number, None)")
+
+
+def _sync_folder(folder: Path) -> None:
+    # the rename itself is only on disk once the folder is; Windows and some network disks cannot do this
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

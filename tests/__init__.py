@@ -1,0 +1,1 @@
+"""Tests, at the same paths as the source; shared helpers are in `testing.py`."""

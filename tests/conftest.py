@@ -1,0 +1,67 @@
+"""What every test relies on: a quiet and repeatable machine, poisoned memory, and a folder of its own."""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+# triton reads this when it is first imported, which importing torch does not do
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+# numba reads this when it is first imported
+os.environ.setdefault("NUMBA_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
+# no test leaves this machine
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ.setdefault("MPLBACKEND", "agg")
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+_DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def _poisoned(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """The allocator, with NaN in all it returns: what is read before it is written shows up in the result."""
+
+    @functools.wraps(allocate)
+    def allocate_poisoned(*args: object, **kwargs: object) -> torch.Tensor:
+        tensor = allocate(*args, **kwargs)
+        if type(tensor) is torch.Tensor and tensor.is_floating_point() and tensor.device.type in ("cpu", "cuda"):
+            with torch.no_grad():
+                tensor.fill_(torch.nan)
+        return tensor
+
+    return allocate_poisoned
+
+
+@pytest.fixture(autouse=True)
+def poison_empty(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fills with NaN what torch.empty, torch.empty_like and Tensor.new_empty leave undefined."""
+    if request.node.get_closest_marker("unpoisoned"):
+        # torch.compile may have made its table of torch's functions in a poisoned test
+        if rules := sys.modules.get("torch._dynamo.trace_rules"):
+            rules.get_torch_obj_rule_map.cache_clear()
+        return
+    monkeypatch.setattr(torch, "empty", _poisoned(torch.empty))
+    monkeypatch.setattr(torch, "empty_like", _poisoned(torch.empty_like))
+    monkeypatch.setattr(torch.Tensor, "new_empty", _poisoned(torch.Tensor.new_empty))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ouro_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder of the session for whatever the project keeps for its user."""
+    with pytest.MonkeyPatch.context() as patch:
+        home = tmp_path_factory.mktemp("ouro_home")
+        patch.setenv("OURO_HOME", str(home))
+        yield home
+
+
+@pytest.fixture(params=_DEVICES)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The CPU, and a CUDA device where there is one."""
+    return torch.device(request.param)
