@@ -233,7 +233,7 @@ def generate(
     steps: Annotated[int, typer.Option(help="Optimisation steps per image.")] = 200,
     method: Annotated[str, typer.Option(help="ouro or noise.")] = "ouro",
     batch: Annotated[int, typer.Option(help="Images optimised together; the unit that survives a kill.")] = 32,
-    option: Annotated[list[str], typer.Option(help="Setting of the method, as name=value; repeatable.")] = [],  # noqa: B006
+    option: Annotated[list[str], typer.Option(help="Setting of the method, as name=value; repeatable.")] = [],
     out: Annotated[Path | None, typer.Option(help="Write the set here (.safetensors).")] = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -274,7 +274,7 @@ def quantize(
     bits: Annotated[str, typer.Option(help="Weights, activations, outliers: w8a8, w4a8o16, w4a4o8 ...")] = "w4a4o8",
     calib: Annotated[str, typer.Option(help="A generated set, noise[:N] or real:N.")] = "noise:128",
     scope: Annotated[str, typer.Option(help="What is quantized: lin or ssm.")] = "lin",
-    option: Annotated[list[str], typer.Option(help="Setting of the method, as name=value; repeatable.")] = [],  # noqa: B006
+    option: Annotated[list[str], typer.Option(help="Setting of the method, as name=value; repeatable.")] = [],
     out: Annotated[Path | None, typer.Option(help="Write the quantized model here (.safetensors).")] = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -349,6 +349,54 @@ def train(
     if json_:
         return _print_json(values)
     _out.print(f"{name}: held-out top-1 {_percent(values['top1'])}, n = {values['n']} -> {values['path']}")
+
+
+@bench_app.command("quantization")
+@_guarded
+def bench_quantization_command(
+    model: Model,
+    calib: Annotated[list[str], typer.Option(help="LABEL=SET, with {seed} for the seed in SET; repeatable.")] = [
+        "noise=noise:128",
+        "real=real:128",
+    ],
+    method: Annotated[list[str], typer.Option(help="Repeatable.")] = ["minmax", "clipped", "dynamic", "ouro"],
+    bits: Annotated[list[str], typer.Option(help="Repeatable.")] = ["w8a8", "w4a8o16", "w4a4o8", "w4a3o8"],
+    seeds: Annotated[int, typer.Option(help="Seeds 0 .. seeds - 1.", min=1)] = 3,
+    limit: Annotated[int, typer.Option(help="Held-out images per cell.", min=1)] = 1000,
+    out: Annotated[Path | None, typer.Option(help="Also write JSON here, and the cells as CSV beside it.")] = None,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Methods x bits x calibration sets x seeds on one model; stopped, the same command resumes.
+
+    JSON: {model, data, scope, n, fp_top1, fp_ci95, rows: [{method, bits, calib, top1, spread, effective_bits}], cells}.
+    """
+    from ouro.jobs.compare import CompareSpec, as_csv, compare
+    from ouro.store import write_bytes, write_json
+
+    pairs = tuple((label, rest) for label, _, rest in (item.partition("=") for item in calib))
+    if not all(rest for _, rest in pairs):
+        raise ValueError(f"--calib {calib} has an entry without a set; write LABEL=SET, as in real=real:128")
+    spec = CompareSpec(model, tuple(method), tuple(bits), pairs, tuple(range(seeds)), limit=limit)
+    values = _run_values(_follow("compare", compare(spec)))
+    if out is not None:
+        write_json(out, values)
+        write_bytes(out.with_suffix(".csv"), as_csv(values).encode())
+    if json_:
+        return _print_json(values)
+    low, high = values["fp_ci95"]
+    title = (
+        f"{model}, float {_percent(values['fp_top1'])} ({_percent(low)} to {_percent(high)}), n = {values['n']}, "
+        f"{seeds} seed(s)"
+    )
+    table = _table(title, "what", "bits", "calibration", "top-1", "spread", "effective bits", "outliers")
+    for row in values["rows"]:
+        measured = row["effective_bits"]
+        table.add_row(
+            row["method"], row["bits"], row["calib"], _percent(row["top1"]), f"{100 * row['spread']:.1f}",
+            f"{measured['activations']:.2f}", _percent(measured["outlier_share"]),
+        )  # fmt: skip
+    _out.print(table)
 
 
 @bench_app.command("scan")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import time
@@ -18,6 +17,8 @@ from ouro.gen.synthesize import initial_images, optimise, recognized, targets, t
 from ouro.jobs.provenance import run_info
 from ouro.models import create_model
 from ouro.models.zoo import WITNESSES
+from ouro.quant.apply import weights_digest
+from ouro.quant.calibrate import images_digest
 from ouro.registry import GENERATORS
 from ouro.store import Store, write_tensors
 from ouro.types import CalibrationSet, Progress, Report
@@ -125,14 +126,6 @@ def _terms(made: CalibrationSet) -> list[str]:
     return list(made.provenance["losses"][0]) if made.provenance["losses"] else []
 
 
-def weights_digest(model: VisionModel) -> str:
-    """First 16 hex digits of the SHA-256 over the model's weights: a set belongs to the weights that made it."""
-    total = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        total.update(key.encode() + value.contiguous().numpy().tobytes())
-    return total.hexdigest()[:16]
-
-
 def _identity(spec: SynthesisSpec, model: VisionModel) -> dict[str, Any]:
     described = asdict(spec) | {"options": dict(spec.options), "weights": weights_digest(model)}
     del described["out"]
@@ -154,13 +147,8 @@ def _values(spec: SynthesisSpec, model: VisionModel, images: Tensor, labels: Ten
         "witness": witness,
         "seed": spec.seed,
         "options": dict(spec.options),
-        "set_digest": set_digest(images),
+        "set_digest": images_digest(images),
     }
-
-
-def set_digest(images: Tensor) -> str:
-    """First 16 hex digits of the SHA-256 over the images."""
-    return hashlib.sha256(images.contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
 def _metadata(spec: SynthesisSpec, values: dict[str, Any]) -> dict[str, str]:

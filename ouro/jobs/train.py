@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import platform
 import time
 from collections.abc import Generator
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +20,7 @@ from torch.nn import functional as F
 
 from ouro.data import load, normalize
 from ouro.evaluate.accuracy import wilson
-from ouro.jobs.provenance import run_info
+from ouro.jobs.provenance import device_name, run_info
 from ouro.models import variant
 from ouro.models.position import resize_pos_embed
 from ouro.models.vim import Vim
@@ -52,8 +51,8 @@ HELD_OUT = 2000
 
 RECIPES = {
     "vim_nano": TrainSpec("vim_nano", "scenes", phases=((32, 1600), (56, 700))),
-    "vim_nano_witness": TrainSpec("vim_nano_witness", "scenes", phases=((32, 1200), (56, 400)), seed=1),
-    "vim_nano_digits": TrainSpec("vim_nano_digits", "digits", phases=((32, 600), (56, 300))),
+    "vim_nano_witness": TrainSpec("vim_nano_witness", "scenes", phases=((32, 1000), (56, 200)), seed=1),
+    "vim_nano_digits": TrainSpec("vim_nano_digits", "digits", phases=((32, 400), (56, 200))),
 }
 """Embedded checkpoint -> how it is trained; the witness only ever judges what another model synthesized."""
 
@@ -110,6 +109,17 @@ def train_job(spec: TrainSpec, out: str | os.PathLike[str]) -> Generator[Progres
     folder = Path(out)
     write_json(folder / f"{spec.name}.spec.json", asdict(spec)).unlink()
     model, history = yield from train(spec)
+    card = yield from measured_card(model, spec, history)
+    weights = write_tensors(folder / f"{spec.name}.safetensors", model.state_dict(), {"model": spec.name})
+    write_json(folder / f"{spec.name}.json", card)
+    short = {key: value for key, value in card.items() if key != "log"}
+    return Report("train", short | {"path": str(weights)}, run_info(spec.seed, started))
+
+
+def measured_card(
+    model: VisionModel, spec: TrainSpec, history: dict[str, Any]
+) -> Generator[Progress, None, dict[str, Any]]:
+    """The model card: what it was trained on, how, for how long, and its accuracy on the held-out split."""
     right = total = 0
     config = variant(spec.name).config
     held_out = load(spec.data, split="test", size=config.image)
@@ -120,8 +130,7 @@ def train_job(spec: TrainSpec, out: str | os.PathLike[str]) -> Generator[Progres
             right += (model(normalize(images, config.mean, config.std)).argmax(1) == labels).sum().item()
             total += len(images)
             yield Progress(total, wanted, "held-out split")
-    weights = write_tensors(folder / f"{spec.name}.safetensors", model.state_dict(), {"model": spec.name})
-    card = {
+    return {
         "model": spec.name,
         "parameters": sum(p.numel() for p in model.parameters()),
         "data": spec.data,
@@ -131,13 +140,10 @@ def train_job(spec: TrainSpec, out: str | os.PathLike[str]) -> Generator[Progres
         "ci95": list(wilson(right, total)),
         "steps": sum(steps for _, steps in spec.phases),
         "train_seconds": round(history["seconds"]),
-        "processor": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "processor": device_name(),
         "spec": asdict(spec),
         "log": history["log"],
     }
-    write_json(folder / f"{spec.name}.json", card)
-    short = {key: value for key, value in card.items() if key != "log"}
-    return Report("train", short | {"path": str(weights)}, run_info(spec.seed, started))
 
 
 def _at_size(model: Vim, config: Any, name: str) -> Vim:

@@ -77,7 +77,7 @@ def test_a_hostile_pickle_does_not_run(model, official, tmp_path) -> None:
     torch.save({"model": official, "args": _Hostile(str(trap))}, tmp_path / "x.pth")
     with pytest.raises(ValueError, match="x.pth holds more than tensors and was not opened"):
         load_checkpoint(model, tmp_path / "x.pth")
-    (tmp_path / "raw.pth").write_bytes(pickle.dumps(_Hostile(str(trap))))
+    (tmp_path / "raw.pth").write_bytes(pickle.dumps(_Hostile(str(trap)), protocol=2))
     with pytest.raises(ValueError, match="raw.pth"):
         load_checkpoint(model, tmp_path / "raw.pth")
     assert not trap.exists()

@@ -1,0 +1,181 @@
+"""Methods x bits x calibration sets x seeds on one model: the table that a claim about a quantizer has to survive.
+
+Every cell is kept as it is finished, so an interrupted table goes on where it stopped, and several processes may fill
+one table together (each with its own seeds).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import os
+import time
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from ouro.data import batches
+from ouro.evaluate.accuracy import outcomes, wilson
+from ouro.jobs.provenance import run_info
+from ouro.jobs.quantize import calibration_set, open_data
+from ouro.models import create_model, variant
+from ouro.quant.apply import attach_calibration, counting, detach, effective_bits, weights_digest
+from ouro.quant.bits import parse_bits
+from ouro.quant.calibrate import calibrating, images_digest
+from ouro.store import Store
+from ouro.types import Progress, Report
+from ouro.vision import VisionModel
+
+
+@dataclass(frozen=True, slots=True)
+class CompareSpec:
+    """What the table spans. In `calibs` "{seed}" stands for the seed, so that every seed has its own synthetic set.
+
+    Raises:
+        ValueError: nothing to compare, or a limit below 1.
+    """
+
+    model: str
+    methods: tuple[str, ...] = ("minmax", "clipped", "dynamic", "ouro")
+    bits: tuple[str, ...] = ("w8a8", "w4a8o16", "w4a4o8", "w4a3o8")
+    calibs: tuple[tuple[str, str], ...] = (("noise", "noise:128"), ("real", "real:128"))
+    seeds: tuple[int, ...] = (0, 1, 2)
+    scope: str = "lin"
+    limit: int = 1000
+    batch: int = 64
+
+    def __post_init__(self) -> None:
+        for name in ("methods", "bits", "calibs", "seeds"):
+            if not getattr(self, name):
+                raise ValueError(f"{name} is empty; a table needs at least one")
+        if self.limit < 1:
+            raise ValueError(f"limit is {self.limit}, expected 1 or more")
+
+
+def compare(spec: CompareSpec, *, root: str | os.PathLike[str] | None = None) -> Generator[Progress, None, Report]:
+    """Fills the table; the report has {model, data, scope, n, fp_top1, fp_ci95, rows, cells}.
+
+    `rows` are means over seeds: {method, bits, calib, top1, spread (standard deviation), effective_bits,
+    outlier_share, seconds}; `cells` are the single runs.
+    """
+    started = time.perf_counter()
+    model = create_model(spec.model, pretrained=True)
+    store = Store(root)
+    base = {"job": "compare", "model": spec.model, "weights": weights_digest(model), "scope": spec.scope}
+    base |= {"data": variant(spec.model).data, "limit": spec.limit}
+    cells: list[dict[str, Any]] = []
+    wanted = list(itertools.product(spec.seeds, spec.calibs, spec.bits, spec.methods))
+    yield Progress(0, len(wanted) + 1, "float model")
+    exact = _once(store, base | {"method": "float"}, lambda: _measured(model, spec))
+    for number, (seed, (label, calib), bits, method) in enumerate(wanted):
+        images = calibration_set(calib.format(seed=seed), spec.model, model.info, seed).images
+        key = base | {"method": method, "bits": bits, "seed": seed, "set": images_digest(images)}
+        run = store.open(key)
+        cell = run.report()
+        if cell is None:
+            begun = time.perf_counter()
+            steps = calibrating(model, images, method=method, bits=bits, scope=spec.scope, seed=seed)
+            while True:
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    calibration = end.value
+                    break
+            spent = time.perf_counter() - begun
+            cell = _measured(attach_calibration(model, calibration), spec) | {"calibration_seconds": round(spent, 2)}
+            detach(model)
+            run.save_report(cell)
+        cells.append({"method": method, "bits": bits, "calib": label, "seed": seed} | cell)
+        said = f"{label} {bits} {method} seed {seed}: {100 * cell['top1']:.1f} %"
+        yield Progress(number + 2, len(wanted) + 1, said, cells[-1])
+    values = {
+        "model": spec.model,
+        "data": variant(spec.model).data,
+        "scope": spec.scope,
+        "n": exact["n"],
+        "seeds": list(spec.seeds),
+        "fp_top1": exact["top1"],
+        "fp_ci95": exact["ci95"],
+        "rows": _rows(cells),
+        "cells": cells,
+        "spec": asdict(spec),
+    }
+    return Report("compare", values, run_info(spec.seeds[0], started))
+
+
+def _once(store: Store, key: Mapping[str, Any], work: Any) -> dict[str, Any]:
+    """The stored report of this key, or the work's result, stored."""
+    run = store.open(key)
+    found = run.report()
+    if found is None:
+        found = work()
+        run.save_report(found)
+    return found
+
+
+def _measured(model: VisionModel, spec: CompareSpec) -> dict[str, Any]:
+    data = open_data(variant(spec.model).data, "test", spec.model, model.info)
+    chosen = batches(data, spec.batch, limit=spec.limit, mean=model.info.mean, std=model.info.std)
+    with counting(model):
+        right = torch.cat(list(outcomes(model, chosen)))
+    hits, n = int(right.sum()), len(right)
+    return {"n": n, "top1": hits / n, "ci95": list(wilson(hits, n)), "effective_bits": effective_bits(model)}
+
+
+def _rows(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Means over seeds, in the order in which the cells came."""
+    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for cell in cells:
+        groups.setdefault((cell["calib"], cell["bits"], cell["method"]), []).append(cell)
+    rows = []
+    for (calib, bits, method), same in groups.items():
+        top1 = torch.tensor([cell["top1"] for cell in same], dtype=torch.float64)
+        effective = [cell["effective_bits"] for cell in same]
+        rows.append(
+            {
+                "method": method,
+                "bits": bits,
+                "calib": calib,
+                "top1": top1.mean().item(),
+                "spread": top1.std().item() if len(same) > 1 else 0.0,
+                "seeds": len(same),
+                "effective_bits": {key: sum(x[key] for x in effective) / len(same) for key in effective[0]},
+                "calibration_seconds": sum(cell["calibration_seconds"] for cell in same) / len(same),
+            }
+        )
+    return rows
+
+
+def as_csv(values: Mapping[str, Any]) -> str:
+    """The cells as CSV: timm's columns first, then ours; accuracies in percent."""
+    model = create_model(values["model"])
+    entry = variant(values["model"])
+    shared = {
+        "model": values["model"],
+        "param_count": round(sum(p.numel() for p in model.parameters()) / 1e6, 2),
+        "img_size": model.info.input_size[-1],
+        "crop_pct": entry.crop_pct,
+        "interpolation": entry.interpolation,
+    }
+    lines = io.StringIO()
+    names = ["model", "top1", "top1_err", "param_count", "img_size", "crop_pct", "interpolation"]
+    names += ["wbits", "abits", "obits", "method", "calib", "seed", "n", "effective_abits", "outlier_share"]
+    writer = csv.DictWriter(lines, names, lineterminator="\n")
+    writer.writeheader()
+    for cell in values["cells"]:
+        bits = parse_bits(cell["bits"])
+        top1 = round(100 * cell["top1"], 2)
+        told = {"top1": top1, "top1_err": round(100 - top1, 2), "wbits": bits.weights, "abits": bits.activations}
+        told |= {
+            "obits": "" if bits.outliers is None else bits.outliers,
+            "method": cell["method"],
+            "calib": cell["calib"],
+        }
+        told |= {"seed": cell["seed"], "n": cell["n"]}
+        told |= {"effective_abits": round(cell["effective_bits"]["activations"], 3)}
+        told |= {"outlier_share": round(cell["effective_bits"]["outlier_share"], 4)}
+        writer.writerow(shared | told)
+    return lines.getvalue()

@@ -1,0 +1,182 @@
+"""Where a tensor's outlier channels are, time step by time step, and how many of them a static list would miss."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ouro.data import normalize
+from ouro.jobs.provenance import run_info
+from ouro.jobs.quantize import calibration_set, open_data
+from ouro.models import create_model, variant
+from ouro.quant.observers import Rows
+from ouro.quant.outliers import OutlierRule, outlier_list, threshold
+from ouro.scan.order import row_major
+from ouro.taps import Tap, match_taps, record
+from ouro.types import Progress, Report, ScanOrder
+from ouro.vision import VisionModel
+
+TENSORS = {
+    "in_proj": "in_proj.tap_in",
+    "x_proj": "scans.{scan}.x_proj.tap_in",
+    "dt_proj": "scans.{scan}.dt_proj.tap_in",
+    "out_proj": "out_proj.tap_in",
+    "u": "scans.{scan}.tap_u",
+    "delta_raw": "scans.{scan}.tap_delta_raw",
+    "delta": "scans.{scan}.tap_delta",
+    "B": "scans.{scan}.tap_B",
+    "C": "scans.{scan}.tap_C",
+    "y": "scans.{scan}.tap_y",
+}
+"""What one can look at in a layer: inputs of its linear layers, operands and output of its scans."""
+
+DIRECTIONS = ("forward", "backward")
+
+
+@dataclass(frozen=True, slots=True)
+class OutlierSpec:
+    """One image of the test split (`sample`) or an image file, one tensor, and the rule.
+
+    n: calibration images behind the static list. kappa, refresh: see `ouro.quant.outliers`.
+    """
+
+    model: str
+    layer: int = 0
+    tensor: str = "in_proj"
+    direction: str = "forward"
+    sample: int | None = 0
+    image: str | None = None
+    n: int = 16
+    kappa: float = 3.0
+    refresh: int = 10
+    seed: int = 0
+
+
+def outliers(spec: OutlierSpec) -> Generator[Progress, None, Report]:
+    """Traces one image for the dynamic list and `n` calibration images for the static one.
+
+    Arrays: "magnitude" float32 [l c], |x| of the image; "raw" uint8 [l c], outliers of each step by itself; "dynamic"
+    uint8 [l c], the list that grows and is cleared; "static" uint8 [c], outliers of the mean over calibration;
+    "threshold" float32 [l], mean + kappa std; "cells" int64 [l], the raster cell each step reads (-1: class token).
+
+    Values: {model, layer, tensor, direction, path, source, steps, channels, n, kappa, refresh, share_raw,
+    share_dynamic, share_static, missed_by_static, jaccard, top_channels, seed}: `missed_by_static` is the part of all
+    raw outliers that the static list lacks, `jaccard` the mean overlap of raw outliers between neighboring steps;
+    both are None where there is no outlier.
+
+    Raises:
+        ValueError: a layer, tensor, direction, image or number that does not exist or makes no sense.
+    """
+    started = time.perf_counter()
+    _check(spec)
+    model = create_model(spec.model, pretrained=True)
+    path, tap = find_tap(model, spec.layer, spec.tensor, spec.direction)
+    yield Progress(0, 2, f"{path} of one image")
+    image, source = _image(spec, model)
+    rows = _rows(model, path, tap, image)
+    yield Progress(1, 2, f"{path} of {spec.n} calibration images")
+    known = calibration_set(f"real:{spec.n}", spec.model, model.info, spec.seed).images
+    rule = OutlierRule(bits=4, outlier_bits=8, kappa=spec.kappa, refresh=spec.refresh)
+    none = torch.zeros_like(rows, dtype=torch.bool)
+    bound = threshold(rows, none, spec.kappa)
+    raw = rows.abs() > bound
+    dynamic = outlier_list(rows, rule)
+    mean = _rows(model, path, tap, known).abs().mean((0, 1))
+    static = mean > threshold(mean, torch.zeros_like(mean, dtype=torch.bool), spec.kappa)
+    raw, dynamic, rows = raw[0], dynamic[0], rows[0]
+    peaks = rows.abs().amax(0)
+    values = {
+        "model": spec.model,
+        "layer": spec.layer,
+        "tensor": spec.tensor,
+        "direction": spec.direction,
+        "path": path,
+        "source": source,
+        "steps": rows.shape[0],
+        "channels": rows.shape[1],
+        "n": spec.n,
+        "kappa": spec.kappa,
+        "refresh": spec.refresh,
+        "share_raw": raw.float().mean().item(),
+        "share_dynamic": dynamic.float().mean().item(),
+        "share_static": static.float().mean().item(),
+        "missed_by_static": _ratio((raw & ~static).sum(), raw.sum()),
+        "jaccard": _overlap(raw),
+        "top_channels": peaks.topk(min(10, len(peaks))).indices.tolist(),
+        "seed": spec.seed,
+    }
+    arrays = {
+        "magnitude": rows.abs(),
+        "raw": raw.to(torch.uint8),
+        "dynamic": dynamic.to(torch.uint8),
+        "static": static.to(torch.uint8),
+        "threshold": bound[0, :, 0].float(),
+        "cells": torch.tensor(_order(model, path).cells),
+    }
+    yield Progress(2, 2, f"{values['share_raw']:.2%} outliers")
+    return Report("outliers", values, run_info(spec.seed, started), arrays)
+
+
+def find_tap(model: VisionModel, layer: int, tensor: str, direction: str) -> tuple[str, Tap]:
+    """(path, tap) of a tensor of a layer, in one direction where the layer has more than one scan.
+
+    Raises:
+        ValueError: unknown layer, tensor or direction.
+    """
+    blocks = list(model.blocks())
+    if not 0 <= layer < len(blocks):
+        raise ValueError(f"layer is {layer}, {model.info.name} has layers 0 to {len(blocks) - 1}")
+    if tensor not in TENSORS:
+        raise ValueError(f"unknown tensor {tensor!r}; known: {', '.join(TENSORS)}")
+    if direction not in DIRECTIONS:
+        raise ValueError(f"unknown direction {direction!r}; known: {', '.join(DIRECTIONS)}")
+    pattern = f"{blocks[layer]}.*{TENSORS[tensor].format(scan=DIRECTIONS.index(direction))}"
+    ((path, tap),) = match_taps(model, pattern).items()
+    return path, tap
+
+
+def _check(spec: OutlierSpec) -> None:
+    for name, least in (("n", 1), ("refresh", 1), ("kappa", 0)):
+        if getattr(spec, name) < least:
+            raise ValueError(f"{name} is {getattr(spec, name)}, expected {least} or more")
+
+
+def _image(spec: OutlierSpec, model: VisionModel) -> tuple[Tensor, str]:
+    """The image [1 3 h w] in model space, and where it is from."""
+    data = variant(spec.model).data
+    dataset = open_data(data, "test", spec.model, model.info)
+    sample = spec.sample or 0
+    if not 0 <= sample < len(dataset):
+        raise ValueError(f"sample is {sample}, the test split of {data} has 0 to {len(dataset) - 1}")
+    return normalize(dataset.images(sample, 1)[0], model.info.mean, model.info.std), f"{data} {sample}"
+
+
+def _rows(model: VisionModel, path: str, tap: Tap, images: Tensor) -> Tensor:
+    with torch.no_grad(), record(model, path) as trace:
+        model(images)
+    return Rows(tap.axes)(trace.tensors[path])
+
+
+def _order(model: VisionModel, path: str) -> ScanOrder:
+    """The order in which the tensor's steps read the image: that of its scan, or of the tokens outside of scans."""
+    parts = path.split(".")
+    for end in range(len(parts), 0, -1):
+        order = getattr(model.get_submodule(".".join(parts[:end])), "order", None)
+        if isinstance(order, ScanOrder):
+            return order
+    return row_major(model.info.stages[0].grid, model.info.cls_index)
+
+
+def _overlap(raw: Tensor) -> float | None:
+    """Mean over neighboring steps of |both| / |either|, where either has an outlier."""
+    both, either = (raw[1:] & raw[:-1]).sum(1), (raw[1:] | raw[:-1]).sum(1)
+    shares = both[either > 0] / either[either > 0]
+    return shares.mean().item() if len(shares) else None
+
+
+def _ratio(part: Tensor, whole: Tensor) -> float | None:
+    return (part / whole).item() if whole else None

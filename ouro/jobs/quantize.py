@@ -1,0 +1,188 @@
+"""Model + calibration set -> a quantized file, which `evaluate` and everything else takes in the model's place."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Generator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ouro.data import load, normalize
+from ouro.jobs.provenance import run_info
+from ouro.models import create_model, variant
+from ouro.quant.apply import (
+    attach_calibration,
+    audit,
+    counting,
+    effective_bits,
+    from_tensors,
+    to_tensors,
+    weights_digest,
+)
+from ouro.quant.calibrate import CHUNK, calibrating, check_images
+from ouro.quant.plan import make_plan
+from ouro.store import Store, read_tensors, write_tensors
+from ouro.types import Calibration, CalibrationSet, ModelInfo, Progress, Report
+from ouro.vision import VisionModel
+
+_AUDITED = 2
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizeSpec:
+    """What a quantized model depends on; `options` go to the method, `calib` is read by `calibration_set`.
+
+    out: file to write; by default tensors.safetensors in the run's folder.
+    """
+
+    model: str
+    method: str = "ouro"
+    bits: str = "w4a4o8"
+    calib: str = "real:128"
+    scope: str = "lin"
+    seed: int = 0
+    out: str | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) -> Generator[Progress, None, Report]:
+    """Calibrates, writes the file, and audits what was written.
+
+    The report has {model, method, bits, scope, calib, n, effective_bits, path, bytes, seconds, seed,
+    audit: {sites, sealed}}; effective bits are measured on calibration images.
+
+    Args:
+        root: where runs are stored; `ouro.store.default_root()` by default.
+
+    Raises:
+        ValueError: unknown names, bits or options, or a calibration set that does not fit the model.
+        WriteError: the file cannot be written.
+    """
+    started = time.perf_counter()
+    model = create_model(spec.model, pretrained=True)
+    options = dict(spec.options)
+    make_plan(model, spec.method, spec.bits, spec.scope, spec.seed, options)
+    yield Progress(0, len(model.blocks()), f"calibration set {spec.calib}")
+    images = calibration_set(spec.calib, spec.model, model.info, spec.seed).images
+    run = Store(root).open(asdict(spec) | {"out": None, "options": options, "weights": weights_digest(model)})
+    steps = calibrating(model, images, method=spec.method, bits=spec.bits, scope=spec.scope, seed=spec.seed, **options)
+    calibration = yield from steps
+    calibration = replace(calibration, provenance={**calibration.provenance, "calib": spec.calib})
+    tensors, metadata = to_tensors(calibration)
+    path = run.save_tensors(tensors, metadata=metadata)
+    if spec.out is not None:
+        path = write_tensors(spec.out, tensors, metadata)
+    # from the file, so that what is audited is what others will load
+    quantized, _ = load_quantized(path)
+    with torch.no_grad(), counting(quantized):
+        quantized(images[:CHUNK])
+    found = audit(quantized, images[:_AUDITED])
+    for site, failure in found["failures"].items():
+        _log.warning("%s %s", site, failure)
+    values = {
+        "model": spec.model,
+        "method": spec.method,
+        "bits": calibration.plan.bits,
+        "scope": spec.scope,
+        "calib": spec.calib,
+        "n": len(images),
+        "effective_bits": effective_bits(quantized),
+        "path": str(path),
+        "bytes": path.stat().st_size,
+        "seconds": round(time.perf_counter() - started, 2),
+        "seed": spec.seed,
+        "audit": {"sites": found["sites"], "sealed": found["sealed"]},
+    }
+    run.save_report(values)
+    blocks = calibration.provenance["blocks"]
+    arrays = {"block_error": torch.tensor([block["error"] for block in blocks])}
+    if all(block["losses"] for block in blocks):
+        arrays["losses"] = torch.tensor([block["losses"] for block in blocks])
+    return Report("quantize", values, run_info(spec.seed, started), arrays)
+
+
+def load_quantized(path: str | os.PathLike[str]) -> tuple[VisionModel, Calibration]:
+    """The quantized model in a file that `quantize` wrote, and its calibration.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is truncated, no quantized model, or one of a model that is not known (or not the same) here.
+    """
+    try:
+        calibration = from_tensors(*read_tensors(path))
+        model = create_model(str(calibration.provenance.get("model")), pretrained=True)
+        return attach_calibration(model, calibration), calibration
+    except ValueError as error:
+        raise ValueError(f"cannot load {path}: {error}") from error
+
+
+def calibration_set(calib: str, name: str, info: ModelInfo, seed: int) -> CalibrationSet:
+    """Images in model space, from what `calib` says.
+
+    "real:N" or "real:N:DATA": N images drawn by the seed from the calibration split of the data set that the model
+    was trained on, or of DATA ("scenes", "folder:PATH"). "noise" or "noise:N": Gaussian, 128 if N is left out.
+    Anything else is the path of a synthesized set.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a count or a set that cannot be used; images that do not fit the model.
+    """
+    kind, _, rest = calib.partition(":")
+    if kind == "real":
+        count, _, data = rest.partition(":")
+        images = _real_images(_count(calib, count), data or variant(name).data, name, info, seed)
+    elif kind == "noise":
+        generator = torch.Generator().manual_seed(seed)
+        images = torch.randn(_count(calib, rest or "128"), *info.input_size, generator=generator)
+    else:
+        return _stored_set(calib, info)
+    return CalibrationSet(images, None, {"calib": calib, "seed": seed})
+
+
+def open_data(data: str, split: str, name: str, info: ModelInfo) -> Any:
+    """The data set "scenes", "digits", "folder:PATH"… at the model's size; a folder as the model wants to see it.
+
+    Raises:
+        ValueError: unknown data set, or one without images here.
+    """
+    if data == "folder":
+        raise ValueError(f"{name} was trained on ImageNet, which does not come along; name a folder as folder:PATH")
+    if not data.startswith("folder:"):
+        return load(data, split=split, size=info.input_size[-1])
+    entry = variant(name)
+    view = {"crop_pct": entry.crop_pct, "interpolation": entry.interpolation, "mean": info.mean, "std": info.std}
+    return load(data, size=info.input_size[-1], **view)
+
+
+def _count(calib: str, text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"calibration set {calib!r} lacks a count; write real:128, noise:128 or the path of a set")
+    return int(text)
+
+
+def _real_images(count: int, data: str, name: str, info: ModelInfo, seed: int) -> Tensor:
+    dataset = open_data(data, "calib", name, info)
+    if count > len(dataset):
+        raise ValueError(f"{count} calibration images were asked for, {data} has {len(dataset)}")
+    chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:count].tolist()
+    pixels = torch.cat([dataset.images(index, 1)[0] for index in chosen])
+    return normalize(pixels, info.mean, info.std)
+
+
+def _stored_set(path: str, info: ModelInfo) -> CalibrationSet:
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"there is no calibration set {path!r}; write real:N, noise:N or the path of a set")
+    tensors, metadata = read_tensors(path)
+    if "images" not in tensors:
+        raise ValueError(f"{path} holds no images but {', '.join(tensors) or 'nothing'}; is it a calibration set?")
+    try:
+        check_images(tensors["images"], info.input_size)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return CalibrationSet(tensors["images"].float(), tensors.get("labels"), {"calib": path, **metadata})

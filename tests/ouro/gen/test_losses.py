@@ -1,0 +1,77 @@
+"""Losses of generation: per sample, of known value where one is known, differentiable."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from ouro.gen.losses import neighborhood, patch_contrast, target_class, total_variation
+
+
+def test_the_neighborhood_is_symmetric_and_loses_what_lies_outside() -> None:
+    near = neighborhood((14, 14), 5)
+    assert torch.equal(near, near.T) and not near.diagonal().any()
+    assert near[7 * 14 + 7].sum() == 24 and near[0].sum() == 8 and near[7].sum() == 14
+
+
+def test_identical_patches_have_the_contrast_of_chance() -> None:
+    grid, positives = (5, 5), 12
+    loss = patch_contrast(torch.ones(1, 25, 3), grid, positives=positives)
+    count = neighborhood(grid, 5).sum(1)
+    wanted = torch.minimum(torch.full_like(count, positives), (count + 1) // 2)
+    # every similarity is 1: -log(1 / (1 + number of negatives))
+    expected = torch.log1p((25 - 1 - wanted).float()).mean()
+    assert abs(loss.item() - expected.item()) < 1e-5
+
+
+def test_patches_like_their_neighbors_have_a_lower_contrast_loss() -> None:
+    g = torch.Generator().manual_seed(0)
+    rows = torch.arange(8).repeat_interleave(8).float()
+    columns = torch.arange(8).repeat(8).float()
+    smooth = torch.stack([(rows / 2).cos(), (rows / 2).sin(), (columns / 2).cos(), (columns / 2).sin()], 1)
+    shuffled = smooth[torch.randperm(64, generator=g)]
+    low, high = (patch_contrast(x[None], (8, 8)) for x in (smooth, shuffled))
+    assert low < high - 0.5
+
+
+def test_the_contrast_agrees_with_its_formula() -> None:
+    features = torch.randn(1, 16, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    unit = features[0] / features[0].norm(dim=1, keepdim=True)
+    s, near = unit @ unit.T, neighborhood((4, 4), 3)
+    total = 0.0
+    for i in range(16):
+        candidates = sorted(near[i].nonzero().flatten().tolist(), key=lambda j: -s[i, j])
+        positive = candidates[: min(4, (len(candidates) + 1) // 2)]
+        negative = sum(math.exp(s[i, k] / 0.2) for k in range(16) if k != i and k not in positive)
+        own = [-math.log(math.exp(s[i, j] / 0.2) / (math.exp(s[i, j] / 0.2) + negative)) for j in positive]
+        total += sum(own) / len(own) / 16
+    found = patch_contrast(features, (4, 4), window=3, positives=4, temperature=0.2)
+    assert abs(found.item() - total) < 1e-9
+
+
+def test_white_noise_has_a_total_variation_of_one_and_a_flat_image_none() -> None:
+    noise = torch.randn(4, 3, 56, 56, generator=torch.Generator().manual_seed(0))
+    assert (total_variation(noise) - 1).abs().max() < 0.03
+    assert total_variation(torch.ones(1, 3, 8, 8)).item() == 0
+
+
+def test_every_loss_is_per_sample() -> None:
+    g = torch.Generator().manual_seed(0)
+    features, images = torch.randn(3, 16, 5, generator=g), torch.randn(3, 3, 8, 8, generator=g)
+    logits, labels = torch.randn(3, 4, generator=g), torch.tensor([0, 3, 1])
+    for loss in (
+        lambda i: patch_contrast(features[i], (4, 4), window=3, positives=4),
+        lambda i: target_class(logits[i], labels[i]),
+        lambda i: target_class(logits[i], labels[i], "mae"),
+        lambda i: total_variation(images[i]),
+    ):
+        whole = loss(slice(0, 3))
+        assert whole.shape == (3,)
+        assert torch.allclose(torch.cat([loss(slice(i, i + 1)) for i in range(3)]), whole, atol=1e-6)
+
+
+def test_an_unknown_output_loss_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown output loss 'mse'; known: cross_entropy, mae"):
+        target_class(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long), "mse")

@@ -1,0 +1,147 @@
+"""Synthesis: images that depend on (seed, index) alone, losses that fall, bounds that hold, jobs that resume."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ouro.gen import synthesize
+from ouro.gen.methods.ouro import OuroMambaGen
+from ouro.gen.synthesize import initial_images, optimise, targets, to_pixels
+from ouro.jobs.synthesize import SynthesisSpec
+from ouro.jobs.synthesize import synthesize as job
+from ouro.models import create_model
+from ouro.store import WriteError, read_tensors
+
+SMALL = {"depth": 2, "image": 24, "patch": 4, "stride": 4, "width": 32, "num_classes": 5}
+
+
+@pytest.fixture(scope="module")
+def model():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return create_model("vim_nano", **SMALL)
+
+
+def run(steps):
+    beats = []
+    while True:
+        try:
+            beats.append(next(steps))
+        except StopIteration as end:
+            return beats, end.value
+
+
+@pytest.mark.parametrize("features", ["y_p", "alpha_p"])
+def test_losses_fall_and_pixels_stay_inside_black_and_white(model, features: str) -> None:
+    objective = OuroMambaGen(model, features=features, window=3, positives=4, blocks=0, channels=16)
+    beats, made = run(optimise(model, objective, steps=50, seed=0, count=2))
+    first, last = beats[0].data["loss"], beats[-1].data["loss"]
+    assert set(first) == {"contrast", "class", "smooth"}
+    assert last["contrast"] < first["contrast"] and last["class"] < first["class"]
+    mean, std = (torch.tensor(x)[:, None, None] for x in (model.info.mean, model.info.std))
+    pixels = made.images * std + mean
+    assert pixels.min() >= -1e-6 and pixels.max() <= 1 + 1e-6
+    assert beats[-1].data["preview"].dtype == torch.uint8
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("features", ["y_p", "alpha_p"])
+def test_nearly_every_pixel_gets_a_gradient_from_the_contrast(model, features: str) -> None:
+    from ouro.taps import record
+
+    objective = OuroMambaGen(model, features=features, window=3, positives=4, blocks=0)
+    images = initial_images(model.info, 0, 0, 2).requires_grad_()
+    with record(model, *objective.patterns, detach=False) as trace:
+        logits = model(images)
+    terms = objective.losses(trace, logits, torch.tensor([0, 1]), images, torch.tensor([0.2, 0.2]))
+    (gradient,) = torch.autograd.grad(terms["contrast"].sum(), images)
+    assert (gradient != 0).float().mean() > 0.99
+
+
+def test_an_image_depends_on_its_seed_and_index_only(model) -> None:
+    options = {"num": 3, "steps": 6, "window": 3, "positives": 4, "blocks": 0}
+    together = synthesize(model, batch=3, **options)
+    apart = synthesize(model, batch=1, **options)
+    assert torch.equal(together.labels, apart.labels)
+    assert (together.images - apart.images).abs().max() < 1e-3
+    assert torch.equal(together.images, synthesize(model, batch=3, **options).images)
+    assert not torch.equal(together.images, synthesize(model, batch=3, seed=1, **options).images)
+
+
+def test_classes_are_balanced_whatever_the_chunk(model) -> None:
+    whole = targets(model.info, 0, 0, 20)
+    assert torch.equal(whole.bincount(), torch.full((5,), 4))
+    assert torch.equal(torch.cat([targets(model.info, 0, first, 3) for first in range(0, 18, 3)]), whole[:18])
+
+
+def test_noise_is_gaussian_and_costs_nothing(model) -> None:
+    made = synthesize(model, method="noise", num=8)
+    assert abs(made.images.mean()) < 0.05 and abs(made.images.std() - 1) < 0.05
+
+
+def test_pixels_survive_the_way_to_model_space_and_back(model) -> None:
+    pixels = torch.arange(256, dtype=torch.uint8).repeat(3, 1)[None, :, None]
+    mean, std = (torch.tensor(x)[:, None, None] for x in (model.info.mean, model.info.std))
+    assert torch.equal(to_pixels((pixels / 255 - mean) / std, model.info), pixels)
+
+
+@pytest.fixture
+def untrained(monkeypatch, model):
+    """The job on a model that trains in no time: what it makes of it is not the point here."""
+    monkeypatch.setattr("ouro.jobs.synthesize.create_model", lambda name, pretrained: model)
+
+
+SPEC = {"num": 3, "steps": 4, "batch": 1, "options": (("window", 3), ("positives", 4))}
+
+
+def test_a_stopped_job_goes_on_and_ends_with_the_same_images(untrained, tmp_path) -> None:
+    spec = SynthesisSpec("vim_nano", **SPEC)
+    _, whole = run(job(spec, root=tmp_path / "whole"))
+    steps = job(spec, root=tmp_path / "parts")
+    for beat in steps:
+        if beat.data.get("finished") == 2:
+            break
+    steps.close()
+    beats, resumed = run(job(spec, root=tmp_path / "parts"))
+    assert torch.equal(resumed.arrays["images"], whole.arrays["images"])
+    assert sum("step" in beat.message for beat in beats) == 4, "only the last image was optimised again"
+    assert set(resumed.values["recognized"]) == {"self", "other"}
+
+
+def test_the_set_on_disk_carries_what_made_it(untrained, tmp_path) -> None:
+    out = tmp_path / "set.safetensors"
+    _, report = run(job(SynthesisSpec("vim_nano", out=str(out), **SPEC), root=tmp_path))
+    tensors, told = read_tensors(out)
+    assert torch.equal(tensors["images"], report.arrays["images"]) and len(tensors["labels"]) == 3
+    assert told["kind"] == "calibration set" and '"seed": 0' in told["values"]
+
+
+def test_an_unwritable_target_is_found_out_before_the_work(untrained, tmp_path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    spec = SynthesisSpec("vim_nano", out=str(tmp_path / "file" / "set.safetensors"), **SPEC)
+    with pytest.raises(WriteError, match="cannot write"):
+        next(job(spec, root=tmp_path))
+
+
+@pytest.mark.parametrize(
+    "bad, words",
+    [
+        ({"steps": -1}, "steps is -1, expected 0 or more"),
+        ({"num": 0}, "num is 0, expected 1 or more"),
+        ({"method": "clamps"}, "unknown generation method 'clamps'"),
+        ({"lr": 0.0}, "lr is 0.0, expected a positive number"),
+    ],
+)
+def test_a_wrong_spec_is_refused(bad: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        SynthesisSpec("vim_nano", **bad)
+
+
+def test_wrong_options_are_refused(model) -> None:
+    with pytest.raises(ValueError, match=r"window is 4, expected an odd number from 3 to 6 \(the model's grid\)"):
+        OuroMambaGen(model, window=4)
+    with pytest.raises(ValueError, match="positives is 30, expected 1 to 24"):
+        OuroMambaGen(model, positives=30)
+    with pytest.raises(ValueError, match="unknown features 'rows'; known: y_p, alpha_p"):
+        OuroMambaGen(model, features="rows")

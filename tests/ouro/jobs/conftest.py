@@ -1,0 +1,29 @@
+"""The embedded model in miniature, so that jobs run in a moment and need no trained weights."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ouro.models import zoo
+
+
+@pytest.fixture
+def tiny_zoo(tmp_path, monkeypatch):
+    """While it lasts, "vim_nano" is two random blocks of 32 channels over 7 x 7 patches of a scene."""
+    config = replace(zoo.vim_nano.config, width=32, depth=2, image=28)
+    path = tmp_path / "weights" / "tiny.safetensors"
+    path.parent.mkdir()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = zoo.vim_nano.build(config, "vim_nano")
+        with torch.no_grad():
+            for block in model.layers:
+                block.norm.weight[:2] *= 12
+            model.head.weight.normal_(std=0.5)
+    save_file(model.state_dict(), path)
+    monkeypatch.setattr(zoo, "vim_nano", replace(zoo.vim_nano, config=config, weights=str(path), embedded=False))
+    return path

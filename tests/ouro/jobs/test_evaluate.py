@@ -1,0 +1,85 @@
+"""The job counts the same images for the quantized and the float model, and says with what certainty."""
+
+import re
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ouro.evaluate.accuracy import wilson
+from ouro.jobs.evaluate import EvaluateSpec, evaluate
+from ouro.jobs.quantize import QuantizeSpec, quantize
+from ouro.models import create_model
+from tests.ouro.jobs.running import finish
+
+KEYS = (
+    "model", "method", "bits", "scope", "calib", "data", "n", "top1", "ci95", "fp_top1", "effective_bits", "seconds",
+    "device", "seed",
+)  # fmt: skip
+
+
+@pytest.fixture
+def quantized(tiny_zoo, tmp_path):
+    spec = QuantizeSpec("vim_nano", "dynamic", "w8a8", calib="noise:2", out=str(tmp_path / "q.safetensors"))
+    return finish(quantize(spec, root=tmp_path))[1].values["path"]
+
+
+def test_float_model(tiny_zoo):
+    beats, report = finish(evaluate(EvaluateSpec("vim_nano", limit=25, batch=10)))
+    values = report.values
+    assert tuple(values) == KEYS
+    assert [(beat.step, beat.total) for beat in beats] == [(10, 25), (20, 25), (25, 25)]
+    assert (values["method"], values["bits"], values["scope"], values["data"]) == ("float", "w32a32", None, "scenes")
+    assert values["top1"] == values["fp_top1"] == int(report.arrays["right"].sum()) / 25
+    assert values["effective_bits"] == {"weights": 32, "activations": 32, "outlier_share": 0}
+    assert values["ci95"] == list(wilson(int(report.arrays["right"].sum()), 25))
+
+
+def test_quantized_file(quantized):
+    _, report = finish(evaluate(EvaluateSpec(quantized, limit=20)))
+    values = report.values
+    assert (values["model"], values["method"], values["bits"], values["calib"]) == (
+        "vim_nano", "dynamic", "w8a8", "noise:2",
+    )  # fmt: skip
+    assert values["effective_bits"] == {"weights": 8, "activations": 8, "outlier_share": 0}
+    _, exact = finish(evaluate(EvaluateSpec("vim_nano", limit=20)))
+    assert values["fp_top1"] == exact.values["top1"]
+    assert torch.equal(report.arrays["fp_right"], exact.arrays["right"])
+
+
+def test_batch_size_does_not_change_who_is_right(quantized):
+    found = [
+        finish(evaluate(EvaluateSpec(quantized, limit=20, batch=batch)))[1].arrays["right"] for batch in (1, 7, 20)
+    ]
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "nothing.safetensors"}, "'nothing.safetensors' is neither a model (known: "),
+        ({"data": "digits"}, "digits has 10 classes, vim_nano tells 12 apart"),
+        ({"data": "imagenet"}, "unknown data set 'imagenet'; known: scenes, digits, folder"),
+        ({"data": "folder"}, "vim_nano was trained on ImageNet, which does not come along; "),
+        ({"limit": 0}, "limit is 0, expected 1 or more"),
+        ({"batch": -1}, "batch is -1, expected 1 or more"),
+    ],
+    ids=["model", "classes", "data", "folder", "limit", "batch"],
+)
+def test_wrong_use_is_refused(tiny_zoo, change, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        finish(evaluate(EvaluateSpec(**({"model": "vim_nano", "limit": 2} | change))))
+
+
+def test_another_safetensors_file_is_no_model(tiny_zoo, tmp_path):
+    save_file({"images": torch.zeros(1)}, tmp_path / "set.safetensors")
+    with pytest.raises(ValueError, match=r"^cannot load .*set\.safetensors: this is no quantized model: its format is"):
+        finish(evaluate(EvaluateSpec(str(tmp_path / "set.safetensors"))))
+
+
+def test_nan_weights_are_a_failure(tiny_zoo):
+    model = create_model("vim_nano", pretrained=True)
+    save_file({**model.state_dict(), "head.bias": torch.full((12,), torch.nan)}, tiny_zoo)
+    # a checkpoint with NaN is refused when loaded, or its logits are when evaluated
+    with pytest.raises((RuntimeError, ValueError), match="NaN"):
+        finish(evaluate(EvaluateSpec("vim_nano", limit=2)))

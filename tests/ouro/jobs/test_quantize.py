@@ -1,0 +1,146 @@
+"""The job writes a file that loads into the same model, audits it, and refuses what it cannot use."""
+
+import re
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from ouro.jobs.quantize import QuantizeSpec, calibration_set, load_quantized, open_data, quantize
+from ouro.models import create_model
+from ouro.store import Store, read_json
+from ouro.types import Progress, Report
+from tests.ouro.jobs.running import finish
+
+KEYS = (
+    "model", "method", "bits", "scope", "calib", "n", "effective_bits", "path", "bytes", "seconds", "seed", "audit",
+)  # fmt: skip
+
+
+def test_journey(tiny_zoo, tmp_path):
+    spec = QuantizeSpec("vim_nano", "minmax", "w4a8", calib="real:6", seed=3, out=str(tmp_path / "q.safetensors"))
+    beats, report = finish(quantize(spec, root=tmp_path))
+    assert all(isinstance(beat, Progress) for beat in beats) and isinstance(report, Report)
+    assert [(beat.step, beat.total) for beat in beats] == [(0, 2), (1, 2), (2, 2)]
+    values = report.values
+    assert tuple(values) == KEYS
+    assert values["audit"] == {"sites": 24, "sealed": True}
+    assert values["effective_bits"] == {"weights": 4, "activations": 8, "outlier_share": 0}
+    assert (values["n"], values["seed"], values["path"]) == (6, 3, spec.out)
+    assert values["bytes"] == (tmp_path / "q.safetensors").stat().st_size
+    assert report.arrays["block_error"].shape == (2,) and "losses" not in report.arrays
+    (run,) = Store(tmp_path).runs()
+    assert read_json(run.path / "report.json") == values
+
+
+def test_the_file_brings_back_the_same_model(tiny_zoo, tmp_path):
+    spec = QuantizeSpec("vim_nano", "ouro", "w4a4o8", calib="noise:4", options=(("steps_per_block", 1),))
+    _, report = finish(quantize(spec, root=tmp_path))
+    assert report.arrays["losses"].shape == (2, 2)
+    model, calibration = load_quantized(report.values["path"])
+    assert calibration.provenance["calib"] == "noise:4" and calibration.plan.options["steps_per_block"] == 1
+    again, _ = load_quantized(report.values["path"])
+    images = torch.randn(3, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(model(images), again(images))
+        assert not torch.equal(model(images), create_model("vim_nano", pretrained=True)(images))
+
+
+def test_real_images_are_drawn_by_the_seed_from_the_calibration_split(tiny_zoo):
+    info = create_model("vim_nano").info
+    first, same, other = (calibration_set("real:5", "vim_nano", info, seed).images for seed in (0, 0, 1))
+    assert torch.equal(first, same) and not torch.equal(first, other)
+    assert first.shape == (5, 3, 28, 28) and first.dtype == torch.float32
+    named = calibration_set("real:5:scenes", "vim_nano", info, 0).images
+    assert torch.equal(named, first)
+
+
+def test_noise_is_standard_normal(tiny_zoo):
+    info = create_model("vim_nano").info
+    noise = calibration_set("noise", "vim_nano", info, 0).images
+    assert noise.shape == (128, 3, 28, 28)
+    assert abs(noise.mean()) < 0.01 and abs(noise.std() - 1) < 0.01
+
+
+def test_a_stored_set_is_used_as_it_is(tiny_zoo, tmp_path):
+    images, labels = torch.randn(3, 3, 28, 28), torch.arange(3)
+    path = tmp_path / "set.safetensors"
+    save_file({"images": images, "labels": labels}, path, {"kind": "calibration set"})
+    found = calibration_set(str(path), "vim_nano", create_model("vim_nano").info, 0)
+    assert torch.equal(found.images, images) and torch.equal(found.labels, labels)
+    assert found.provenance["kind"] == "calibration set"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"images": torch.zeros(2, 3, 56, 56)}, "calibration images are (2, 3, 56, 56), expected (s, 3, 28, 28) "),
+        ({"images": torch.full((2, 3, 28, 28), torch.nan)}, "calibration images hold NaN or infinity; "),
+        ({"images": torch.zeros(2, 3, 28, 28, dtype=torch.uint8)}, "calibration images are torch.uint8, expected "),
+        ({"weights": torch.zeros(2)}, " holds no images but weights; is it a calibration set?"),
+    ],
+    ids=["shape", "nan", "integers", "other file"],
+)
+def test_a_set_that_does_not_fit_is_refused(tiny_zoo, tmp_path, tensors, message):
+    path = tmp_path / "set.safetensors"
+    save_file(tensors, path)
+    with pytest.raises(ValueError, match=re.escape(str(path)) + ".*" + re.escape(message)) as caught:
+        calibration_set(str(path), "vim_nano", create_model("vim_nano").info, 0)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "vim_nana"}, "unknown model 'vim_nana' (did you mean 'vim_nano'?); known: "),
+        ({"method": "rtn"}, "unknown quantization method 'rtn'"),
+        ({"bits": "four"}, "bits 'four' cannot be read; "),
+        ({"scope": "full"}, "scope 'full' cannot be calibrated yet; use lin or ssm"),
+        ({"options": (("alpha", 1),)}, "method 'minmax' has no option 'alpha'; known: none"),
+        ({"calib": "real:many"}, "calibration set 'real:many' lacks a count; write real:128, noise:128 or "),
+        ({"calib": "noise:0"}, "calibration set 'noise:0' lacks a count; "),
+        ({"calib": "real:99999"}, "99999 calibration images were asked for, scenes has 10000"),
+        ({"calib": "real:4:folder"}, "vim_nano was trained on ImageNet, which does not come along; "),
+    ],
+    ids=["model", "method", "bits", "scope", "option", "count", "zero", "too many", "folder"],
+)
+def test_wrong_use_is_refused_in_one_line(tiny_zoo, tmp_path, change, message):
+    spec = QuantizeSpec(**({"model": "vim_nano", "method": "minmax", "calib": "noise:2"} | change))
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}") as caught:
+        finish(quantize(spec, root=tmp_path))
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("*.safetensors.part")) and not list(tmp_path.rglob("report.json"))
+
+
+def test_a_missing_set_says_what_to_write(tiny_zoo, tmp_path):
+    spec = QuantizeSpec("vim_nano", "minmax", calib="reel:128")
+    with pytest.raises(FileNotFoundError, match=r"^there is no calibration set 'reel:128'; write real:N, noise:N or "):
+        finish(quantize(spec, root=tmp_path))
+
+
+def test_other_weights_are_refused_on_loading(tiny_zoo, tmp_path):
+    spec = QuantizeSpec("vim_nano", "minmax", calib="noise:2", out=str(tmp_path / "q.safetensors"))
+    finish(quantize(spec, root=tmp_path))
+    model = create_model("vim_nano", pretrained=True)
+    save_file({**model.state_dict(), "head.bias": torch.ones(12)}, tiny_zoo)
+    with pytest.raises(
+        ValueError, match=r"^cannot load .*q\.safetensors: this calibration is of vim_nano with weights"
+    ):
+        load_quantized(spec.out)
+
+
+def test_a_truncated_file_is_refused(tiny_zoo, tmp_path):
+    path = tmp_path / "q.safetensors"
+    finish(quantize(QuantizeSpec("vim_nano", "minmax", calib="noise:2", out=str(path)), root=tmp_path))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"^cannot load .*q\.safetensors: .* is no readable safetensors file"):
+        load_quantized(path)
+
+
+def test_a_folder_is_seen_as_the_model_wants_it(tmp_path):
+    from PIL import Image
+
+    Image.new("RGB", (64, 48), (255, 0, 0)).save(tmp_path / "red.png")
+    info = create_model("vim_nano").info
+    data = open_data(f"folder:{tmp_path}", "calib", "vim_nano", info)
+    assert data.images(0, 1)[0].shape == (1, 3, 56, 56) and data.mean == info.mean
