@@ -47,6 +47,14 @@ class Registry:
         return iter(self._targets)
 
 
+MODELS = Registry("model")
+MODELS.add("vim_tiny_patch16_224", "ouro.models.vim:vim_tiny_patch16_224")
+MODELS.add("vim_small_patch16_224", "ouro.models.vim:vim_small_patch16_224")
+MODELS.add("vim_base_patch16_224", "ouro.models.vim:vim_base_patch16_224")
+MODELS.add("vim_nano", "ouro.models.zoo:vim_nano")
+MODELS.add("vim_nano_witness", "ouro.models.zoo:vim_nano_witness")
+MODELS.add("vim_nano_digits", "ouro.models.zoo:vim_nano_digits")
+
 GENERATORS = Registry("generation method")
 GENERATORS.add("ouro", "ouro.gen.methods.ouro:OuroMambaGen")
 GENERATORS.add("noise", "ouro.gen.methods.noise:GaussianNoise")

@@ -84,19 +84,27 @@ class Folder:
             yield normalize(self._read(path), self.mean, self.std), label
 
     def _read(self, path: Path) -> Tensor:
-        # one clear line for whatever PIL's decoders raise on bytes that are no image (OSError, SyntaxError, EOFError…)
-        try:
-            if path.stat().st_size == 0:
-                raise ValueError("the file is empty (0 bytes)")
-            with Image.open(path) as image:
-                # PIL would clip these to white or black instead of scaling them
-                if image.mode.startswith(("I", "F")):
-                    raise ValueError(f"pixels of mode {image.mode} are deeper than 8 bits; convert them to 8")
-                rgb = image.convert("RGB")
-        except Exception as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"cannot read image {path}: {reason}; replace or remove the file") from error
-        return self._transform(rgb)
+        return self._transform(read_image(path))
+
+
+def read_image(path: Path) -> Image.Image:
+    """One image file as RGB; gray is repeated, transparency is dropped.
+
+    Raises:
+        ValueError: whatever keeps it from being decoded, in one line that names the file.
+    """
+    # one clear line for whatever PIL's decoders raise on bytes that are no image (OSError, SyntaxError, EOFError…)
+    try:
+        if path.stat().st_size == 0:
+            raise ValueError("the file is empty (0 bytes)")
+        with Image.open(path) as image:
+            # PIL would clip these to white or black instead of scaling them
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"pixels of mode {image.mode} are deeper than 8 bits; convert them to 8")
+            return image.convert("RGB")
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"cannot read image {path}: {reason}; replace or remove the file") from error
 
 
 def _walk(root: Path) -> tuple[tuple[str, ...], list[Path], list[int] | None]:

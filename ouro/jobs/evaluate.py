@@ -81,9 +81,7 @@ def evaluate(spec: EvaluateSpec) -> Generator[Progress, None, Report]:
         "device": str(device),
         "seed": spec.seed,
     }
-    return Report(
-        "evaluate", values, run_info(spec.seed, started, device), {"right": right, "fp_right": fp_right}
-    )
+    return Report("evaluate", values, run_info(spec.seed, started, device), {"right": right, "fp_right": fp_right})
 
 
 def open_model(model: str) -> tuple[str, VisionModel, VisionModel, Calibration | None]:

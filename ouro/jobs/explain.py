@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ouro.attention.maps import by_mixer, merge, raster_matrices
-from ouro.attention.patched import WEIGHTS, check_window
+from ouro.attention.patched import WEIGHTS
 from ouro.attention.scores import bootstrap
 from ouro.attention.survey import MERGED, Key, score, survey
 from ouro.data import normalize
@@ -81,10 +81,11 @@ def explain(spec: ExplainSpec, model: VisionModel | None = None) -> Generator[Pr
 
     Values: {model, data, sample, image, label, predicted, confidence, layer, layers, grid, window, weights, n, scored,
     direction, reduction, auroc, pointing, leakage: {h, h_p}, gain, ci95, table, best: {h, h_p}, seed, seconds, device}.
-    `scored` counts the images whose object fills at least one patch. Headline scores are those of the chosen layer, both directions, reduction "received". `gain` is AUROC of h_p
-    less that of h, image by image; `ci95` has an interval for each of them, None for one image. `table` has every
-    layer, direction, source and reduction; `best` is its best row per source, picked after the fact. With n = 0 the
-    scores are those of the one image; without a mask they are None and the table is empty.
+    Headline scores are those of the chosen layer, both directions, reduction "received"; `gain` is AUROC of h_p less
+    that of h, image by image; `ci95` has an interval for each, None for one image. `table` has every layer, direction,
+    source and reduction; `best` is its best row per source, picked after the fact. `scored` counts the images whose
+    object fills at least one patch. With n = 0 the scores are those of the one image; without a mask they are None and
+    the table is empty.
 
     Args:
         model: explained in place of the registered `spec.model`.
@@ -130,13 +131,18 @@ def _layer(spec: ExplainSpec, model: VisionModel) -> tuple[int, list[tuple[int, 
     layer = len(grids) - 1 if spec.layer is None else spec.layer
     if not 0 <= layer < len(grids):
         raise ValueError(f"layer is {layer}, {spec.model} has layers 0 to {len(grids) - 1}")
-    check_window(spec.window, grids[layer])
+    height, width = grids[layer]
+    if spec.window > min(height, width):
+        raise ValueError(
+            f"window is {spec.window}, expected an odd number up to {min(height, width)}: layer {layer} has a "
+            f"{height}x{width} grid"
+        )
     return layer, grids
 
 
 def _trace(model: VisionModel, pixels: Tensor) -> tuple[list[list[ScanRecord]], Tensor]:
     """The scans of every mixer, and the logits, of images uint8 [b 3 h w]."""
-    images = normalize(pixels, model.info.mean, model.info.std).to(next(model.parameters()).device)
+    images = normalize(pixels, model.info.mean, model.info.std).to(next(model.parameters()))
     with torch.no_grad(), record(model, "*.scans.*") as trace:
         logits = model(images)
     return list(by_mixer(trace.scans).values()), logits

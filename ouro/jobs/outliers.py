@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from ouro.data import normalize
+from ouro.jobs.inputs import one_image
 from ouro.jobs.provenance import run_info
-from ouro.jobs.quantize import calibration_set, open_data
-from ouro.models import create_model, variant
+from ouro.jobs.quantize import calibration_set
+from ouro.models import create_model
 from ouro.quant.observers import Rows
 from ouro.quant.outliers import OutlierRule, outlier_list, threshold
 from ouro.scan.order import row_major
@@ -76,8 +77,8 @@ def outliers(spec: OutlierSpec) -> Generator[Progress, None, Report]:
     model = create_model(spec.model, pretrained=True)
     path, tap = find_tap(model, spec.layer, spec.tensor, spec.direction)
     yield Progress(0, 2, f"{path} of one image")
-    image, source = _image(spec, model)
-    rows = _rows(model, path, tap, image)
+    pixels, source = one_image(spec.model, model.info, spec.sample, spec.image)
+    rows = _rows(model, path, tap, normalize(pixels, model.info.mean, model.info.std))
     yield Progress(1, 2, f"{path} of {spec.n} calibration images")
     known = calibration_set(f"real:{spec.n}", spec.model, model.info, spec.seed).images
     rule = OutlierRule(bits=4, outlier_bits=8, kappa=spec.kappa, refresh=spec.refresh)
@@ -143,16 +144,6 @@ def _check(spec: OutlierSpec) -> None:
     for name, least in (("n", 1), ("refresh", 1), ("kappa", 0)):
         if getattr(spec, name) < least:
             raise ValueError(f"{name} is {getattr(spec, name)}, expected {least} or more")
-
-
-def _image(spec: OutlierSpec, model: VisionModel) -> tuple[Tensor, str]:
-    """The image [1 3 h w] in model space, and where it is from."""
-    data = variant(spec.model).data
-    dataset = open_data(data, "test", spec.model, model.info)
-    sample = spec.sample or 0
-    if not 0 <= sample < len(dataset):
-        raise ValueError(f"sample is {sample}, the test split of {data} has 0 to {len(dataset) - 1}")
-    return normalize(dataset.images(sample, 1)[0], model.info.mean, model.info.std), f"{data} {sample}"
 
 
 def _rows(model: VisionModel, path: str, tap: Tap, images: Tensor) -> Tensor:

@@ -24,21 +24,32 @@ from ouro.jobs.provenance import device_name, run_info
 from ouro.models import variant
 from ouro.models.position import resize_pos_embed
 from ouro.models.vim import Vim
-from ouro.store import write_json, write_tensors
+from ouro.store import digest, read_json, read_tensors, write_json, write_tensors
 from ouro.types import Progress, Report
 from ouro.vision import VisionModel
 
 
 @dataclass(frozen=True, slots=True)
+class Round:
+    """One cosine of the learning rate, from `lr` to zero, over phases of (image size, steps)."""
+
+    lr: float
+    phases: tuple[tuple[int, int], ...]
+
+    @property
+    def steps(self) -> int:
+        return sum(steps for _, steps in self.phases)
+
+
+@dataclass(frozen=True, slots=True)
 class TrainSpec:
-    """Everything a training run depends on; `phases` are (image size, steps)."""
+    """Everything a training run depends on."""
 
     name: str
     data: str
-    phases: tuple[tuple[int, int], ...]
+    rounds: tuple[Round, ...]
     seed: int = 0
     batch: int = 64
-    lr: float = 2e-3
     weight_decay: float = 0.05
     warmup: int = 100
     smoothing: float = 0.1
@@ -50,35 +61,39 @@ HELD_OUT = 2000
 """Images of the held-out split behind a card's accuracy; all of them where there are fewer."""
 
 RECIPES = {
-    "vim_nano": TrainSpec("vim_nano", "scenes", phases=((32, 1600), (56, 700))),
-    "vim_nano_witness": TrainSpec("vim_nano_witness", "scenes", phases=((32, 1000), (56, 200)), seed=1),
-    "vim_nano_digits": TrainSpec("vim_nano_digits", "digits", phases=((32, 400), (56, 200))),
+    "vim_nano": TrainSpec("vim_nano", "scenes", (Round(2e-3, ((32, 1600), (56, 700))), Round(1.5e-3, ((56, 1000),)))),
+    "vim_nano_witness": TrainSpec("vim_nano_witness", "scenes", (Round(2e-3, ((32, 1000), (56, 200))),), seed=1),
+    "vim_nano_digits": TrainSpec("vim_nano_digits", "digits", (Round(2e-3, ((32, 400), (56, 200))),)),
 }
 """Embedded checkpoint -> how it is trained; the witness only ever judges what another model synthesized."""
 
 
-def train(spec: TrainSpec, threads: int | None = None) -> Generator[Progress, None, tuple[VisionModel, dict[str, Any]]]:
-    """Trains a model, yielding the running loss; returns it (averaged weights, eval mode) and its log.
-
-    Every image is drawn once: batch k of phase p is a pure function of (spec.seed, p, k).
-    """
-    if threads is not None:
-        torch.set_num_threads(threads)
-    config = variant(spec.name).config
+def new_model(spec: TrainSpec) -> Vim:
+    """The untrained model at the size of the first phase, drawn by the seed."""
     with torch.random.fork_rng():
         torch.manual_seed(spec.seed)
-        model = Vim(replace(config, image=spec.phases[0][0]), spec.name)
-    total = sum(steps for _, steps in spec.phases)
-    started, done, log = time.perf_counter(), 0, []
-    for phase, (size, steps) in enumerate(spec.phases):
+        return Vim(replace(variant(spec.name).config, image=spec.rounds[0].phases[0][0]), spec.name)
+
+
+def train_round(model: Vim, spec: TrainSpec, number: int, log: list[dict[str, Any]]) -> Generator[Progress, None, Vim]:
+    """Trains one round and returns the model with averaged weights in eval mode; appends to `log`.
+
+    Image k of step i is a pure function of (spec.seed, i, k), and every image is drawn once.
+    """
+    round_, before = spec.rounds[number], sum(earlier.steps for earlier in spec.rounds[:number])
+    total = sum(each.steps for each in spec.rounds)
+    config, done = variant(spec.name).config, 0
+    for size, steps in round_.phases:
         model = _at_size(model, replace(config, image=size), spec.name)
         average = {key: value.clone() for key, value in model.state_dict().items()}
-        optimizer = torch.optim.AdamW(_groups(model, spec.weight_decay), lr=spec.lr, betas=(0.9, 0.98))
-        data = load(spec.data, split="train", size=size, seed=spec.seed)
+        optimizer = torch.optim.AdamW(_groups(model, spec.weight_decay), lr=round_.lr, betas=(0.9, 0.98))
+        data = load(spec.data, split="train", size=size, **({"seed": spec.seed} if spec.data == "scenes" else {}))
         for step in range(steps):
+            # warm-up in each phase, one cosine over the round
+            rate = min(1.0, (step + 1) / spec.warmup) * 0.5 * (1 + math.cos(math.pi * done / round_.steps))
             for group in optimizer.param_groups:
-                group["lr"] = _rate(spec, done, total, step)
-            images, labels = _batch(data, spec, phase, step)
+                group["lr"] = round_.lr * rate
+            images, labels = _batch(data, before + done, spec.batch)
             logits = model(normalize(images, config.mean, config.std))
             loss = F.cross_entropy(logits, labels, label_smoothing=spec.smoothing)
             optimizer.zero_grad()
@@ -89,27 +104,42 @@ def train(spec: TrainSpec, threads: int | None = None) -> Generator[Progress, No
             for key, value in model.state_dict().items():
                 average[key].lerp_(value, 1 - keep)
             done += 1
-            if done % 20 == 0 or done == total:
+            if done % 20 == 0 or done == round_.steps:
                 right = (logits.argmax(1) == labels).float().mean().item()
-                entry = {"step": done, "size": size, "loss": loss.item(), "batch_top1": right}
+                entry = {"step": before + done, "size": size, "loss": round(loss.item(), 4), "batch_top1": right}
                 log.append(entry)
-                seconds = time.perf_counter() - started
-                yield Progress(done, total, f"{size}px loss {loss.item():.3f} top-1 {right:.2f} {seconds:.0f} s", entry)
+                yield Progress(before + done, total, f"{size}px loss {loss.item():.3f} top-1 {right:.2f}", entry)
         model.load_state_dict(average)
-    return model.eval(), {"spec": asdict(spec), "seconds": time.perf_counter() - started, "log": log}
+    return model.eval()
 
 
 def train_job(spec: TrainSpec, out: str | os.PathLike[str]) -> Generator[Progress, None, Report]:
     """Trains, measures on the held-out split, and writes NAME.safetensors with its model card NAME.json into `out`.
 
+    The weights after each round are kept beside them: a stopped training goes on after its last finished round.
+
     Raises:
         WriteError: `out` cannot be written; found out before the training starts.
     """
-    started = time.perf_counter()
-    folder = Path(out)
+    started, folder = time.perf_counter(), Path(out)
     write_json(folder / f"{spec.name}.spec.json", asdict(spec)).unlink()
-    model, history = yield from train(spec)
-    card = yield from measured_card(model, spec, history)
+    model, history = new_model(spec), {"seconds": 0.0, "log": []}
+    for number in range(len(spec.rounds)):
+        kept = folder / f"{spec.name}-{digest(asdict(spec) | {'rounds': asdict(spec)['rounds'][: number + 1]})}"
+        weights_file, history_file = kept.with_suffix(".safetensors"), kept.with_suffix(".json")
+        if weights_file.exists() and history_file.exists():
+            history = read_json(history_file)
+            model = _at_size(
+                model, replace(variant(spec.name).config, image=spec.rounds[number].phases[-1][0]), spec.name
+            )
+            model.load_state_dict(read_tensors(weights_file)[0])
+            continue
+        begun = time.perf_counter()
+        model = yield from train_round(model, spec, number, history["log"])
+        history["seconds"] += time.perf_counter() - begun
+        write_tensors(weights_file, model.state_dict())
+        write_json(history_file, history)
+    card = yield from measured_card(model.eval(), spec, history)
     weights = write_tensors(folder / f"{spec.name}.safetensors", model.state_dict(), {"model": spec.name})
     write_json(folder / f"{spec.name}.json", card)
     short = {key: value for key, value in card.items() if key != "log"}
@@ -138,7 +168,7 @@ def measured_card(
         "n": total,
         "top1": right / total,
         "ci95": list(wilson(right, total)),
-        "steps": sum(steps for _, steps in spec.phases),
+        "steps": sum(each.steps for each in spec.rounds),
         "train_seconds": round(history["seconds"]),
         "processor": device_name(),
         "spec": asdict(spec),
@@ -155,11 +185,11 @@ def _at_size(model: Vim, config: Any, name: str) -> Vim:
     return other.train()
 
 
-def _batch(data: Any, spec: TrainSpec, phase: int, step: int) -> tuple[Tensor, Tensor]:
-    index = step + sum(steps for _, steps in spec.phases[:phase])
+def _batch(data: Any, index: int, size: int) -> tuple[Tensor, Tensor]:
+    """Training batch `index`: fresh scenes, or jittered images of a finite set."""
     if hasattr(data, "augmented"):
-        return data.augmented(index, spec.batch)
-    return data.images(index * spec.batch, spec.batch)
+        return data.augmented(index, size)
+    return data.images(index * size, size)
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -170,8 +200,3 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     chosen = {id(p) for p in decayed}
     rest = [p for p in model.parameters() if id(p) not in chosen]
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
-
-
-def _rate(spec: TrainSpec, done: int, total: int, step_in_phase: int) -> float:
-    """Warm-up at the start of each phase, one cosine over the whole run."""
-    return spec.lr * min(1.0, (step_in_phase + 1) / spec.warmup) * 0.5 * (1 + math.cos(math.pi * done / total))

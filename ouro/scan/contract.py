@@ -172,7 +172,8 @@ class _Contract(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dout):
-        operands = _operands(*ctx.saved_tensors, ctx.window)
+        inputs = ctx.saved_tensors
+        operands = _operands(inputs[0], inputs[1], inputs[2], inputs[3], ctx.window)
         T, B = operands[:2]
         batch, groups, N, L, _ = T.shape
         blocks = -(-L // LANES)
@@ -182,5 +183,5 @@ class _Contract(torch.autograd.Function):
         dout = as_array(dout, torch.from_numpy(T).dtype)
         run_kernel(_kernels(T.dtype.name).backward, *operands, dout, dT, dB, dC, dweights)
         results = [dT.transpose(0, 1, 3, 4, 2), dB, dC.sum(2), dweights.sum((1, 2))]
-        wanted = zip(results, ctx.saved_tensors, strict=True)
+        wanted = zip(results, inputs, strict=True)
         return *(None if x is None else torch.from_numpy(grad).to(x.dtype) for grad, x in wanted), None

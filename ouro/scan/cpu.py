@@ -165,7 +165,8 @@ def box_tile(grid, height, width, half, scratch, out):
 @cache
 def _kernels(dtype: str, KEEP: bool, QUANT: bool, WINDOW: bool) -> SimpleNamespace:
     """Forward and backward for one dtype and one set of options; u, delta and gradients come as [b l e] views."""
-    decays = decays64 if dtype == "float64" else decays32
+    # a flag and not the function: as a cell variable a compiled function makes numba's key new in every process
+    DOUBLE = dtype == "float64"
     real = np.float64 if dtype == "float64" else np.float32
 
     @njit(fastmath=FAST, error_model="numpy", parallel=True, cache=True)
@@ -203,7 +204,10 @@ def _kernels(dtype: str, KEEP: bool, QUANT: bool, WINDOW: bool) -> SimpleNamespa
             for n in range(N):
                 for c in range(count):
                     lane[c] = A[first + c, n]
-                decays(dt, lane, decay)
+                if DOUBLE:
+                    decays64(dt, lane, decay)
+                else:
+                    decays32(dt, lane, decay)
                 if QUANT:
                     for c in range(count):
                         lane_step[c] = channel[first + c] * state[n]
@@ -283,7 +287,10 @@ def _kernels(dtype: str, KEEP: bool, QUANT: bool, WINDOW: bool) -> SimpleNamespa
             for n in range(N):
                 for c in range(count):
                     lane[c] = A[first + c, n]
-                decays(dt, lane, decay)
+                if DOUBLE:
+                    decays64(dt, lane, decay)
+                else:
+                    decays32(dt, lane, decay)
                 if QUANT:
                     for c in range(count):
                         lane_step[c] = channel[first + c] * state[n]

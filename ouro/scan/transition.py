@@ -1,6 +1,7 @@
 """The transition of a scan: how much of what enters at step j is still there at step i, averaged over channels.
 
-    T[b, i, j, n] = mean over e of exp(A[e, n] (S_i - S_j)) delta_j[e]   for j <= i, else 0;   S_i = delta_1 + .. + delta_i
+    T[b, i, j, n] = mean over e of exp(A[e, n] (S_i - S_j)) delta_j[e]   for j <= i, else 0
+    S_i = delta_1 + .. + delta_i
 
 B and C do not depend on the channel, so the channel mean of implicit attention is sum_n C_i[n] B_j[n] T[i, j, n], and
 that of the patched state is a window sum over i before C is applied (`ouro.scan.contract`): one T serves every window
@@ -171,10 +172,11 @@ def _collect(G, start, dt, decay, floor, m, sums, row):
 @cache
 def _kernels(dtype: str) -> SimpleNamespace:
     """Forward and backward for one dtype; delta comes as [b l e], T and its gradient as [b g n i j]."""
-    decays = decays64 if dtype == "float64" else decays32
+    # a flag and not the function: as a cell variable a compiled function makes numba's key new in every process
+    DOUBLE = dtype == "float64"
     real = np.float64 if dtype == "float64" else np.float32
     floor = real(FLOOR[dtype])
-    # as cell variables the constants are part of the key under which numba keeps the compiled code
+    # constants, on the contrary, belong into the key of the compiled code
     width, lanes = COLUMNS, LANES
 
     @njit(fastmath=FAST, error_model="numpy", parallel=True, cache=True)
@@ -201,7 +203,10 @@ def _kernels(dtype: str) -> SimpleNamespace:
                 for n in range(N):
                     for c in range(count):
                         lane[c] = A[first + c, n]
-                    decays(dt, lane, decay)
+                    if DOUBLE:
+                        decays64(dt, lane, decay)
+                    else:
+                        decays32(dt, lane, decay)
                     _add_columns(dt, decay, floor, m, total[n])
             for n in range(N):
                 T[b, g, n, :start, start : start + width] = 0
@@ -237,7 +242,10 @@ def _kernels(dtype: str) -> SimpleNamespace:
             for n in range(N):
                 for c in range(count):
                     lane[c] = A[first + c, n]
-                decays(dt, lane, decay)
+                if DOUBLE:
+                    decays64(dt, lane, decay)
+                else:
+                    decays32(dt, lane, decay)
                 row[:] = 0
                 crossing[:] = 0
                 into_A[:] = 0

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ouro.attention.patched import alpha_p, delta_weights
+from ouro.attention.patched import WEIGHTS, alpha_p, patch_window
 from ouro.gen.losses import patch_contrast, target_class, total_variation
 from ouro.scan import selective_scan
-from ouro.types import PatchWindow, ScanInputs, ScanRecord, Trace
+from ouro.types import ScanInputs, ScanRecord, Trace
 from ouro.vision import VisionModel
 
 FEATURES = ("y_p", "alpha_p")
@@ -48,6 +48,8 @@ class OuroMambaGen:
         side = min(model.info.stages[0].grid)
         if window % 2 == 0 or not 3 <= window <= side:
             raise ValueError(f"window is {window}, expected an odd number from 3 to {side} (the model's grid)")
+        if weights not in WEIGHTS:
+            raise ValueError(f"unknown weights {weights!r}; known: {', '.join(WEIGHTS)}")
         if not 1 <= positives < window**2:
             raise ValueError(f"positives is {positives}, expected 1 to {window**2 - 1} (the window without its center)")
         self.features, self.window, self.positives, self.weights = features, window, positives, weights
@@ -90,16 +92,11 @@ class OuroMambaGen:
         """One vector per patch in raster order, [b p f]."""
         if self.features == "alpha_p":
             return alpha_p(scan, self.window, self.weights)
-        inputs = scan.inputs
-        if self.weights == "delta":
-            weights = delta_weights(inputs.delta, scan.order)
-        else:
-            weights = torch.ones_like(inputs.delta[:, 0])
+        inputs, window = scan.inputs, patch_window(scan, self.window, self.weights)
         if self.channels and self.channels < inputs.u.shape[1]:
             stream = torch.Generator().manual_seed(self.seed * 1000 + number)
             drawn = torch.randperm(inputs.u.shape[1], generator=stream)[: self.channels]
             inputs = ScanInputs(inputs.u[:, drawn], inputs.delta[:, drawn], inputs.A[drawn], inputs.B, inputs.C, None)
-        window = PatchWindow(self.window, weights, scan.order)
         y_p = selective_scan(inputs, window=window).y_p
         assert y_p is not None
         return y_p.transpose(1, 2)

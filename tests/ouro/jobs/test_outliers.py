@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from PIL import Image
 
 from ouro.jobs.outliers import DIRECTIONS, TENSORS, OutlierSpec, find_tap, outliers
 from ouro.models import create_model
@@ -49,6 +50,16 @@ def test_directions_read_the_image_in_opposite_order(tiny_zoo):
     assert cells[0].tolist() == [*range(24), -1, *range(24, 49)]
 
 
+def test_an_image_file_can_be_looked_at(tiny_zoo, tmp_path):
+    path = tmp_path / "gradient.png"
+    Image.linear_gradient("L").resize((40, 30)).save(path)
+    _, report = finish(outliers(OutlierSpec("vim_nano", image=str(path), n=1)))
+    assert report.values["source"] == str(path) and report.values["steps"] == 50
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"^cannot read image .*broken\.png: "):
+        finish(outliers(OutlierSpec("vim_nano", image=str(tmp_path / "broken.png"))))
+
+
 def test_find_tap(tiny_zoo):
     model = create_model("vim_nano")
     assert find_tap(model, 0, "in_proj", "backward")[0] == "layers.0.mixer.in_proj.tap_in"
@@ -64,6 +75,7 @@ def test_find_tap(tiny_zoo):
         ({"n": 0}, "n is 0, expected 1 or more"),
         ({"refresh": 0}, "refresh is 0, expected 1 or more"),
         ({"kappa": -1.0}, "kappa is -1.0, expected 0 or more"),
+        ({"sample": None}, "there is nothing to look at: give a sample or an image file"),
         ({"sample": 10**6}, "sample is 1000000, the test split of scenes has 0 to 9999"),
     ],
 )

@@ -81,6 +81,14 @@ def test_file_form_is_tensors_and_json(calibration):
     assert json.loads(metadata["provenance"])["model"] == "vim_nano"
 
 
+def test_a_file_without_all_of_its_tensors_is_refused(model, calibration):
+    tensors, metadata = to_tensors(calibration)
+    del tensors["layers.0.mixer.in_proj.tap_in.quantizer.zero"]
+    message = "a quantizer per tensor needs scale and zero of one shape, its state holds scale (1,); quantize again"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        attach_calibration(model, from_tensors(tensors, metadata))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

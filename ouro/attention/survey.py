@@ -1,0 +1,85 @@
+"""Every map of a traced model: all layers, directions, sources and reductions, and their scores against masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ouro.attention.maps import REDUCTIONS, delta_map, merge, raster_matrices, reduce_matrix, rollout
+from ouro.attention.scores import SCORES, mask_to_grid
+from ouro.types import ScanRecord
+
+Key = tuple[int, str, str, str]
+"""(layer, direction, source, reduction) of a map."""
+
+MERGED = "both"
+"""The mean over all scans of a mixer, in raster order; other directions are single scans."""
+
+
+def directions(scans: int) -> tuple[str, ...]:
+    """Names for the scans of one mixer: "forward" and "backward", or scan0, scan1, … of more than two."""
+    return ("forward", "backward")[:scans] if scans <= 2 else tuple(f"scan{index}" for index in range(scans))
+
+
+def survey(layers: Sequence[Sequence[ScanRecord]], window: int, weights: str) -> Iterator[tuple[Key, Tensor]]:
+    """Yields every map [b h w] of the scans of all mixers, first layer to last.
+
+    Sources are "h" and "h_p", with every reduction that needs no query patch, and "delta", whose only reduction is
+    "mean". "rollout" starts anew where the grid changes.
+    """
+    so_far: dict[tuple[str, str], Tensor] = {}
+    for layer, scans in enumerate(layers):
+        grid = scans[0].order.grid
+        if layer and layers[layer - 1][0].order.grid != grid:
+            so_far.clear()
+        views = [raster_matrices(scan, window, weights) for scan in scans]
+        gates = [delta_map(scan) for scan in scans]
+        chosen_by = {MERGED: range(len(scans)), **{name: [index] for index, name in enumerate(directions(len(scans)))}}
+        for direction, chosen in chosen_by.items():
+            for source in ("h", "h_p"):
+                matrix = merge([views[i][source] for i in chosen])
+                place = (direction, source)
+                so_far[place] = rollout([_patches(matrix, grid)], so_far.get(place))
+                for reduction in _offered(source, matrix, grid):
+                    # the rollout is kept from layer to layer, its map is what it gives on average
+                    seen, rule = (so_far[place], "received") if reduction == "rollout" else (matrix, reduction)
+                    yield (layer, direction, source, reduction), reduce_matrix(seen, rule, grid)
+            yield (layer, direction, "delta", "mean"), merge([gates[i] for i in chosen])
+
+
+def score(maps: Mapping[Key, Tensor], masks: Tensor) -> dict[str, Tensor]:
+    """{score: [s k]}, one column per map, of maps [b h w] against masks [b H W].
+
+    All maps are scored on the finest grid among them, so that layers can be compared. A sample whose object fills no
+    patch there, or all of them, is left out.
+    """
+    height, width = max((values.shape[1:] for values in maps.values()), key=lambda grid: grid.numel())
+    finest = height, width
+    inside = mask_to_grid(masks, finest)
+    usable = inside.flatten(1).any(1) & ~inside.flatten(1).all(1)
+    stacked = torch.stack([_enlarged(values[usable], finest) for values in maps.values()], dim=1)  # [s k h w]
+    repeated = inside[usable].unsqueeze(1).expand_as(stacked)
+    rows = {name: rule(stacked.flatten(0, 1), repeated.flatten(0, 1)) for name, rule in SCORES.items()}
+    return {name: row.unflatten(0, stacked.shape[:2]) for name, row in rows.items()}
+
+
+def _offered(source: str, matrix: Tensor, grid: tuple[int, int]) -> Iterator[str]:
+    """Reductions that this matrix has a map for; those of h and h_p alike come first."""
+    has_class = matrix.shape[1] > grid[0] * grid[1]
+    for name, rule in REDUCTIONS.items():
+        if source in rule.sources and not rule.needs_query and (has_class or not rule.needs_class):
+            yield name
+
+
+def _patches(matrix: Tensor, grid: tuple[int, int]) -> Tensor:
+    cells = grid[0] * grid[1]
+    return matrix[:, :cells, :cells]
+
+
+def _enlarged(values: Tensor, grid: tuple[int, int]) -> Tensor:
+    if tuple(values.shape[1:]) == grid:
+        return values
+    return F.interpolate(values.unsqueeze(1), size=grid, mode="nearest").squeeze(1)

@@ -1,0 +1,51 @@
+"""How far quantized tensors are from the float model's, tap by tap: signal-to-noise ratio and cosine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf, log10
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ouro.taps import record
+from ouro.vision import VisionModel
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """SQNR in dB (infinite for equal tensors) and mean cosine over the last axis."""
+
+    sqnr_db: float
+    cosine: float
+
+
+def compare(exact: Tensor, rounded: Tensor) -> Fidelity:
+    """Fidelity of a tensor to the one it stands for.
+
+    Raises:
+        ValueError: different shapes.
+    """
+    if exact.shape != rounded.shape:
+        raise ValueError(f"cannot compare a tensor of {tuple(rounded.shape)} with one of {tuple(exact.shape)}")
+    signal = exact.double().square().sum().item()
+    noise = (rounded.double() - exact.double()).square().sum().item()
+    ratio = inf if noise == 0 else -inf if signal == 0 else 10 * log10(signal / noise)
+    return Fidelity(ratio, F.cosine_similarity(exact.double(), rounded.double(), dim=-1).mean().item())
+
+
+def fidelity(exact: VisionModel, rounded: VisionModel, images: Tensor, *patterns: str) -> dict[str, Fidelity]:
+    """Fidelity of every matching tap, and of the "logits", of a quantized model to the float one.
+
+    Args:
+        patterns: of tap paths; by default every block's output.
+    """
+    patterns = patterns or tuple(f"{path}.tap_out" for path in exact.blocks())
+    with torch.no_grad():
+        with record(exact, *patterns) as wanted:
+            logits = exact(images)
+        with record(rounded, *patterns) as found:
+            rounded_logits = rounded(images)
+    result = {path: compare(tensor, found.tensors[path]) for path, tensor in wanted.tensors.items()}
+    return {**result, "logits": compare(logits, rounded_logits)}

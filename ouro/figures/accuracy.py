@@ -1,0 +1,124 @@
+"""Top-1 of quantized models as bars with their intervals, by bits, method and calibration set.
+
+Takes the `values` of reports of `ouro.jobs.evaluate`, as they come from a run or from a stored file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from matplotlib.figure import Figure
+
+# Okabe and Ito: told apart without color vision too
+_COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442", "#000000")
+_COLUMNS = ("model", "data", "scope", "bits", "method", "calib", "n", "top1", "ci95", "fp_top1")
+
+Row = Mapping[str, Any]
+
+
+def screen(rows: Sequence[Row]) -> go.Figure:
+    """Plotly: a group of bars per bit width, a bar per method and calibration set, a dotted line for the float model.
+
+    Raises:
+        ValueError: no rows, or rows of more than one model, data set or scope.
+    """
+    bits, series = _series(rows)
+    figure = go.Figure()
+    for (name, found), color in zip(series.items(), _cycle(len(series)), strict=True):
+        top1, below, above = _heights(found, bits)
+        figure.add_bar(
+            x=bits, y=top1, name=name, marker={"color": color},
+            error_y={"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1.2},
+            customdata=[found[b]["n"] if b in found else None for b in bits],
+            hovertemplate="%{x}, " + name + ": %{y:.1f} % of %{customdata}<extra></extra>",
+        )  # fmt: skip
+    figure.add_hline(y=_float(rows), line={"dash": "dot", "color": "#444444"}, annotation_text="float")
+    figure.update_layout(
+        barmode="group", title=_title(rows), template="plotly_white", yaxis={"title": "top-1, %", "range": [0, 102]},
+        legend={"orientation": "h", "y": -0.15},
+    )  # fmt: skip
+    return figure
+
+
+def paper(rows: Sequence[Row]) -> Figure:
+    """Matplotlib: the same bars for print.
+
+    Raises:
+        ValueError: as `screen`.
+    """
+    bits, series = _series(rows)
+    figure = Figure(figsize=(max(4.0, 0.35 * len(bits) * len(series) + 2), 3.2), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(series)
+    for place, ((name, found), color) in enumerate(zip(series.items(), _cycle(len(series)), strict=True)):
+        top1, below, above = _heights(found, bits)
+        at = np.arange(len(bits)) + (place - (len(series) - 1) / 2) * width
+        axes.bar(at, top1, width, label=name, color=color, yerr=[below, above], capsize=2, error_kw={"lw": 0.8})
+    axes.axhline(_float(rows), ls=":", color="#444444", lw=1, label="float")
+    axes.set_xticks(range(len(bits)), bits)
+    axes.set(ylabel="top-1, %", ylim=(0, 102), xlim=(-0.5, len(bits) - 0.5), title=_title(rows))
+    axes.title.set_fontsize(9)
+    figure.legend(fontsize=7, ncols=3, loc="outside lower center")
+    return figure
+
+
+def alt(rows: Sequence[Row]) -> str:
+    """The figure in one sentence."""
+    best = max(rows, key=lambda row: row["top1"])
+    worst = min(rows, key=lambda row: row["top1"])
+    said = [f"{row['method']} at {row['bits']} with {100 * row['top1']:.1f} %" for row in (best, worst)]
+    return f"Top-1 of {len(rows)} quantized models: best {said[0]}, worst {said[1]}; float {_float(rows):.1f} %."
+
+
+def table(rows: Sequence[Row]) -> tuple[list[str], list[list[Any]]]:
+    """Header and one row per bar, for CSV."""
+    return list(_COLUMNS), [[row.get(column) for column in _COLUMNS] for row in rows]
+
+
+def _series(rows: Sequence[Row]) -> tuple[list[str], dict[str, dict[str, Row]]]:
+    """Bit widths in order of appearance, and per method and calibration set its row at each of them."""
+    if not rows:
+        raise ValueError("there is nothing to draw: give at least one evaluated model")
+    for key in ("model", "data", "scope"):
+        found = sorted({str(row[key]) for row in rows})
+        if len(found) > 1:
+            raise ValueError(f"these rows differ in {key} ({', '.join(found)}); draw a figure for each")
+    sets = {row.get("calib") for row in rows}
+    series: dict[str, dict[str, Row]] = {}
+    groups = []
+    for row in rows:
+        # w4a4 and w4a4o8 stand side by side, the outliers' width goes into the name
+        group, _, outliers = row["bits"].partition("o")
+        name = f"{row['method']} o{outliers}" if outliers else row["method"]
+        groups.append(group)
+        series.setdefault(name if len(sets) == 1 else f"{name}, {row.get('calib')}", {})[group] = row
+    return list(dict.fromkeys(groups)), series
+
+
+def _heights(found: Mapping[str, Row], bits: Sequence[str]) -> tuple[list[float], list[float], list[float]]:
+    """Per bit width: the bar in percent and how far its interval reaches below and above; NaN where there is none."""
+    nothing = {"top1": np.nan, "ci95": (np.nan, np.nan)}
+    rows = [found.get(width, nothing) for width in bits]
+    return (
+        [100 * row["top1"] for row in rows],
+        [100 * (row["top1"] - row["ci95"][0]) for row in rows],
+        [100 * (row["ci95"][1] - row["top1"]) for row in rows],
+    )
+
+
+def _float(rows: Sequence[Row]) -> float:
+    return 100 * float(np.mean([row["fp_top1"] for row in rows]))
+
+
+def _title(rows: Sequence[Row]) -> str:
+    row = rows[0]
+    least, most = min(row["n"] for row in rows), max(row["n"] for row in rows)
+    n = f"{least}" if least == most else f"{least} to {most}"
+    return f"{row['model']} on {row['data']}, scope {row['scope']}, n = {n}"
+
+
+def _cycle(count: int) -> list[str]:
+    return [_COLORS[place % len(_COLORS)] for place in range(count)]

@@ -1,0 +1,178 @@
+"""Putting a calibration on a model and taking it off, measuring what it does there, and its form on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from hashlib import sha256
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ouro.quant.bits import FLOAT
+from ouro.quant.modules import WEIGHT_SITES, Quantizer, ScaleGroups
+from ouro.quant.plan import is_rounded, make_method
+from ouro.taps import attach, detach, taps
+from ouro.types import Calibration, QuantPlan, QuantSpec
+from ouro.vision import VisionModel
+
+__all__ = [
+    "attach_calibration", "audit", "counting", "detach", "effective_bits", "from_tensors", "to_tensors",
+    "weights_digest",
+]  # fmt: skip
+
+FORMAT = "ouro calibration 1"
+_KEY = ".quantizer."
+
+
+def attach_calibration(model: VisionModel, calibration: Calibration) -> VisionModel:
+    """Puts the calibration's quantizers on the model's taps, in place, and returns the model; `detach` undoes it.
+
+    Raises:
+        ValueError: the model has other weights than the calibrated one, other taps, or quantizers already.
+    """
+    plan = calibration.plan
+    method, known = make_method(plan.method, plan.options), dict(taps(model))
+    wanted, found = calibration.provenance.get("weights"), weights_digest(model)
+    if wanted not in (None, found):
+        name = calibration.provenance.get("model", "a model")
+        raise ValueError(f"this calibration is of {name} with weights {wanted}, the model has {found}; calibrate again")
+    quantizers = {}
+    for path, spec in plan.sites.items():
+        if path not in known:
+            raise ValueError(f"{path!r} is no tap of this model; was it calibrated for another one?")
+        if is_rounded(spec):
+            quantizers[path] = method.build(known[path], spec, calibration.state.get(path, {}))
+    device = next(model.parameters()).device
+    attach(model, {path: quantizer.to(device) for path, quantizer in quantizers.items()})
+    return model
+
+
+def weights_digest(model: nn.Module) -> str:
+    """First 16 hex digits of the SHA-256 of the model's own weights, quantizers left out."""
+    foreign = tuple(path + _KEY for path, tap in taps(model) if tap.quantizer is not None)
+    total = sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        if not key.startswith(foreign):
+            total.update(key.encode() + tensor.cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()[:16]
+
+
+@contextmanager
+def counting(model: nn.Module) -> Iterator[None]:
+    """While it lasts, every quantizer counts what it rounds, from 0 on; `effective_bits` reads the counts."""
+    quantizers = [quantizer for _, quantizer in _quantizers(model)]
+    for quantizer in quantizers:
+        quantizer.counts.zero_()
+        quantizer.counting = True
+    try:
+        yield
+    finally:
+        for quantizer in quantizers:
+            quantizer.counting = False
+
+
+def effective_bits(model: nn.Module) -> dict[str, float]:
+    """Mean bits per element over what was counted: {"weights", "activations", "outlier_share"} (of activations).
+
+    Weights or activations that the calibration leaves in floating point have 32.
+
+    Raises:
+        RuntimeError: nothing was counted.
+    """
+    sums = {"weights": torch.zeros(2, dtype=torch.float64), "activations": torch.zeros(2, dtype=torch.float64)}
+    outliers, sites = 0, {path: tap.site for path, tap in taps(model)}
+    for path, quantizer in _quantizers(model):
+        small, large = quantizer.counts.tolist()
+        if small + large == 0:
+            raise RuntimeError(f"the quantizer of {path!r} counted nothing; run images inside `with counting(model)`")
+        bits = small * quantizer.spec.bits + large * (quantizer.spec.outlier_bits or 0)
+        kind = "weights" if sites[path] in WEIGHT_SITES else "activations"
+        sums[kind] += torch.tensor([bits, small + large], dtype=torch.float64)
+        outliers += large
+    means = {kind: (bits / count).item() if count else float(FLOAT) for kind, (bits, count) in sums.items()}
+    return {**means, "outlier_share": outliers / max(1.0, sums["activations"][1].item())}
+
+
+def audit(model: nn.Module, images: Tensor) -> dict[str, Any]:
+    """Runs the images and looks at what every quantizer really put out: {"sites", "sealed", "failures"}.
+
+    Sealed: each of them was called, and no group of elements that share a step held more values than its bits allow.
+    """
+    quantizers = dict(_quantizers(model))
+    failures = {path: "was never called" for path in quantizers}
+
+    def look(path: str, quantizer: Quantizer, inputs: tuple[Tensor], output: Tensor) -> None:
+        # a forward hook: what it returned would replace the output
+        failures.pop(path, None)
+        for groups in quantizer.groups(inputs[0]):
+            values = _most_values(output, groups)
+            if values > 2**groups.bits:
+                failures[path] = f"{values} values in one group, {groups.bits} bits allow {2**groups.bits}"
+
+    handles = [module.register_forward_hook(partial(look, path)) for path, module in quantizers.items()]
+    try:
+        with torch.no_grad():
+            model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {"sites": len(quantizers), "sealed": bool(quantizers) and not failures, "failures": failures}
+
+
+def to_tensors(calibration: Calibration) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors, metadata) of a safetensors file that holds the calibration."""
+    tensors = {f"{path}{_KEY}{name}": x for path, state in calibration.state.items() for name, x in state.items()}
+    return tensors, {
+        "format": FORMAT,
+        "plan": json.dumps(asdict(calibration.plan)),
+        "set_digest": calibration.set_digest,
+        "provenance": json.dumps(dict(calibration.provenance)),
+    }
+
+
+def from_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Calibration:
+    """The calibration that `to_tensors` took apart.
+
+    Raises:
+        ValueError: they are no calibration, or one that cannot be used.
+    """
+    if metadata.get("format") != FORMAT:
+        raise ValueError(f"this is no quantized model: its format is {metadata.get('format')!r}, expected {FORMAT!r}")
+    try:
+        plan, provenance = json.loads(metadata["plan"]), json.loads(metadata["provenance"])
+        sites = {path: QuantSpec(**spec) for path, spec in plan.pop("sites").items()}
+        plan = QuantPlan(**plan, sites=sites)
+        set_digest = metadata["set_digest"]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"this quantized model's header is damaged ({error!r}); quantize again") from error
+    state: dict[str, dict[str, Tensor]] = {path: {} for path, spec in sites.items() if is_rounded(spec)}
+    for key, tensor in tensors.items():
+        path, _, name = key.rpartition(_KEY)
+        if path not in state:
+            raise ValueError(f"tensor {key!r} belongs to no site of the plan; quantize again")
+        if not tensor.isfinite().all() or (name == "scale" and not (tensor > 0).all()):
+            raise ValueError(f"tensor {key!r} holds steps that cannot be used (NaN, infinite or not positive)")
+        state[path][name] = tensor
+    return Calibration(plan, state, set_digest, provenance)
+
+
+def _quantizers(model: nn.Module) -> Iterator[tuple[str, Quantizer]]:
+    for path, tap in taps(model):
+        if isinstance(tap.quantizer, Quantizer):
+            yield path, tap.quantizer
+
+
+def _most_values(x: Tensor, groups: ScaleGroups) -> int:
+    """The greatest number of different values of x in one group."""
+    taking_part = groups.group >= 0
+    if not taking_part.any():
+        return 0
+    # adding 0 makes one zero of the two that floats have
+    bits = (x[taking_part].float() + 0.0).view(torch.int32).long() & 0xFFFFFFFF
+    pairs = torch.unique((groups.group[taking_part].long() << 32) | bits)
+    return int(torch.unique(pairs >> 32, return_counts=True)[1].max())

@@ -1,0 +1,297 @@
+"""The whole page: built in process, started by both commands, and walked through in a browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from ouro.jobs.doctor import BROWSERS, find_browser
+from ouro.models.zoo import embedded_path
+
+ROOT = Path(__file__).resolve().parents[2]
+WEIGHTS = embedded_path("vim_nano.safetensors")
+TABS = ("Start", "Attention", "Samples", "Outliers", "Quantize")
+
+needs_weights = pytest.mark.skipif(not WEIGHTS.exists(), reason=f"the embedded weights {WEIGHTS.name} are not there")
+needs_browser = pytest.mark.skipif(find_browser() is None, reason=f"no browser found, looked for {', '.join(BROWSERS)}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def started(command: list[str], home: Path) -> Iterator[str]:
+    """The address of the app, started by this command from the root of the repository."""
+    port = free_port()
+    env = os.environ | {"GRADIO_SERVER_PORT": str(port), "OURO_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    log = (home / f"server-{port}.log").open("w+")
+    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    url = f"http://127.0.0.1:{port}/"
+    try:
+        for _ in range(300):
+            try:
+                with urllib.request.urlopen(url, timeout=2) as answer:
+                    assert answer.status == 200
+                break
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                log.seek(0)
+                assert process.poll() is None, f"the app ended with {process.returncode}: {log.read()}"
+                time.sleep(0.2)
+        else:
+            log.seek(0)
+            pytest.fail(f"no answer within 60 s: {log.read()}")
+        yield url
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        log.close()
+
+
+@pytest.fixture(scope="module")
+def server(ouro_home: Path) -> Iterator[str]:
+    with started([sys.executable, "workbench/app.py"], ouro_home) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    from playwright.sync_api import sync_playwright
+
+    quiet = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync"]  # fmt: skip
+    with sync_playwright() as playwright:
+        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+        chromium = playwright.chromium.launch(executable_path=find_browser(), args=[*quiet, *sandbox])
+        yield chromium
+        chromium.close()
+
+
+class Visit:
+    """A page of the app that remembers what went wrong in it."""
+
+    def __init__(self, browser, url: str, *, width: int = 1280, height: int = 900, theme: str = "light") -> None:
+        self.page = browser.new_page(viewport={"width": width, "height": height})
+        self.page.set_default_timeout(20_000)
+        self.wrong: list[str] = []
+        self.page.on("console", lambda message: self._note(message.type == "error", f"console: {message.text}"))
+        self.page.on("pageerror", lambda error: self._note(True, f"error: {error}"))
+        self.page.on("request", lambda request: self._note(self._outside(request.url), f"request: {request.url}"))
+        self.page.goto(f"{url}?__theme={theme}")
+        self.page.wait_for_selector("#wb-tabs button[role=tab]")
+
+    def _note(self, bad: bool, words: str) -> None:
+        if bad:
+            self.wrong.append(words)
+
+    @staticmethod
+    def _outside(url: str) -> bool:
+        return not url.startswith(("http://127.0.0.1:", "data:", "blob:"))
+
+    def open(self, tab: str) -> None:
+        self.page.get_by_role("tab", name=tab, exact=True).click()
+
+    def label(self, elem_id: str) -> str:
+        return self.page.get_attribute(f"#{elem_id}", "aria-label") or ""
+
+    def until_label(self, elem_id: str, words: str) -> None:
+        self.page.wait_for_function(
+            "([id, words]) => (document.getElementById(id)?.getAttribute('aria-label') || '').includes(words)",
+            arg=[elem_id, words],
+        )
+
+    def number(self, elem_id: str, value: object) -> None:
+        field = self.page.locator(f"#{elem_id} input[type=number]").first
+        field.fill(str(value))
+        field.press("Tab")
+
+    def ended(self, elem_id: str, *states: str) -> str:
+        """The state in which the job of this bar ended, and the bar's words; by default done or failed."""
+        wanted = ", ".join(f"[data-state={state}]" for state in states or ("done", "failed"))
+        bar = self.page.locator(f"#{elem_id} .wb-job:is({wanted})")
+        bar.wait_for(timeout=60_000)
+        return f"{bar.get_attribute('data-state')}: {bar.inner_text()}"
+
+
+@pytest.fixture
+def visit(server: str, browser) -> Iterator[Visit]:
+    visit = Visit(browser, server)
+    yield visit
+    visit.page.close()
+    assert not visit.wrong, "\n".join(visit.wrong)
+
+
+def test_every_event_is_private_or_named():
+    from workbench.app import LAUNCH, demo
+
+    assert set(demo.get_api_info()["named_endpoints"]) == {"/attention", "/models"}
+    assert not demo.get_api_info()["unnamed_endpoints"]
+    assert LAUNCH["share"] is False and LAUNCH["server_name"] == "127.0.0.1"
+
+
+def test_page_is_built_without_the_library():
+    code = "import sys, workbench.app; print(*({'torch', 'timm', 'numba', 'matplotlib'} & set(sys.modules)))"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == ""
+
+
+@needs_weights
+def test_first_view_belongs_to_the_weights():
+    import json
+
+    from workbench.first_view import MODEL, weights_digest
+
+    stored = json.loads((ROOT / "workbench" / "first_view.json").read_text("utf-8"))
+    assert stored["weights"] == weights_digest(MODEL), "run: python -m workbench.first_view"
+
+
+def test_gradio_command_starts_it(ouro_home: Path):
+    command = shutil.which("gradio", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+    assert command is not None
+    with started([command, "workbench/app.py"], ouro_home) as url, urllib.request.urlopen(f"{url}config") as answer:
+        assert b"wb-attention-board" in answer.read()
+
+
+@needs_weights
+def test_endpoints_answer(server: str):
+    from gradio_client import Client
+
+    client = Client(server, verbose=False)
+    scores = client.predict(model="vim_nano", sample=1, layer=0, window=3, api_name="/attention")
+    assert set(scores["auroc"]) == {"h", "h_p"} and scores["layer"] == 0
+    assert "vim_nano" in [row["name"] for row in client.predict(api_name="/models")]
+
+
+@needs_browser
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_tab_opens_without_a_word(server: str, browser, theme: str):
+    visit = Visit(browser, server, theme=theme)
+    visit.page.wait_for_selector("#wb-start-health li")
+    assert "CPU" in visit.page.inner_text("#wb-device") or "CUDA" in visit.page.inner_text("#wb-device")
+    for tab in TABS:
+        visit.open(tab)
+        visit.page.wait_for_timeout(300)
+    paper = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, paper.strip("rgb()").split(","))) < 200) == (theme == "dark")
+    visit.page.close()
+    assert not visit.wrong, "\n".join(visit.wrong)
+
+
+@needs_browser
+def test_phone_needs_no_sideways_scrolling(server: str, browser):
+    visit = Visit(browser, server, width=390, height=844)
+    for tab in TABS:
+        visit.open(tab)
+        visit.page.wait_for_timeout(400)
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390, tab
+    visit.page.close()
+    assert not visit.wrong, "\n".join(visit.wrong)
+
+
+@needs_browser
+def test_first_view_stands_before_anything_is_computed(visit: Visit):
+    visit.page.locator("#wb-start-attention").click()
+    visit.until_label("wb-attention-hp", "both directions")
+    visit.open("Outliers")
+    visit.until_label("wb-outliers-step-map", "197 time steps by 96 channels")
+    visit.page.locator("#wb-outliers-step-map").press("End")
+    visit.until_label("wb-outliers-step-map", "at step 196")
+    visit.page.keyboard.press("PageUp")
+    visit.until_label("wb-outliers-step-map", "at step 186")
+    visit.page.keyboard.press(".")
+    visit.page.keyboard.press("Space")
+    visit.page.wait_for_timeout(600)
+    visit.page.keyboard.press("Space")
+    assert "at step 186" not in visit.label("wb-outliers-step-map")
+
+
+@needs_browser
+@needs_weights
+def test_attention_follows_image_layer_and_patch(visit: Visit):
+    visit.open("Attention")
+    visit.until_label("wb-attention-h", "layer 5")
+    visit.page.locator("#wb-attention-images button").nth(2).click()
+    visit.until_label("wb-attention-input", "no. 2")
+    visit.number("wb-attention-layer", 1)
+    visit.until_label("wb-attention-h", "layer 1")
+    visit.page.locator("#wb-attention-hp").click(position={"x": 5, "y": 5})
+    visit.until_label("wb-attention-hp", "row 0, column 0")
+    visit.page.locator(".wb-board .wb-row").fill("7")
+    visit.page.locator(".wb-board .wb-col").fill("4")
+    visit.until_label("wb-attention-h", "row 7, column 4")
+    visit.number("wb-attention-n", 4)
+    visit.page.locator("#wb-attention-score").click()
+    assert visit.ended("wb-attention-job").startswith("done")
+    visit.page.wait_for_selector("#wb-attention-scores .main-svg")
+
+
+@needs_browser
+@needs_weights
+def test_bad_upload_is_told_in_one_line(visit: Visit, tmp_path: Path):
+    empty = tmp_path / "empty.png"
+    empty.write_bytes(b"")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"this is no picture")
+    visit.open("Attention")
+    for path, words in ((broken, "is no picture that can be opened"), (empty, "empty")):
+        visit.page.locator(".wb-sideways input[type=file]").first.set_input_files(path)
+        visit.page.get_by_text(words).first.wait_for()
+
+
+@needs_browser
+@needs_weights
+def test_outliers_follow_the_threshold(visit: Visit):
+    visit.open("Outliers")
+    before = visit.page.inner_text("#wb-outliers-facts")
+    visit.number("wb-outliers-kappa", 5)
+    visit.page.wait_for_function(
+        "before => document.querySelector('#wb-outliers-facts').innerText !== before", arg=before
+    )
+
+
+@needs_browser
+@needs_weights
+def test_generated_set_calibrates_a_quantized_model(visit: Visit):
+    visit.open("Samples")
+    visit.number("wb-samples-num", 8)
+    visit.number("wb-samples-steps", 500)
+    visit.page.locator("#wb-samples-go").click()
+    visit.page.wait_for_selector("#wb-samples-job [data-state=running]")
+    began = time.monotonic()
+    visit.page.locator("#wb-samples-cancel").click()
+    visit.ended("wb-samples-job", "cancelled")
+    assert time.monotonic() - began < 2
+    visit.page.get_by_label("Gaussian noise").check()
+    visit.page.wait_for_selector("#wb-samples-go:not([disabled])")
+    visit.page.locator("#wb-samples-go").click()
+    assert visit.ended("wb-samples-job").startswith("done")
+    visit.page.wait_for_selector("#wb-samples-gallery img")
+    assert visit.page.locator("#wb-samples-gallery img").count() >= 8
+    visit.page.locator("#wb-samples-use").click()
+    visit.page.wait_for_selector("#wb-quantize-set input")
+    visit.page.get_by_label("OuroMamba: dynamic outliers").uncheck()
+    visit.page.get_by_role("button", name="Advanced").last.click()
+    visit.number("wb-quantize-limit", 50)
+    visit.page.locator("#wb-quantize-go").click()
+    assert visit.ended("wb-quantize-job").startswith("done")
+    row = visit.page.locator("#wb-quantize-rows tbody tr")
+    assert row.count() == 1 and "minmax" in row.inner_text() and "50" in row.inner_text()
+    visit.page.wait_for_selector("#wb-quantize-chart .main-svg")

@@ -1,0 +1,82 @@
+"""What stands between the page and the library: remembered results, uploads, and errors in one line."""
+
+from __future__ import annotations
+
+import io
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image
+
+from workbench import engine
+from workbench.errors import guarded
+
+
+def test_results_are_remembered_by_content(tmp_path):
+    calls = []
+
+    def make() -> engine.Result:
+        calls.append(1)
+        return engine.Result({"n": len(calls)})
+
+    path = tmp_path / "picture"
+    path.write_bytes(b"one")
+    first = engine.remembered("test", {"image": str(path), "layer": 1}, make)
+    assert engine.remembered("test", {"layer": 1, "image": str(path)}, make) is first
+    path.write_bytes(b"two")
+    assert engine.remembered("test", {"image": str(path), "layer": 1}, make).values == {"n": 2}
+    assert engine.remembered("test", {"image": str(path), "layer": 2}, make).values == {"n": 3}
+
+
+def png(size: int = 16) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.full((size, size, 3), 90, np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"upload is empty \(0 bytes\)"),
+        (b"no picture at all", "upload is no picture that can be opened"),
+        (png()[:40], "upload is no picture that can be opened"),
+    ],
+)
+def test_bad_uploads_are_refused(tmp_path, content, message):
+    path = tmp_path / "upload"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        engine.check_picture(str(path))
+
+
+def test_good_upload_is_taken(tmp_path):
+    path = tmp_path / "upload.png"
+    path.write_bytes(png())
+    assert engine.check_picture(str(path)) == str(path)
+
+
+def test_guarded_turns_exceptions_into_one_line():
+    @guarded
+    def handler(words: str) -> None:
+        raise ValueError(words)
+
+    @guarded
+    def generator():
+        yield 1
+        raise KeyError("lost")
+
+    with pytest.raises(gr.Error) as caught:
+        handler("unknown model 'x'; known: y\nTraceback")
+    assert caught.value.message == "Unknown model 'x'; known: y"
+    beats = generator()
+    assert next(beats) == 1
+    with pytest.raises(gr.Error) as caught:
+        next(beats)
+    assert caught.value.message == "KeyError: 'lost'"
+
+
+def test_unknown_model_names_the_known_ones(monkeypatch):
+    monkeypatch.setattr(engine, "catalog", lambda: ({"name": "vim_nano", "weights": "embedded"},))
+    with pytest.raises(ValueError, match="unknown model 'vim_nono'; choose one of vim_nano"):
+        engine.model_row("vim_nono")

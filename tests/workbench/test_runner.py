@@ -1,0 +1,92 @@
+"""Jobs: states, progress, cancellation at once, failures, and one job of a kind at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator
+
+import pytest
+
+from ouro.types import Progress
+from workbench import runner
+
+
+def counting(total: int, pause: float = 0.0, closed: threading.Event | None = None) -> Generator[Progress, None, str]:
+    try:
+        for step in range(total):
+            time.sleep(pause)
+            yield Progress(step + 1, total, f"step {step + 1}", {"loss": {"a": float(step)}})
+        return "finished"
+    finally:
+        if closed is not None:
+            closed.set()
+
+
+def end_of(job: runner.Job) -> runner.Job:
+    for last in runner.follow(job):
+        seen = last
+    return seen
+
+
+def test_job_ends_in_its_result():
+    job = end_of(runner.start("counting", lambda: counting(3)))
+    assert (job.state, job.result, job.step, job.message) == ("done", "finished", 3, "step 3")
+    assert [row["a"] for row in job.history] == [0.0, 1.0, 2.0]
+    assert runner.latest("counting") is job and not runner.cancel("counting")
+
+
+def test_cancel_is_seen_at_once_though_a_step_takes_long():
+    closed = threading.Event()
+    job = runner.start("slow", lambda: counting(5, pause=1.2, closed=closed))
+    beats = runner.follow(job)
+    next(beats)
+    began = time.monotonic()
+    assert runner.cancel("slow")
+    assert [beat.state for beat in beats][-1] == "cancelled"
+    assert time.monotonic() - began < 0.5
+    assert closed.wait(3), "the generator was not closed"
+    time.sleep(0.05)
+    assert job.result is None and job.state == "cancelled"
+
+
+def test_a_second_job_of_a_kind_is_refused_and_one_of_another_kind_waits():
+    first = runner.start("kind", lambda: counting(4, pause=0.2))
+    with pytest.raises(RuntimeError, match="kind is already at work; wait for it or cancel it first"):
+        runner.start("kind", lambda: counting(1))
+    other = runner.start("other kind", lambda: counting(1))
+    states = {job.state for job in runner.follow(other)}
+    assert first.state == "done" and states >= {"waiting", "done"}
+
+
+def test_failure_is_kept_for_the_page():
+    def failing() -> Generator[Progress, None, None]:
+        yield Progress(1, 2, "well so far")
+        raise ValueError("bits 'w9' cannot be read\nmore")
+
+    job = end_of(runner.start("failing", failing))
+    assert job.state == "failed"
+    assert "failed: bits &#x27;w9&#x27; cannot be read<" in runner.bar(job)
+
+
+def test_bar_tells_progress_and_time_left():
+    job = runner.Job("demo", lambda: counting(1), state="running", step=25, total=100, message="25 of <100>")
+    job.started = time.monotonic() - 10
+    job.first = (5, time.monotonic() - 8)
+    text = runner.bar(job)
+    assert 'aria-valuenow="25"' in text and "25 of &lt;100&gt;" in text and "25 % · 10 s · 30 s left" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(3.21, "3.2 s"), (42.4, "42 s"), (65, "1 min 05 s"), (7860, "2 h 11 min")]
+)
+def test_clock(seconds, words):
+    assert runner.clock(seconds) == words
+
+
+def test_a_job_that_cannot_begin_fails_too():
+    def refused() -> Generator[Progress, None, None]:
+        raise ValueError("num is 0, expected 1 or more")
+
+    job = end_of(runner.start("refused", refused))
+    assert job.state == "failed" and runner.first_line(job.error) == "num is 0, expected 1 or more"
