@@ -19,6 +19,7 @@ _HOME = {
     "selective_scan": "ouro.scan",
     "synthesize": "ouro.gen",
     "quantize": "ouro.quant",
+    "attach_calibration": "ouro.quant",
 }
 _PACKAGES = ("attention", "data", "evaluate", "gen", "jobs", "models", "quant", "scan")
 

@@ -7,7 +7,6 @@ do). With --json stdout holds one JSON object and nothing else; its keys are lis
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -66,8 +65,8 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 def _fail(error: Exception, code: int) -> None:
     line = " ".join(str(error).split()) or type(error).__name__
-    # plain print: rich would wrap the line and color what is in brackets
-    print(f"error: {line}", file=sys.stderr)
+    # not through rich, which would wrap the line and color what is in brackets
+    typer.echo(f"error: {line}", err=True)
     raise typer.Exit(code) from error
 
 
@@ -91,7 +90,7 @@ def _follow(title: str, job: Generator[Any, None, _Result]) -> _Result:
 
 
 def _print_json(values: Any) -> None:
-    print(json.dumps(values, indent=2, allow_nan=False))
+    typer.echo(json.dumps(values, indent=2, allow_nan=False))
 
 
 def _run_values(report: Any) -> dict[str, Any]:

@@ -79,6 +79,20 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> Path:
     return Path(path)
 
 
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Finds out before minutes of work are lost whether a file could be written: writes and removes a neighbor.
+
+    Raises:
+        WriteError: see `write_bytes`.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not os.access(target, os.W_OK):
+        raise WriteError(f"cannot write {path}: it is read-only; nothing was changed there")
+    if target.is_dir():
+        raise WriteError(f"cannot write {path}: it is a folder, not a file; nothing was changed there")
+    write_bytes(target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}.probe"), b"").unlink()
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> Path:
     """Writes indented JSON, atomically.
 

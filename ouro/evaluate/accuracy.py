@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from math import sqrt
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from ouro.data import batches as read_batches
+from ouro.data import load
+from ouro.vision import VisionModel
 
 
 def outcomes(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor | None]]) -> Iterator[Tensor]:
@@ -41,3 +46,21 @@ def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     half = z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     # the share itself belongs to the interval, whatever rounding says
     return max(0.0, min(share, center - half)), min(1.0, max(share, center + half))
+
+
+def evaluate(model: VisionModel, data: str = "scenes", *, limit: int | None = None, batch: int = 64) -> dict[str, Any]:
+    """Top-1 of a model, float or with quantizers attached, on the test split of a data set.
+
+    Returns:
+        {data, n, top1, ci95}; accuracies as parts of 1.
+
+    Raises:
+        ValueError: unknown data set, or images without labels.
+        RuntimeError: logits that are NaN.
+    """
+    size = {} if data.startswith("folder:") else {"split": "test"}
+    dataset = load(data, size=model.info.input_size[-1], **size)
+    seen = read_batches(dataset, batch, limit=limit, mean=model.info.mean, std=model.info.std)
+    right = torch.cat(list(outcomes(model, seen)))
+    hits, n = int(right.sum()), len(right)
+    return {"data": data, "n": n, "top1": hits / n, "ci95": list(wilson(hits, n))}

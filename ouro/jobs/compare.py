@@ -64,7 +64,12 @@ def compare(spec: CompareSpec, *, root: str | os.PathLike[str] | None = None) ->
     started = time.perf_counter()
     model = create_model(spec.model, pretrained=True)
     store = Store(root)
-    base = {"job": "compare", "model": spec.model, "weights": weights_digest(model), "scope": spec.scope}
+    base: dict[str, Any] = {
+        "job": "compare",
+        "model": spec.model,
+        "weights": weights_digest(model),
+        "scope": spec.scope,
+    }
     base |= {"data": variant(spec.model).data, "limit": spec.limit}
     cells: list[dict[str, Any]] = []
     wanted = list(itertools.product(spec.seeds, spec.calibs, spec.bits, spec.methods))

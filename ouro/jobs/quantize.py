@@ -26,7 +26,7 @@ from ouro.quant.apply import (
 )
 from ouro.quant.calibrate import CHUNK, calibrating, check_images
 from ouro.quant.plan import make_plan
-from ouro.store import Store, read_tensors, write_tensors
+from ouro.store import Store, check_writable, read_tensors, write_tensors
 from ouro.types import Calibration, CalibrationSet, ModelInfo, Progress, Report
 from ouro.vision import VisionModel
 
@@ -65,6 +65,8 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
         WriteError: the file cannot be written.
     """
     started = time.perf_counter()
+    if spec.out is not None:
+        check_writable(spec.out)
     model = create_model(spec.model, pretrained=True)
     options = dict(spec.options)
     make_plan(model, spec.method, spec.bits, spec.scope, spec.seed, options)

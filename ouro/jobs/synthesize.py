@@ -20,7 +20,7 @@ from ouro.models.zoo import WITNESSES
 from ouro.quant.apply import weights_digest
 from ouro.quant.calibrate import images_digest
 from ouro.registry import GENERATORS
-from ouro.store import Store, write_tensors
+from ouro.store import Store, check_writable, write_tensors
 from ouro.types import CalibrationSet, Progress, Report
 from ouro.vision import VisionModel
 
@@ -64,7 +64,7 @@ def synthesize(spec: SynthesisSpec, *, root: str | os.PathLike[str] | None = Non
     """
     started = time.perf_counter()
     if spec.out is not None:
-        _check_writable(Path(spec.out))
+        check_writable(spec.out)
     model = create_model(spec.model, pretrained=True)
     objective = GENERATORS.get(spec.method)(model, seed=spec.seed, **dict(spec.options))
     run = Store(root).open(_identity(spec, model))
@@ -153,10 +153,3 @@ def _values(spec: SynthesisSpec, model: VisionModel, images: Tensor, labels: Ten
 
 def _metadata(spec: SynthesisSpec, values: dict[str, Any]) -> dict[str, str]:
     return {"kind": "calibration set", "spec": json.dumps(asdict(spec)), "values": json.dumps(values)}
-
-
-def _check_writable(path: Path) -> None:
-    """Fails before minutes of work are lost: writes and removes an empty neighbor."""
-    probe = path.with_name(f".{path.name}.probe")
-    write_tensors(probe, {}, {})
-    probe.unlink()

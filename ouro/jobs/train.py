@@ -24,7 +24,7 @@ from ouro.jobs.provenance import device_name, run_info
 from ouro.models import variant
 from ouro.models.position import resize_pos_embed
 from ouro.models.vim import Vim
-from ouro.store import digest, read_json, read_tensors, write_json, write_tensors
+from ouro.store import check_writable, digest, read_json, read_tensors, write_json, write_tensors
 from ouro.types import Progress, Report
 from ouro.vision import VisionModel
 
@@ -122,8 +122,9 @@ def train_job(spec: TrainSpec, out: str | os.PathLike[str]) -> Generator[Progres
         WriteError: `out` cannot be written; found out before the training starts.
     """
     started, folder = time.perf_counter(), Path(out)
-    write_json(folder / f"{spec.name}.spec.json", asdict(spec)).unlink()
-    model, history = new_model(spec), {"seconds": 0.0, "log": []}
+    check_writable(folder / f"{spec.name}.safetensors")
+    model = new_model(spec)
+    history: dict[str, Any] = {"seconds": 0.0, "log": []}
     for number in range(len(spec.rounds)):
         kept = folder / f"{spec.name}-{digest(asdict(spec) | {'rounds': asdict(spec)['rounds'][: number + 1]})}"
         weights_file, history_file = kept.with_suffix(".safetensors"), kept.with_suffix(".json")

@@ -10,7 +10,17 @@ import pytest
 import torch
 
 from ouro import store
-from ouro.store import Store, WriteError, default_root, digest, read_tensors, write_bytes, write_json, write_tensors
+from ouro.store import (
+    Store,
+    WriteError,
+    check_writable,
+    default_root,
+    digest,
+    read_tensors,
+    write_bytes,
+    write_json,
+    write_tensors,
+)
 from tests.testing import assert_close
 
 SPEC = {"model": "vim_nano", "bits": "w4a4o8", "seed": 0, "window": [5, 5]}
@@ -210,3 +220,12 @@ def test_report_refuses_nan(tmp_path):
 def test_json_is_readable_by_others(tmp_path):
     path = write_json(tmp_path / "x.json", {"b": 1, "a": [True, None, "é"]})
     assert json.loads(path.read_text("utf-8")) == {"b": 1, "a": [True, None, "é"]}
+
+
+def test_check_writable_leaves_nothing_and_refuses_what_a_write_would(tmp_path) -> None:
+    check_writable(tmp_path / "new" / "x.json")
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "file").touch()
+    for target in (tmp_path / "file" / "x.json", tmp_path / "new"):
+        with pytest.raises(WriteError, match="cannot write"):
+            check_writable(target)

@@ -1,0 +1,154 @@
+"""Fills the tables of README.md from the stored results: `python results/render.py`; nothing is typed by hand.
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; each names the command that made its file.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent
+ROOT = RESULTS.parent
+METHODS = {"minmax": "MinMax", "clipped": "clipped static", "dynamic": "dynamic per token", "ouro": "OuroMamba-Quant"}
+SOURCES = {"h": "h", "h_p": "h_p", "delta": "Δ"}
+Rows = list[Sequence[object]]
+
+
+def _load(name: str) -> dict[str, Any] | None:
+    path = RESULTS / name
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _markdown(head: Sequence[str], rows: Rows, left: int = 1) -> str:
+    """A Markdown table; the first `left` columns are aligned left."""
+    rule = ["---"] * left + ["---:"] * (len(head) - left)
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, rule, *rows))
+
+
+def _share(value: float, interval: Sequence[float] | None = None) -> str:
+    text = f"{100 * value:.1f}"
+    return text if interval is None else f"{text} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
+
+
+def _made(values: dict[str, Any], command: str) -> str:
+    return f"`{command}`; {values['device']}; commit {values['commit']}.\n\n"
+
+
+def zoo() -> str | None:
+    """Embedded models, from their cards."""
+    cards = [json.loads(path.read_text()) for path in sorted((ROOT / "ouro/models/weights").glob("*.json"))]
+    rows: Rows = [
+        (
+            f"`{card['model']}`", card["data"], f"{card['parameters']:,}", card["steps"],
+            f"{card['train_seconds'] / 60:.0f}", _share(card["top1"], card["ci95"]), card["n"],
+        )
+        for card in cards
+    ]  # fmt: skip
+    head = ("model", "data", "parameters", "training steps", "minutes", "held-out top-1, %", "n")
+    return f"`ouro train NAME`; {cards[0]['processor']}.\n\n" + _markdown(head, rows, 2) if cards else None
+
+
+def attention() -> str | None:
+    """AUROC per layer: every source, both directions merged."""
+    values = _load("attention_vim_nano.json")
+    if values is None:
+        return None
+    rows = [row for row in values["table"] if row["direction"] == "both"]
+    columns = list(dict.fromkeys((row["reduction"], row["source"]) for row in rows))
+    columns.sort(key=lambda pair: (pair[1] == "delta", pair[0]))
+    found = {(row["layer"], row["reduction"], row["source"]): row for row in rows}
+    table: Rows = []
+    for layer in sorted({row["layer"] for row in rows}):
+        cells = [found[(layer, *column)] for column in columns if (layer, *column) in found]
+        table.append([layer, *(f"{c['auroc']:.2f} ({c['auroc_lo']:.2f} to {c['auroc_hi']:.2f})" for c in cells)])
+    head = ["layer", *("Δ" if source == "delta" else f"{SOURCES[source]} {name}" for name, source in columns)]
+    command = f"ouro attention {values['model']} --n {values['n']} --json"
+    return _made(values, command) + _markdown(head, table)
+
+
+def quantization() -> str | None:
+    """Top-1 by method and bits, one block of rows per calibration set."""
+    values = _load("quantization_vim_nano.json")
+    if values is None:
+        return None
+    rows = values["rows"]
+    bits = list(dict.fromkeys(row["bits"] for row in rows))
+    table: Rows = []
+    for calib in dict.fromkeys(row["calib"] for row in rows):
+        for method in dict.fromkeys(row["method"] for row in rows):
+            mine = {row["bits"]: row for row in rows if row["calib"] == calib and row["method"] == method}
+            cells = [f"{_share(mine[b]['top1'])} ± {100 * mine[b]['spread']:.1f}" if b in mine else "" for b in bits]
+            last = mine.get("w4a4o8")
+            effective = "" if last is None else f"{last['effective_bits']['activations']:.2f}"
+            table.append([calib, METHODS[method], *cells, effective])
+    head = ["calibration", "method", *(b.upper().replace("O", " (O") + (")" if "o" in b else "") for b in bits)]
+    head.append("effective A bits at W4A4")
+    seeds = len(values["seeds"])
+    note = (
+        f"Top-1 in %, mean ± standard deviation over {seeds} seed{'s' * (seeds > 1)}, n = {values['n']} held-out scenes each, scope "
+        f"`{values['scope']}`. Float model: {_share(values['fp_top1'], values['fp_ci95'])}. (O8) and (O16) apply to "
+        "OuroMamba-Quant only: the others have no outlier rule.\n\n"
+    )
+    return _made(values, "ouro bench quantization vim_nano") + note + _markdown(head, table, 2)
+
+
+def calibration() -> str | None:
+    """How well two models recognize the synthetic sets."""
+    sets = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("generate_vim_nano_*.json"))]
+    if not sets:
+        return None
+    rows: Rows = [
+        (
+            found["seed"], found["num"], found["steps"], found["options"].get("features", "y_p"),
+            f"{found['seconds'] / 60:.1f}", _share(found["recognized"]["self"]), _share(found["recognized"]["other"]),
+        )
+        for found in sets
+    ]  # fmt: skip
+    head = ("seed", "images", "steps", "features", "minutes", "recognized by vim_nano, %", "by vim_nano_witness, %")
+    return _made(sets[0], "ouro generate vim_nano --num 128") + _markdown(head, rows)
+
+
+def scan_cpu() -> str | None:
+    """The compiled scan against the loop."""
+    values = _load("scan_cpu.json")
+    if values is None:
+        return None
+    rows: Rows = [
+        (row["op"], row["backend"], *(f"{row[key]:.2f}" for key in ("p20_ms", "p50_ms", "p80_ms")), f"{row['ratio']:.0f}x",
+         f"{row['peak_mb']:.1f}")
+        for row in values["rows"]
+    ]  # fmt: skip
+    note = (
+        f"{values['rows'][0]['case']}, {values['threads']} threads; gate passed with a largest relative error of "
+        f"{values['gate']['max_error']:.1e}; exponential within {values['exp_max_ulp']:.2f} ulp; operands "
+        f"{values['inputs_mb']} MB.\n\n"
+    )
+    head = ("what", "backend", "p20 ms", "p50 ms", "p80 ms", "ratio", "peak extra MB")
+    return _made(values, "ouro bench scan") + note + _markdown(head, rows, 2)
+
+
+TABLES: dict[str, Callable[[], str | None]] = {
+    "zoo": zoo,
+    "attention": attention,
+    "quantization": quantization,
+    "calibration": calibration,
+    "scan-cpu": scan_cpu,
+}
+
+
+def render(text: str) -> str:
+    """README text with every table made anew; one without a stored result says so."""
+    for name, make in TABLES.items():
+        body = make() or "Not measured yet."
+        pattern = re.compile(rf"(<!-- table: {name} -->)(?:.*?<!-- end -->)?", re.DOTALL)
+        text = pattern.sub(lambda match, body=body: f"{match[1]}\n{body}\n<!-- end -->", text)
+    return text
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    readme.write_text(render(readme.read_text()))
