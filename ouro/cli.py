@@ -229,7 +229,7 @@ def attention(
 def generate(
     model: Model,
     num: Annotated[int, typer.Option(help="How many images.")] = 128,
-    steps: Annotated[int, typer.Option(help="Optimisation steps per image.")] = 200,
+    steps: Annotated[int, typer.Option(help="Optimisation steps per image.")] = 160,
     method: Annotated[str, typer.Option(help="ouro or noise.")] = "ouro",
     batch: Annotated[int, typer.Option(help="Images optimised together; the unit that survives a kill.")] = 32,
     option: Annotated[list[str], typer.Option(help="Setting of the method, as name=value; repeatable.")] = [],

@@ -38,8 +38,11 @@ def patch_contrast(
     count = inside.sum(1)
     wanted = torch.minimum(torch.full_like(count, positives), (count + 1) // 2)
     with torch.no_grad():
-        ranked = similarity.masked_fill(~inside, -math.inf).argsort(dim=-1, descending=True).argsort(dim=-1)
-        positive = ranked < wanted[:, None]
+        # only the window's members are ranked: sorting whole rows would cost more than all the rest
+        members = inside.to(torch.uint8).topk(int(count.max()), dim=1).indices.expand(len(features), -1, -1)
+        values = similarity.gather(2, members).masked_fill(~inside.gather(1, members[0]), -math.inf)
+        rank = values.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+        positive = torch.zeros_like(similarity, dtype=torch.bool).scatter(2, members, rank < wanted[:, None])
         itself = torch.eye(len(inside), dtype=torch.bool, device=features.device)
     logits = similarity / temperature
     negatives = logits.masked_fill(positive | itself, -math.inf).logsumexp(-1, keepdim=True)

@@ -112,7 +112,7 @@ def synthesize(
     *,
     method: str = "ouro",
     num: int = 128,
-    steps: int = 200,
+    steps: int = 160,
     seed: int = 0,
     batch: int = 32,
     **options: Any,

@@ -5,12 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from ouro.attention.maps import by_mixer, merge, raster_matrices
@@ -18,7 +15,7 @@ from ouro.attention.patched import WEIGHTS
 from ouro.attention.scores import bootstrap
 from ouro.attention.survey import MERGED, Key, score, survey
 from ouro.data import normalize
-from ouro.data.folder import read_image
+from ouro.jobs.inputs import image_file
 from ouro.jobs.provenance import run_info
 from ouro.jobs.quantize import open_data
 from ouro.models import create_model, variant
@@ -154,7 +151,7 @@ def _one_image(
     """(facts, arrays, scores where there is a mask) of the image shown."""
     mask, label = None, None
     if spec.image is not None:
-        pixels = _read(spec.image, model)
+        pixels = image_file(spec.image, model.info)
     else:
         assert spec.sample is not None
         dataset = open_data(data, "test", spec.model, model.info)
@@ -185,13 +182,6 @@ def _one_image(
         return facts, arrays, None
     arrays["mask"] = mask[0].to(torch.uint8)
     return facts, arrays, _score(maps, mask)
-
-
-def _read(path: str, model: VisionModel) -> Tensor:
-    """An image file at the model's input size, its middle kept, uint8 [1 3 h w]."""
-    height, width = model.info.input_size[1:]
-    fitted = ImageOps.fit(read_image(Path(path)), (width, height), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).unsqueeze(0)
 
 
 def _batch(spec: ExplainSpec, model: VisionModel, data: str, start: int, count: int) -> _Scored:

@@ -36,7 +36,7 @@ class SynthesisSpec:
     model: str
     method: str = "ouro"
     num: int = 128
-    steps: int = 200
+    steps: int = 160
     seed: int = 0
     batch: int = 32
     lr: float = 0.2

@@ -56,9 +56,8 @@ class OuroMambaGen:
         self.temperature, self.channels, self.seed = temperature, channels, seed
         self.class_weight, self.smooth_weight, self.class_loss = class_weight, smooth_weight, class_loss
         paths = list(model.blocks())
-        chosen = (
-            paths if not blocks or blocks >= len(paths) else paths[len(paths) // blocks - 1 :: len(paths) // blocks]
-        )
+        count = min(blocks, len(paths)) or len(paths)
+        chosen = [paths[-(-(i + 1) * len(paths) // count) - 1] for i in range(count)]
         self.patterns = tuple(f"{path}.*scans.*" for path in chosen)
 
     def losses(
