@@ -11,6 +11,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,14 +53,15 @@ class _Draw:
 def targets(info: ModelInfo, seed: int, first: int, count: int) -> Tensor:
     """Target classes of images first .. first + count: every class once per round, each round shuffled anew."""
     rounds = range(first // info.num_classes, (first + count - 1) // info.num_classes + 1)
-    orders = [torch.randperm(info.num_classes, generator=_stream(seed, 1, r)) for r in rounds]
+    orders = [torch.from_numpy(_stream(seed, 1, r).permutation(info.num_classes)) for r in rounds]
     skipped = first - rounds.start * info.num_classes
     return torch.cat(orders)[skipped : skipped + count]
 
 
 def initial_images(info: ModelInfo, seed: int, first: int, count: int) -> Tensor:
     """Gaussian noise [count 3 h w] in model space, one stream per image."""
-    return torch.stack([torch.randn(info.input_size, generator=_stream(seed, 0, first + i)) for i in range(count)])
+    noise = (_stream(seed, 0, first + i).standard_normal(info.input_size, dtype=np.float32) for i in range(count))
+    return torch.stack([torch.from_numpy(image) for image in noise])
 
 
 def optimise(
@@ -156,21 +158,24 @@ def to_pixels(images: Tensor, info: ModelInfo) -> Tensor:
     return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def _stream(seed: int, purpose: int, index: int) -> torch.Generator:
-    """An independent random stream for each (seed, purpose, index)."""
-    return torch.Generator().manual_seed((seed * 4 + purpose) * 2**32 + index)
+def _stream(seed: int, purpose: int, index: int) -> np.random.Generator:
+    """An independent random stream for each (seed, purpose, index).
+
+    numpy mixes all three into its state; torch's CPU generator would only look at the low 32 bits of one number.
+    """
+    return np.random.default_rng((seed, purpose, index))
 
 
 def _draw(info: ModelInfo, seed: int, index: int, steps: int) -> _Draw:
     stream = _stream(seed, 2, index)
     half = steps // 2
-    reach = torch.tensor([max(1, round(_JITTER[step >= half] * info.input_size[-1])) for step in range(steps)])
+    reach = np.array([2 * [max(1, round(_JITTER[step >= half] * info.input_size[-1]))] for step in range(steps)])
     return _Draw(
         noise=initial_images(info, seed, index, 1)[0],
         # PSAQ-ViT draws 2500 .. 3000 where white noise has 12371
-        smooth=(2500 + 500 * torch.rand((), generator=stream).item()) / 12371,
-        shifts=(torch.rand(steps, 2, generator=stream) * (2 * reach[:, None] + 1)).long() - reach[:, None],
-        flips=torch.rand(steps, generator=stream) < 0.5,
+        smooth=(2500 + 500 * stream.random()) / 12371,
+        shifts=torch.from_numpy(stream.integers(-reach, reach + 1)),
+        flips=torch.from_numpy(stream.random(steps) < 0.5),
     )
 
 
