@@ -16,7 +16,7 @@ from torch import Tensor
 from ouro.gen.synthesize import initial_images, optimise, recognized, targets, to_pixels
 from ouro.jobs.provenance import run_info
 from ouro.models import create_model
-from ouro.models.zoo import WITNESSES
+from ouro.models.zoo import witness_of
 from ouro.quant.apply import weights_digest
 from ouro.quant.calibrate import images_digest
 from ouro.registry import GENERATORS
@@ -133,7 +133,7 @@ def _identity(spec: SynthesisSpec, model: VisionModel) -> dict[str, Any]:
 
 
 def _values(spec: SynthesisSpec, model: VisionModel, images: Tensor, labels: Tensor, seconds: float) -> dict[str, Any]:
-    witness = WITNESSES.get(spec.model)
+    witness = witness_of(spec.model)
     other: float | None = None
     if witness is not None:
         other = recognized(create_model(witness, pretrained=True), images, labels)

@@ -46,6 +46,12 @@ def card(name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
+def witness_of(name: str) -> str | None:
+    """The model that judges what `name` synthesizes; None where there is none, or its weights are not at hand."""
+    witness = WITNESSES.get(name)
+    return witness if witness and embedded_path(f"{witness}.safetensors").exists() else None
+
+
 def dataset_of(name: str) -> str:
     """The data set a registered model was trained on ("scenes", "digits", or "folder" for ImageNet)."""
     return MODELS.get(name).data

@@ -227,7 +227,7 @@ def test_first_view_stands_before_anything_is_computed(visit: Visit):
 @needs_weights
 def test_attention_follows_image_layer_and_patch(visit: Visit):
     visit.open("Attention")
-    visit.until_label("wb-attention-h", "layer 5")
+    visit.until_label("wb-attention-h", "layer 3")
     visit.page.locator("#wb-attention-images button").nth(2).click()
     visit.until_label("wb-attention-input", "no. 2")
     visit.number("wb-attention-layer", 1)

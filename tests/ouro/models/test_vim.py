@@ -105,7 +105,7 @@ def test_timm_builds_it_with_its_own_options() -> None:
     assert timm.data.resolve_model_data_config(model)["mean"] == model.info.mean
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name.startswith("vim_nano")])
+@pytest.mark.parametrize("name", [name for name in MODELS if card(name)])
 def test_an_embedded_checkpoint_does_what_its_card_says(name: str) -> None:
     told = card(name)
     model = create_model(name, pretrained=True)
@@ -117,6 +117,10 @@ def test_an_embedded_checkpoint_does_what_its_card_says(name: str) -> None:
     # 200 of the card's images: within four standard errors of what the card says
     assert abs(right.item() - told["top1"]) < 4 * (told["top1"] * (1 - told["top1"]) / 200) ** 0.5 + 1e-9
     assert {"data", "n", "ci95", "steps", "train_seconds", "spec"} <= set(told) and "seed" in told["spec"]
+
+
+def test_the_embedded_zoo_is_there() -> None:
+    assert {"vim_nano", "vim_nano_digits"} <= {name for name in MODELS if card(name)}
 
 
 def test_errors_say_what_is_allowed() -> None:

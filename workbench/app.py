@@ -1,0 +1,132 @@
+"""The workbench: `python workbench/app.py`, or `gradio workbench/app.py` from the root of the repository."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from pathlib import Path
+
+# set before gradio is imported, which reads it then
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+# started as a script, this file's folder is on the path and the folder above it is not
+_ROOT = str(Path(__file__).resolve().parent.parent)
+if _ROOT not in sys.path:
+    sys.path.insert(0, _ROOT)
+
+import gradio as gr  # noqa: E402
+
+from workbench import attention, engine, first_view, outliers, quantize, samples, start  # noqa: E402
+from workbench.errors import guarded  # noqa: E402
+from workbench.page import PRIVATE, Page  # noqa: E402
+from workbench.theme import CSS, HEAD, ICON, LOGO, THEME  # noqa: E402
+
+_BRAND = (
+    f'<div class="wb-brand">{LOGO}<div><h1>Ouro Workbench</h1>'
+    "<p>Data-free quantization of Vision Mamba models</p></div></div>"
+)
+
+
+_KEEP = (3600, 86400)
+"""Every hour, files that the page made more than a day ago are removed."""
+
+
+def build() -> gr.Blocks:
+    """The whole page. Needs the precomputed first view only; the library is imported beside it."""
+    model = first_view.install()
+    with gr.Blocks(title="Ouro Workbench", fill_width=True, analytics_enabled=False, delete_cache=_KEEP) as whole:
+        with gr.Row(elem_id="wb-top"):
+            gr.HTML(_BRAND, elem_id="wb-brand", apply_default_css=False)
+            device = gr.HTML('<span class="wb-pill"><i></i>…</span>', elem_id="wb-device", apply_default_css=False)
+            chosen = gr.Dropdown(
+                [model], value=model, show_label=False, label="Model", container=False, filterable=False,
+                elem_id="wb-model", min_width=190, scale=0,
+            )  # fmt: skip
+            theme = gr.Button("◐", size="sm", elem_id="wb-theme", min_width=40, scale=0)
+        with gr.Tabs(selected="start", elem_id="wb-tabs") as tabs:
+            page = Page(chosen, tabs)
+            with gr.Tab("Start", id="start"):
+                first = start.build(page, model)
+            with gr.Tab("Attention", id="attention"):
+                attention.build(page, model)
+            with gr.Tab("Samples", id="samples"):
+                made = samples.build(page)
+            with gr.Tab("Outliers", id="outliers"):
+                outliers.build(page, model)
+            with gr.Tab("Quantize", id="quantize"):
+                measured = quantize.build(page)
+
+        theme.click(None, None, None, js="() => wb.toggleTheme()", api_visibility="private")
+        whole.load(None, None, None, js="() => wb.applyTheme()", api_visibility="private")
+        whole.load(first["look"], None, [first["models"], first["health"], device], **PRIVATE)
+        whole.load(_models, chosen, chosen, **PRIVATE)
+        for tab in (made, measured):
+            choose, target = tab["methods"]
+            whole.load(choose, None, target, **PRIVATE)
+            resume, outputs = tab["resume"]
+            whole.load(resume, None, outputs, concurrency_limit=None, **PRIVATE)
+        made["use"].click(
+            _use, made["chosen"], [tabs, measured["calib"], measured["count"], measured["set"], chosen], **PRIVATE
+        )
+        gr.api(attention_scores, api_name="attention")
+        gr.api(model_rows, api_name="models")
+    whole.queue(default_concurrency_limit=4, max_size=32)
+    return whole
+
+
+@guarded
+def _models(chosen: str) -> gr.Dropdown:
+    names = engine.models() or [chosen]
+    return gr.Dropdown(choices=names, value=chosen if chosen in names else names[0])
+
+
+@guarded
+def _use(path: str | None) -> tuple:
+    found = next((entry for entry in engine.sets() if entry["path"] == path), None)
+    if found is None:
+        raise ValueError("no set is chosen; pick one from the list")
+    options = samples.choices(found["model"])
+    return (
+        gr.Tabs(selected="quantize"),
+        "set",
+        gr.Slider(visible=False),
+        gr.Dropdown(choices=options, value=path, visible=True, info=f"{len(options)} for this model"),
+        found["model"],
+    )
+
+
+def attention_scores(model: str, sample: int, layer: int, window: int = 5) -> dict:
+    """AUROC and the other scores of one held-out image's maps, as the Attention tab shows them."""
+    spec = attention.spec_of(model, {"sample": int(sample), "path": None}, layer, window, "delta")
+    return dict(engine.explained(**spec).values)
+
+
+def model_rows() -> list:
+    """Every model with what is known of its weights."""
+    return list(engine.catalog())
+
+
+LAUNCH = {
+    "server_name": "127.0.0.1",
+    "share": False,
+    "show_error": True,
+    "ssr_mode": False,
+    "run_history": False,
+    "theme": THEME,
+    "css": CSS,
+    "head": HEAD,
+    "favicon_path": ICON,
+    "max_file_size": "600mb",
+    "footer_links": ["api", "settings"],
+}
+"""What every start of the page has in common."""
+
+demo = build()
+
+if __name__ == "__main__":
+    port = int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
+    threading.Thread(target=engine.warm_up, name="warm-up", daemon=True).start()
+    try:
+        demo.launch(server_port=port, **LAUNCH)
+    except OSError as error:
+        sys.exit(f"cannot listen on port {port} ({str(error).splitlines()[0]}); set GRADIO_SERVER_PORT to another one")

@@ -1,0 +1,298 @@
+"""Attention: which patches a scan's hidden state makes attend to which, for h and for the patched h_p."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from workbench import engine, runner
+from workbench.board import attention_board, board
+from workbench.errors import guarded
+from workbench.page import DIMMED, PRIVATE, Page, lead, percent, title
+from workbench.pictures import START, name_of, picker, reset
+from workbench.plot import figure, nothing, plot_view
+
+KIND = "attention scores"
+WINDOWS = (3, 5, 7)
+DIRECTIONS = {"both": "both directions", "forward": "forward scan", "backward": "backward scan"}
+REDUCTIONS = {
+    "received": "attention received",
+    "given": "attention given",
+    "rollout": "rollout through layers",
+}
+"""Reduction -> what it means; others are offered under their own name."""
+
+
+def first_layer(model: str) -> int:
+    """The layer that the tab opens with: the middle one, where maps tend to be about objects."""
+    return engine.model_row(model)["layers"] // 2
+
+
+def first_spec(model: str) -> dict[str, Any]:
+    """What the tab opens with."""
+    return spec_of(model, START, first_layer(model), 5, "delta")
+
+
+def spec_of(model: str, picture: Mapping[str, Any], layer: int, window: int, weights: str) -> dict[str, Any]:
+    """The arguments of the explain job for one picture."""
+    spec = {"model": model, "layer": int(layer), "window": int(window), "weights": weights}
+    if picture["path"]:
+        return {**spec, "sample": None, "image": picture["path"]}
+    return {**spec, "sample": picture["sample"], "data": engine.model_row(model)["data"]}
+
+
+def available(result: engine.Result) -> tuple[list[str], list[str]]:
+    """Directions and reductions that the result holds maps of for h_p, and so for both."""
+    keys = [name.split("/") for name in result.arrays if name.startswith("map/") and "/h_p/" in name]
+    return list(dict.fromkeys(key[2] for key in keys)), list(dict.fromkeys(key[4] for key in keys))
+
+
+def table_rows(result: engine.Result, direction: str, reduction: str) -> list[Mapping[str, Any]]:
+    """The scores of one direction and reduction; those of delta, which is reduced in one way only, among them."""
+    wanted = ((direction, reduction), (direction, "mean"))
+    return [row for row in result.values["table"] if (row["direction"], row["reduction"]) in wanted]
+
+
+def board_value(result: engine.Result, layer: int, direction: str, reduction: str, image_name: str) -> str:
+    """The board of one layer."""
+    maps = {source: result.arrays[f"map/{layer}/{direction}/{source}/{reduction}"] for source in ("h", "h_p")}
+    # signed by how a patch is read; as everywhere, what is shown is how much
+    matrices = {source: np.abs(result.arrays[f"matrix/{source}"]) for source in ("h", "h_p")}
+    auroc = {row["source"]: row["auroc"] for row in table_rows(result, direction, reduction) if row["layer"] == layer}
+    notes = {source: f"AUROC {auroc[source]:.2f}" for source in ("h", "h_p") if auroc.get(source) is not None}
+    if len(notes) == 2:
+        notes["diff"] = f"{auroc['h_p'] - auroc['h']:+.2f}".replace("-", "−")
+    return board(
+        result.arrays["image"],
+        maps,
+        matrices=matrices,
+        mask=result.arrays.get("mask"),
+        image_name=image_name,
+        place=f"layer {layer}, {DIRECTIONS.get(direction, direction)}",
+        reduction=REDUCTIONS.get(reduction, reduction),
+        notes={"input": image_name, **notes},
+    )
+
+
+def image_chart(result: engine.Result, layer: int, direction: str, reduction: str) -> str:
+    """AUROC of this image's maps, layer by layer, as a heat map with the numbers in it."""
+    rows = table_rows(result, direction, reduction)
+    if not rows:
+        return nothing("No mask is known for this image, so there is nothing to score. The held-out scenes have one.")
+    layers = sorted({row["layer"] for row in rows})
+    sources = [source for source in ("delta", "h_p", "h") if any(row["source"] == source for row in rows)]
+    grid = {(row["source"], row["layer"]): row["auroc"] for row in rows}
+    z = [[grid.get((source, k)) for k in layers] for source in sources]
+    data = [
+        {
+            "type": "heatmap", "x": layers, "y": sources, "z": z,
+            "zmin": 0.2, "zmax": 1, "xgap": 3, "ygap": 3, "showscale": False,
+            "colorscale": [[0, "#2f6fb0"], [0.375, "#dcd8cf"], [1, "#d9982a"]],
+            "text": [["" if v is None else f"{v:.2f}" for v in row] for row in z],
+            "texttemplate": "%{text}", "textfont": {"color": "#1d1b18", "size": 13},
+            "hovertemplate": "layer %{x}, %{y}: AUROC %{z:.3f}<extra></extra>",
+        }
+    ]  # fmt: skip
+    here = layers.index(layer) if layer in layers else None
+    shapes = []
+    if here is not None:
+        shapes = [{"type": "rect", "x0": layer - 0.5, "x1": layer + 0.5, "y0": -0.5, "y1": len(sources) - 0.5,
+                   "line": {"color": "$cursor", "width": 2}, "fillcolor": "rgba(0,0,0,0)"}]  # fmt: skip
+    layout = {
+        "xaxis": {"title": {"text": "layer"}, "dtick": 1 if len(layers) < 16 else 4, "showgrid": False},
+        "yaxis": {"showgrid": False, "ticks": ""}, "shapes": shapes, "margin": {"l": 52, "r": 8, "t": 8, "b": 40},
+    }  # fmt: skip
+    best = max(rows, key=lambda row: row["auroc"])
+    alt = f"AUROC per layer of this image's maps; best {best['auroc']:.2f} by {best['source']} in layer {best['layer']}"
+    return figure(data, layout, alt=alt, height=60 + 58 * len(sources), name="auroc-image")
+
+
+def scores_chart(result: engine.Result, direction: str, reduction: str) -> str:
+    """AUROC over many images, layer by layer, with its interval."""
+    rows, values = table_rows(result, direction, reduction), result.values
+    words = f"{values['scored']} images, window {values['window']}×{values['window']}"
+    if (direction, reduction) == (values["direction"], values["reduction"]) and values["ci95"]["gain"]:
+        low, high = values["ci95"]["gain"]
+        words += f"; layer {values['layer']}: h_p − h = {values['gain']:+.3f} ({low:+.3f} to {high:+.3f})"
+    looks = {"h": ("$h", "h"), "h_p": ("$hp", "h_p"), "delta": ("$float", "delta")}
+    data = []
+    for source, (color, name) in looks.items():
+        mine = sorted((row for row in rows if row["source"] == source), key=lambda row: row["layer"])
+        if not mine:
+            continue
+        up = [row["auroc_hi"] - row["auroc"] for row in mine]
+        down = [row["auroc"] - row["auroc_lo"] for row in mine]
+        data.append(
+            {
+                "type": "scatter", "mode": "lines+markers", "name": name, "x": [row["layer"] for row in mine],
+                "y": [row["auroc"] for row in mine], "line": {"color": color, "width": 2}, "marker": {"size": 7},
+                "error_y": {"type": "data", "array": up, "arrayminus": down, "color": color, "thickness": 1.2},
+                "hovertemplate": f"layer %{{x}}, {name}: %{{y:.3f}}<extra></extra>",
+            }
+        )  # fmt: skip
+    layout = {
+        "xaxis": {"title": {"text": "layer"}, "dtick": 1}, "yaxis": {"title": {"text": "AUROC"}},
+        "shapes": [{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0.5, "y1": 0.5,
+                    "line": {"color": "$muted", "dash": "dot", "width": 1}}],
+        "title": {"text": words.replace("-", "−"), "x": 0, "xanchor": "left", "font": {"size": 13}},
+        "legend": {"orientation": "h", "y": 1.13, "x": 0}, "margin": {"l": 56, "r": 8, "t": 58, "b": 40},
+    }  # fmt: skip
+    return figure(data, layout, alt=f"AUROC per layer, {words}", height=290, name="auroc-many")
+
+
+def latest_scores(model: str, direction: str, reduction: str) -> str:
+    """The chart of the last scoring of this model, in this direction and reduction."""
+    job = runner.latest(KIND)
+    if job is None or job.state != "done" or job.result.values["model"] != model:
+        return nothing("One image proves little. Score some more: 20 take a few seconds.")
+    return scores_chart(engine.plain(job.result), direction, reduction)
+
+
+def verdict(result: engine.Result, layer: int, direction: str, reduction: str) -> str:
+    """The finding in a sentence."""
+    auroc = {
+        row["source"]: row.get("auroc") for row in table_rows(result, direction, reduction) if row["layer"] == layer
+    }
+    place = f"Layer {layer}, {DIRECTIONS.get(direction, direction)}"
+    values = result.values
+    seen = f"The model takes the image for <b>{html.escape(str(values['predicted']).replace('_', ' '))}</b>"
+    seen += f" ({percent(values['confidence'], 0)})."
+    h, h_p = auroc.get("h"), auroc.get("h_p")
+    if h is None or h_p is None:
+        return f'<p class="wb-lead">{place}: {html.escape(REDUCTIONS.get(reduction, reduction))}. {seen}</p>'
+    gap = h_p - h
+    word = "better than" if gap > 0.005 else "worse than" if gap < -0.005 else "as well as"
+    finding = f"h_p tells the object from the background <b>{word}</b> h"
+    if max(h, h_p) < 0.5:
+        finding = "<b>neither</b> h_p nor h attends more to the object than to the background"
+    return (
+        f'<p class="wb-lead">{place}: on this image {finding}, '
+        f"AUROC <b>{h_p:.2f}</b> against <b>{h:.2f}</b> (0.5 is chance). {seen}</p>"
+    )
+
+
+def build(page: Page, model: str) -> None:
+    """Fills the tab."""
+    layer, last = first_layer(model), engine.model_row(model)["layers"] - 1
+    result = engine.explained(**first_spec(model))
+    directions, reductions = available(result)
+    direction, reduction = result.values["direction"], result.values["reduction"]
+
+    lead(
+        "A Vision Mamba has no attention matrix, but its scan implies one: how much of the state that patch <i>i</i> "
+        "reads came from patch <i>j</i>. Unrolling <b>h</b> gives the implicit attention; mixing each state with its "
+        "neighbors first gives the patched <b>h_p</b>, which OuroMamba generates its data from."
+    )
+    pick = picker("attention", page, model, upload=True)
+    with gr.Row(elem_classes="wb-controls"):
+        at = gr.Slider(
+            0, max(1, last), layer, step=1, label="Layer", elem_id="wb-attention-layer", min_width=140, scale=2
+        )
+        way = gr.Dropdown(
+            [(DIRECTIONS.get(name, name).capitalize(), name) for name in directions], value=direction, label="Scan",
+            elem_id="wb-attention-direction", min_width=178, scale=2, filterable=False,
+        )  # fmt: skip
+        summed = gr.Dropdown(
+            [(REDUCTIONS.get(name, name).capitalize(), name) for name in reductions], value=reduction, label="Map",
+            elem_id="wb-attention-reduction", min_width=240, scale=3, filterable=False,
+        )  # fmt: skip
+        window = gr.Radio(
+            [(f"{w}×{w}", w) for w in WINDOWS],
+            value=5,
+            label="Window of h_p",
+            elem_id="wb-attention-window",
+            min_width=264,
+            scale=3,
+        )
+        weights = gr.Radio(
+            [("Δ", "delta"), ("Uniform", "uniform")], value="delta", label="Weights of the neighbors",
+            elem_id="wb-attention-weights", min_width=170, scale=2,
+        )  # fmt: skip
+    with gr.Column(elem_classes="wb-frame"):
+        said = gr.HTML(
+            verdict(result, layer, direction, reduction), elem_id="wb-attention-verdict", apply_default_css=False
+        )
+        view = attention_board(
+            "wb-attention", value=board_value(result, layer, direction, reduction, name_of(model, START))
+        )
+    with gr.Row():
+        with gr.Column(min_width=300):
+            title("This image, every layer", "AUROC against the object's mask; click a layer")
+            mine = plot_view("wb-attention-auroc", value=image_chart(result, layer, direction, reduction))
+        with gr.Column(min_width=300):
+            title("Many held-out images", "the same score with its 95 % interval")
+            many = plot_view(
+                "wb-attention-scores", empty="One image proves little. Score some more: 20 take a few seconds."
+            )
+            with gr.Row(elem_classes="wb-inline"):
+                count = gr.Number(
+                    20,
+                    minimum=2,
+                    maximum=2000,
+                    precision=0,
+                    label="Images",
+                    elem_id="wb-attention-n",
+                    min_width=90,
+                    scale=1,
+                )
+                go = gr.Button("Score them", elem_id="wb-attention-score", scale=1, min_width=120)
+                stop = gr.Button("Cancel", elem_id="wb-attention-cancel", scale=1, min_width=90, interactive=False)
+            progress = gr.HTML(elem_id="wb-attention-job", apply_default_css=False)
+
+    settings = [page.model, pick.chosen, at, way, summed, window, weights]
+    shown = [view, said, mine, many]
+
+    @guarded
+    def show(
+        model: str, picture: dict[str, Any], layer: int, way: str, summed: str, window: int, weights: str
+    ) -> tuple:
+        result = engine.explained(**spec_of(model, picture, layer, window, weights))
+        layer = int(layer)
+        return (
+            board_value(result, layer, way, summed, name_of(model, picture)),
+            verdict(result, layer, way, summed),
+            image_chart(result, layer, way, summed),
+            latest_scores(model, way, summed),
+        )
+
+    for event in (at.release, way.input, summed.input, window.input, weights.input):
+        event(show, settings, shown, trigger_mode="always_last", show_progress_on=[view], **DIMMED)
+    pick.then(show, settings, shown, view)
+
+    @guarded
+    def jump(event: gr.EventData) -> int:
+        return int(event._data["x"])
+
+    mine.select(jump, None, at, **PRIVATE).then(show, settings, shown, show_progress_on=[view], **DIMMED)
+
+    @guarded
+    def other_model(model: str) -> tuple:
+        last = engine.model_row(model)["layers"] - 1
+        return gr.Slider(maximum=max(1, last), value=first_layer(model)), *reset(model)
+
+    changed = page.model.change(other_model, page.model, [at, pick.view, pick.chosen], **PRIVATE)
+    changed.success(show, settings, shown, show_progress_on=[view], **DIMMED)
+
+    @guarded
+    def score(model: str, layer: int, way: str, summed: str, window: int, weights: str, n: float) -> Iterator[tuple]:
+        spec = {
+            "model": model, "sample": None, "layer": int(layer), "window": int(window), "weights": weights,
+            "n": int(n or 2),
+            "data": engine.model_row(model)["data"],
+        }  # fmt: skip
+        for job in runner.follow(runner.start(KIND, lambda: engine.explain_job(**spec))):
+            chart = latest_scores(model, way, summed) if job.state == "done" else gr.skip()
+            yield runner.bar(job), chart, gr.Button(interactive=job.over), gr.Button(interactive=not job.over)
+
+    followed = [progress, many, go, stop]
+    go.click(score, [page.model, at, way, summed, window, weights, count], followed, concurrency_limit=None, **PRIVATE)
+    stop.click(lambda: runner.cancel(KIND) and None, None, None, queue=False, **PRIVATE)
+
+
+def first_map(result: engine.Result, source: str) -> np.ndarray:
+    """What the board shows at first of a source, for a thumbnail."""
+    return result.arrays[f"map/{result.values['layer']}/both/{source}/{result.values['reduction']}"]

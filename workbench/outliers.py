@@ -1,0 +1,131 @@
+"""Outliers: which channels are outliers at which time step, and what a list fixed beforehand misses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gradio as gr
+
+from workbench import engine
+from workbench.errors import guarded
+from workbench.page import DIMMED, PRIVATE, Page, facts, lead, percent
+from workbench.pictures import START, picker, reset, row
+from workbench.player import step_player, steps
+
+DIRECTIONS = {"forward": "Forward scan", "backward": "Backward scan"}
+TENSORS = {
+    "in_proj": "Input of in_proj",
+    "x_proj": "Input of x_proj",
+    "dt_proj": "Input of dt_proj",
+    "out_proj": "Input of out_proj",
+    "u": "Scan input u",
+    "delta_raw": "Step size before softplus",
+    "delta": "Step size Δ",
+    "B": "Input matrix B",
+    "C": "Output matrix C",
+    "y": "Scan output y",
+}
+"""What the job can look at -> its name here."""
+
+
+def first_spec(model: str) -> dict[str, Any]:
+    """What the tab opens with: the last layer, whose outliers are the most pronounced."""
+    return spec_of(model, START, engine.model_row(model)["layers"] - 1, "in_proj", "forward", 3.0, 10)
+
+
+def spec_of(
+    model: str, picture: Mapping[str, Any], layer: int, tensor: str, way: str, kappa: float, refresh: float
+) -> dict[str, Any]:
+    """The arguments of the outlier job for one picture."""
+    return {
+        "model": model, "sample": picture["sample"], "layer": int(layer), "tensor": tensor, "direction": way,
+        "kappa": float(kappa), "refresh": int(refresh),
+    }  # fmt: skip
+
+
+def player_value(result: engine.Result, model: str, picture: Mapping[str, Any]) -> str:
+    """The map of one result."""
+    arrays, grid = result.arrays, engine.model_row(model)["grid"]
+    images, _ = row(model, picture["first"])
+    return steps(
+        arrays["magnitude"],
+        arrays["raw"],
+        arrays["dynamic"],
+        arrays["static"],
+        title=f"outliers of {result.values['path']}",
+        image=images[picture["sample"] - picture["first"]],
+        grid=tuple(grid),
+        cells=arrays["cells"].tolist(),
+        theta=arrays["threshold"],
+    )
+
+
+def numbers(result: engine.Result) -> str:
+    """The counts that matter, large."""
+    raw, values = result.arrays["raw"] > 0, result.values
+    per_step = raw.sum(axis=1)
+    pairs = [
+        (f"{per_step.mean():.1f}", f"outliers per step, of {values['channels']} channels; at most {per_step.max()}"),
+        (f"{raw.any(axis=0).sum()}", "channels are an outlier at some step"),
+        (percent(values["jaccard"], 0), "overlap from one step to the next"),
+        (f"{(result.arrays['static'] > 0).sum()}", f"channels in the static list, from {values['n']} images"),
+        (percent(values["missed_by_static"], 0), "of the outliers are not in the static list"),
+        (percent(values["share_dynamic"]), "of all values in high precision by the dynamic list"),
+    ]
+    return facts(pairs)
+
+
+def build(page: Page, model: str) -> None:
+    """Fills the tab."""
+    layer = engine.model_row(model)["layers"] - 1
+    result = engine.outliers(**first_spec(model))
+
+    lead(
+        "Which channels carry large activations changes from one time step to the next. A list fixed before inference "
+        "(static) misses some and keeps others in high precision in vain; OuroMamba-Quant rebuilds its list as the "
+        "scan goes on, and clears it every few steps."
+    )
+    pick = picker("outliers", page, model)
+    with gr.Row(elem_classes="wb-controls"):
+        at = gr.Slider(0, max(1, layer), layer, step=1, label="Layer", elem_id="wb-outliers-layer", min_width=170)
+        tensor = gr.Dropdown(
+            [(label, name) for name, label in TENSORS.items()], value="in_proj", label="Tensor", filterable=False,
+            elem_id="wb-outliers-tensor", min_width=190,
+        )  # fmt: skip
+        way = gr.Dropdown(
+            [(label, name) for name, label in DIRECTIONS.items()], value="forward", label="Scan", filterable=False,
+            elem_id="wb-outliers-direction", min_width=150,
+        )  # fmt: skip
+        kappa = gr.Slider(
+            1, 8, 3, step=0.25, label="Threshold κ (mean + κ σ)", elem_id="wb-outliers-kappa", min_width=200
+        )
+        refresh = gr.Slider(
+            1, 50, 10, step=1, label="List cleared every … steps", elem_id="wb-outliers-refresh", min_width=200
+        )
+    with gr.Column(elem_classes="wb-frame"):
+        told = gr.HTML(numbers(result), elem_id="wb-outliers-facts", apply_default_css=False)
+        view = step_player("wb-outliers-step", value=player_value(result, model, START))
+
+    settings = [page.model, pick.chosen, at, tensor, way, kappa, refresh]
+
+    @guarded
+    def show(
+        model: str, picture: dict[str, Any], layer: int, tensor: str, way: str, kappa: float, refresh: float
+    ) -> tuple:
+        result = engine.outliers(**spec_of(model, picture, layer, tensor, way, kappa, refresh))
+        return player_value(result, model, picture), numbers(result)
+
+    shown = [view, told]
+    for event in (at.release, tensor.input, way.input, kappa.release, refresh.release):
+        event(show, settings, shown, trigger_mode="always_last", show_progress_on=[view], **DIMMED)
+
+    pick.then(show, settings, shown, view)
+
+    @guarded
+    def other_model(model: str) -> tuple:
+        last = engine.model_row(model)["layers"] - 1
+        return gr.Slider(maximum=max(1, last), value=last), *reset(model)
+
+    changed = page.model.change(other_model, page.model, [at, pick.view, pick.chosen], **PRIVATE)
+    changed.success(show, settings, shown, show_progress_on=[view], **DIMMED)

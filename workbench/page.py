@@ -1,0 +1,57 @@
+"""What the tabs share: the model that is being looked at, and the way from one tab to another."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import gradio as gr
+
+PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
+"""Options of an event that only the page itself uses and whose outputs are not to flicker."""
+
+DIMMED = {**PRIVATE, "show_progress": "minimal"}
+"""The same, for outputs that are dimmed until the new ones are there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Components that belong to no single tab."""
+
+    model: gr.Dropdown
+    tabs: gr.Tabs
+
+
+def lead(words: str) -> gr.HTML:
+    """A short paragraph that says what a tab shows; may hold simple markup."""
+    return gr.HTML(f'<p class="wb-lead wb-small-lead">{words}</p>', apply_default_css=False)
+
+
+def title(words: str, aside: str = "") -> gr.HTML:
+    """A heading inside a tab."""
+    small = f"<small>{html.escape(aside)}</small>" if aside else ""
+    return gr.HTML(f'<h3 class="wb-title">{html.escape(words)}{small}</h3>', apply_default_css=False)
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    """0.943 -> "94.3 %"."""
+    return "–" if value is None else f"{100 * value:.{digits}f}\u00a0%"
+
+
+def facts(pairs: Iterable[tuple[str, str]]) -> str:
+    """Numbers that matter, large, each with what it counts."""
+    cells = (f"<div><b>{html.escape(number)}</b><span>{html.escape(words)}</span></div>" for number, words in pairs)
+    return f'<div class="wb-facts">{"".join(cells)}</div>'
+
+
+def table(heads: Iterable[tuple[str, bool]], rows: Iterable[Iterable[str]]) -> str:
+    """An HTML table that scrolls by itself; a head is (words, whether its column holds numbers), cells are markup."""
+    heads = list(heads)
+    look = [' class="wb-n"' if number else "" for _, number in heads]
+    top = "".join(f'<th scope="col"{kind}>{words}</th>' for (words, _), kind in zip(heads, look, strict=True))
+    body = "".join(
+        f"<tr>{''.join(f'<td{kind}>{cell}</td>' for cell, kind in zip(row, look, strict=True))}</tr>" for row in rows
+    )
+    inner = f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="wb-scroll"><table class="wb-table">{inner}</table></div>'

@@ -1,0 +1,60 @@
+"""The step player: a step x channel map under a cursor that scrubs and plays in the browser, without the server."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import gradio as gr
+import numpy as np
+
+from workbench import pack
+
+
+def step_player(elem_id: str, *, value: str | None = None) -> gr.HTML:
+    """The player; its value is a text made by `steps`. Arrow keys, Space, comma and period work inside it."""
+    return gr.HTML(
+        value=value,
+        html_template=f'<div class="wb-stepmap" data-key="{elem_id}"></div>',
+        js_on_load="wb.stepmap(element, props, trigger, watch)",
+        apply_default_css=False,
+        elem_id=elem_id,
+    )
+
+
+def steps(
+    magnitude: np.ndarray,
+    raw: np.ndarray,
+    dynamic: np.ndarray,
+    static: np.ndarray,
+    *,
+    title: str,
+    image: np.ndarray | None = None,
+    grid: tuple[int, int] | None = None,
+    cells: Sequence[int] | None = None,
+    theta: np.ndarray | None = None,
+) -> str:
+    """The value of a `step_player`.
+
+    Args:
+        magnitude, raw, dynamic: [L C], |x|, whether it is an outlier of its step, and whether the channel is in the
+            dynamic list then.
+        static: [C], the channels of a list fixed beforehand.
+        image, grid, cells: the picture uint8 [3 h w], its patches, and the one that each step reads (-1: class token).
+        theta: the threshold at each step [L].
+    """
+    L, C = magnitude.shape
+    value = {
+        "L": L,
+        "C": C,
+        "magnitude": pack.b64(magnitude, "f4"),
+        "raw": pack.b64(raw > 0, "u1"),
+        "dynamic": pack.b64(dynamic > 0, "u1"),
+        "fixed": pack.b64(static > 0, "u1"),
+        "theta": None if theta is None else pack.b64(theta, "f4"),
+        "title": title,
+        "image": None if image is None else pack.pixels(image),
+        "size": None if image is None else image.shape[1:],
+        "grid": grid,
+        "cells": None if cells is None else list(cells),
+    }
+    return pack.text(value)

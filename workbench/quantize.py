@@ -1,0 +1,257 @@
+"""Quantize: methods, bit widths and calibration data side by side, each measured on held-out images."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+
+from workbench import engine, runner, samples
+from workbench.errors import guarded
+from workbench.page import PRIVATE, Page, lead, percent, table
+from workbench.plot import from_figures, nothing, plot_view
+
+KIND = "quantization"
+METHODS = {
+    "ouro": "OuroMamba: dynamic outliers",
+    "minmax": "Min–max, static",
+    "clipped": "Clipped range, static",
+    "dynamic": "Dynamic per token",
+    "kscale": "k-scaled + reparameterized",
+    "ptq4vm": "PTQ4VM",
+    "qmamba": "QMamba",
+    "smoothquant": "SmoothQuant",
+    "brecq": "BRECQ",
+}
+BITS = ("w8a8", "w4a8", "w4a4o8", "w4a4", "w6a6")
+SCOPES = {
+    "lin": "Linear layers",
+    "ssm": "… and the scan's inputs",
+    "rec": "… and the hidden state",
+    "full": "Everything",
+}
+NOTHING = "Nothing has been measured yet. Choose methods and run them: two of them take about half a minute."
+
+
+def compare(specs: Sequence[Mapping[str, Any]], limit: int) -> Generator[Any, None, list[dict[str, Any]]]:
+    """Calibrates and measures one configuration after the other; the rows so far travel with every beat."""
+    from ouro.types import Progress
+
+    rows: list[dict[str, Any]] = []
+    part = 1000
+    for number, spec in enumerate(specs):
+        where = f"{spec['method']} {spec['bits']} ({number + 1} of {len(specs)})"
+        begun, half = number * 2 * part, part
+        report = yield from _within(engine.quantize_job(**spec), begun, half, len(specs) * 2 * part, where, rows)
+        quantized = dict(report.values)
+        begun += half
+        job = engine.evaluate_job(model=quantized["path"], limit=limit, seed=spec["seed"])
+        report = yield from _within(job, begun, half, len(specs) * 2 * part, where, rows)
+        rows.append({**quantized, **dict(report.values), "calib": spec["calib"]})
+        yield Progress(begun + half, len(specs) * 2 * part, f"{where}: measured", {"rows": list(rows)})
+    return rows
+
+
+def _within(
+    job: Generator[Any, None, Any], begun: int, length: int, total: int, where: str, rows: Sequence[Any]
+) -> Generator[Any, None, Any]:
+    """A job's beats as a part of a longer one."""
+    from ouro.types import Progress
+
+    try:
+        while True:
+            beat = next(job)
+            at = begun + round(length * beat.step / max(1, beat.total))
+            yield Progress(at, total, f"{where}: {beat.message}", {"rows": list(rows)})
+    except StopIteration as end:
+        return end.value
+    finally:
+        job.close()
+
+
+def calib_name(calib: Any) -> str:
+    """real:128 -> 128 real; noise:128 -> 128 noise; a path -> synthetic."""
+    kind, _, count = str(calib).partition(":")
+    if kind in ("real", "noise") and count.isdigit():
+        return f"{count} {kind}"
+    return "synthetic" if calib else ""
+
+
+def bars(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Top-1 with its interval beside the float model, of all rows of the same model, data and scope as the last."""
+    if not rows:
+        return nothing(NOTHING)
+    from ouro.figures import accuracy
+
+    kind = ("model", "data", "scope")
+    alike = [
+        {**row, "calib": calib_name(row["calib"])} for row in rows if all(row[key] == rows[-1][key] for key in kind)
+    ]
+    return from_figures(accuracy.screen(alike), alt=accuracy.alt(alike), height=360, name="accuracy")
+
+
+_COLUMNS = (
+    ("Model", False), ("Method", False), ("Bits", False), ("Scope", False), ("Calibration", False), ("Top-1", True),
+    ("95 % interval", True), ("Float", True), ("Bits w / a", True), ("Images", True),
+)  # fmt: skip
+"""Of the table of accuracies; the next to last are the effective widths of weights and activations."""
+
+
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """One row of the table, in the order of the columns."""
+    effective = row.get("effective_bits")
+    lo, hi = row.get("ci95") or (None, None)
+    interval = "–" if lo is None else f"{100 * lo:.1f} – {100 * hi:.1f}"
+    if lo is None and row.get("spread") is not None:
+        interval = f"± {100 * row['spread']:.1f} over seeds"
+    return [
+        str(row.get("model", "")),
+        str(row.get("method", "")),
+        str(row.get("bits", "")),
+        str(row.get("scope", "")),
+        calib_name(row.get("calib", "")) or "–",
+        percent(row["top1"]),
+        interval,
+        percent(row.get("fp_top1")),
+        "–" if not effective else f"{effective['weights']:.2f} / {effective['activations']:.2f}",
+        str(row.get("n", "–")),
+    ]
+
+
+def listed(rows: Sequence[Mapping[str, Any]], *, numbered: bool = True) -> str:
+    """Rows of accuracy as an HTML table."""
+    if not rows:
+        return ""
+    lines = [[html.escape(cell) for cell in cells(row)] for row in rows]
+    if not numbered:
+        return table(_COLUMNS, lines)
+    return table([("#", True), *_COLUMNS], [[str(at + 1), *line] for at, line in enumerate(lines)])
+
+
+def build(page: Page) -> dict[str, Any]:
+    """Fills the tab; returns the components that others need."""
+    lead(
+        "Calibrate a model in a few bits and measure what it costs: accuracy on held-out images with its 95 % "
+        "interval, beside the float model. Every run is added to the comparison."
+    )
+    done = gr.State([])
+    with gr.Row():
+        with gr.Column(scale=1, min_width=280, elem_classes="wb-form"):
+            method = gr.CheckboxGroup(
+                [(METHODS[name], name) for name in ("ouro", "minmax")], value=["ouro", "minmax"], label="Methods",
+                elem_id="wb-quantize-method",
+            )  # fmt: skip
+            bits = gr.Dropdown(
+                list(BITS), value="w4a4o8", label="Bits", allow_custom_value=True, elem_id="wb-quantize-bits",
+                info="weights, activations, outliers",
+            )  # fmt: skip
+            calib = gr.Radio(
+                [("Real images", "real"), ("Noise", "noise"), ("A generated set", "set")], value="real",
+                label="Calibration images", elem_id="wb-quantize-calib",
+            )  # fmt: skip
+            count = gr.Slider(8, 256, 32, step=8, label="How many", elem_id="wb-quantize-count")
+            chosen = gr.Dropdown(
+                [], label="Generated set", visible=False, elem_id="wb-quantize-set", info=samples.NO_SET
+            )
+            with gr.Accordion("Advanced", open=False):
+                scope = gr.Radio(
+                    [(SCOPES["lin"], "lin"), (SCOPES["ssm"], "ssm")],
+                    value="lin",
+                    label="What is quantized",
+                    elem_id="wb-quantize-scope",
+                )
+                limit = gr.Slider(
+                    50, 5000, 500, step=50, label="Held-out images to measure on", elem_id="wb-quantize-limit"
+                )
+                seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="wb-quantize-seed")
+            with gr.Row():
+                go = gr.Button("Run", variant="primary", elem_id="wb-quantize-go", min_width=110)
+                stop = gr.Button("Cancel", interactive=False, elem_id="wb-quantize-cancel", min_width=90)
+        with gr.Column(scale=3, min_width=320):
+            progress = gr.HTML(runner.bar(None, "Ready."), elem_id="wb-quantize-job", apply_default_css=False)
+            chart = plot_view("wb-quantize-chart", empty=NOTHING)
+            rows = gr.HTML(elem_id="wb-quantize-rows", apply_default_css=False)
+            clear = gr.Button(
+                "Clear the comparison", size="sm", visible=False, elem_id="wb-quantize-clear", min_width=160
+            )
+    gr.HTML(stored_table(), elem_id="wb-quantize-stored", apply_default_css=False)
+
+    followed = [progress, chart, rows, done, clear, go, stop]
+
+    def follow(job: runner.Job, before: Sequence[Mapping[str, Any]]) -> Iterator[tuple]:
+        known = None
+        for _ in runner.follow(job):
+            got = list(job.result) if job.state == "done" else list(job.data.get("rows", ()))
+            fresh = (gr.skip(),) * 4
+            if len(got) != known:
+                known = len(got)
+                together = [*before, *got]
+                fresh = (bars(together), listed(together), together, gr.Button(visible=bool(together)))
+            yield (runner.bar(job), *fresh, gr.Button(interactive=job.over), gr.Button(interactive=not job.over))
+
+    @guarded
+    def run(
+        model: str, method: list[str], bits: str, calib: str, count: int, chosen: str | None, scope: str, limit: int,
+        seed: float, done: list[dict[str, Any]],
+    ) -> Iterator[tuple]:  # fmt: skip
+        if not method:
+            raise ValueError("no method is chosen; tick at least one")
+        if calib == "set" and not chosen:
+            raise ValueError("no generated set is chosen; make one in Samples, or calibrate on real images")
+        source = chosen if calib == "set" else f"{calib}:{int(count)}"
+        specs = [
+            {
+                "model": model,
+                "method": name,
+                "bits": bits.strip().lower(),
+                "calib": source,
+                "scope": scope,
+                "seed": int(seed or 0),
+            }
+            for name in method
+        ]
+        yield from follow(runner.start(KIND, lambda: compare(specs, int(limit))), done)
+
+    inputs = [page.model, method, bits, calib, count, chosen, scope, limit, seed, done]
+    go.click(run, inputs, followed, concurrency_limit=None, **PRIVATE)
+    stop.click(lambda: runner.cancel(KIND) and None, None, None, queue=False, **PRIVATE)
+    clear.click(
+        lambda: (nothing(NOTHING), "", [], gr.Button(visible=False)), None, [chart, rows, done, clear], **PRIVATE
+    )
+
+    @guarded
+    def source(model: str, calib: str) -> tuple:
+        options = samples.choices(model) if calib == "set" else []
+        words = f"{len(options)} for this model" if options else "None for this model yet: make one in Samples."
+        return (
+            gr.Slider(visible=calib != "set"),
+            gr.Dropdown(visible=calib == "set", choices=options, value=options[0][1] if options else None, info=words),
+        )
+
+    calib.input(source, [page.model, calib], [count, chosen], **PRIVATE)
+    page.model.change(source, [page.model, calib], [count, chosen], **PRIVATE)
+
+    @guarded
+    def resume() -> Iterator[tuple]:
+        job = runner.latest(KIND)
+        if job is not None and not job.over:
+            yield from follow(job, [])
+        else:
+            yield (gr.skip(),) * len(followed)
+
+    @guarded
+    def known() -> Any:
+        return gr.CheckboxGroup(choices=[(METHODS.get(name, name), name) for name in engine.methods()])
+
+    return {"resume": (resume, followed), "methods": (known, method), "calib": calib, "count": count, "set": chosen}
+
+
+def stored_table() -> str:
+    """Accuracy that was measured before and is kept in results/."""
+    rows = engine.stored_results()
+    if not rows:
+        return ""
+    words = '<h3 class="wb-title">Stored results<small>from results/, on the device that each file names</small></h3>'
+    return words + listed(rows, numbered=False)

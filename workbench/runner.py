@@ -1,0 +1,195 @@
+"""Long jobs: one worker thread at a time, followed by any number of pages, cancelled at once.
+
+A page that is reloaded finds its job again, because the job lives here and not in the page's event.
+"""
+
+from __future__ import annotations
+
+import html
+import itertools
+import logging
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+_POLL = 0.2
+_DEVICE = threading.Lock()
+"""Held by the job that computes: two at once on one device only slow each other down."""
+
+
+@dataclass
+class Job:
+    """One run of a generator of Progress. `state` goes waiting -> running -> done, failed or cancelled."""
+
+    kind: str
+    make: Callable[[], Generator[Any, None, Any]]
+    state: str = "waiting"
+    beats: int = 0
+    step: int = 0
+    total: int = 0
+    message: str = ""
+    data: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    result: Any = None
+    error: BaseException | None = None
+    started: float = field(default_factory=time.monotonic)
+    first: tuple[int, float] | None = None
+    ended: float | None = None
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def over(self) -> bool:
+        return self.state in ("done", "failed", "cancelled")
+
+    @property
+    def seconds(self) -> float:
+        return (self.ended or time.monotonic()) - self.started
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds to go at the pace so far; None while that is a guess."""
+        if self.state != "running" or self.first is None or self.seconds < 1:
+            return None
+        # the way to the first beat is not counted: imports and compiling are not part of the pace
+        step, at = self.first
+        if self.step <= step:
+            return None
+        return (time.monotonic() - at) / (self.step - step) * (self.total - self.step)
+
+    def cancel(self) -> None:
+        """Ends the job for whoever follows it, now; its thread ends at the next beat."""
+        if not self.over:
+            self._stop.set()
+            self.state, self.ended = "cancelled", time.monotonic()
+
+    def run(self) -> None:
+        """Iterates the generator to its end, or to the cancellation."""
+        with _DEVICE:
+            if self._stop.is_set():
+                return
+            self.state, self.started = "running", time.monotonic()
+            generator = None
+            try:
+                generator = self.make()
+                while True:
+                    try:
+                        beat = next(generator)
+                    except StopIteration as end:
+                        if not self._stop.is_set():
+                            self.result, self.state = end.value, "done"
+                        break
+                    if self._stop.is_set():
+                        break
+                    self._take(beat)
+            # whatever the job raises belongs to the page that asked for it
+            except Exception as error:
+                if not self._stop.is_set():
+                    log.exception("%s failed", self.kind)
+                    self.error, self.state = error, "failed"
+            finally:
+                if generator is not None:
+                    generator.close()
+                self.ended = self.ended or time.monotonic()
+
+    def _take(self, beat: Any) -> None:
+        self.step, self.total, self.message = beat.step, max(1, beat.total), beat.message
+        self.data = {**self.data, **beat.data}
+        if "loss" in beat.data:
+            self.history.append({"step": beat.step, **beat.data["loss"]})
+        self.first = self.first or (beat.step, time.monotonic())
+        self.beats += 1
+
+
+_JOBS: dict[str, Job] = {}
+_GATE = threading.Lock()
+
+
+def start(kind: str, make: Callable[[], Generator[Any, None, Any]]) -> Job:
+    """Starts a job of this kind.
+
+    Raises:
+        RuntimeError: one of the kind is at work.
+    """
+    with _GATE:
+        running = _JOBS.get(kind)
+        if running is not None and not running.over:
+            raise RuntimeError(f"{kind} is already at work; wait for it or cancel it first")
+        job = _JOBS[kind] = Job(kind, make)
+    threading.Thread(target=job.run, name=f"job-{kind}", daemon=True).start()
+    return job
+
+
+def latest(kind: str) -> Job | None:
+    """The last job of this kind, whether it is over or not."""
+    return _JOBS.get(kind)
+
+
+def cancel(kind: str) -> bool:
+    """Cancels the running job of this kind; False when there is none."""
+    job = _JOBS.get(kind)
+    if job is None or job.over:
+        return False
+    job.cancel()
+    return True
+
+
+def follow(job: Job) -> Iterator[Job]:
+    """The job, again whenever it moved and at least every second, until it is over."""
+    seen, last = -1, 0.0
+    for _ in itertools.count():
+        over = job.over
+        if over or job.beats != seen or time.monotonic() - last > 1:
+            seen, last = job.beats, time.monotonic()
+            yield job
+        if over:
+            return
+        time.sleep(_POLL)
+
+
+def bar(job: Job | None, idle: str = "") -> str:
+    """The job as a progress bar in HTML."""
+    if job is None:
+        return f'<div class="wb-job"><span class="wb-note">{html.escape(idle)}</span></div>' if idle else ""
+    share = 1.0 if job.state == "done" else job.step / job.total if job.total else 0.0
+    words = {
+        "waiting": "waiting for another job to end",
+        "running": job.message or "starting; the first run of a kind also compiles its kernels",
+        "done": "done",
+        "cancelled": f"cancelled at {100 * share:.0f} %",
+        "failed": f"failed: {first_line(job.error)}",
+    }[job.state]
+    right = f"{clock(job.seconds)}"
+    if job.remaining is not None:
+        right = f"{100 * share:.0f} % · {clock(job.seconds)} · {clock(job.remaining)} left"
+    look = {"waiting": " wb-wait", "failed": " wb-failed", "cancelled": " wb-stopped"}.get(job.state, "")
+    if job.state == "running" and job.step == 0:
+        look = " wb-wait"
+    return (
+        f'<div class="wb-job{look}" data-state="{job.state}">'
+        f'<div class="wb-track" role="progressbar" aria-label="{html.escape(job.kind)}" aria-valuemin="0" '
+        f'aria-valuemax="100" aria-valuenow="{100 * share:.0f}">'
+        f'<div class="wb-fill" style="width:{100 * share:.1f}%"></div></div>'
+        f'<div class="wb-line"><span>{html.escape(words)}</span><span>{right}</span></div></div>'
+    )
+
+
+def clock(seconds: float) -> str:
+    """3.2 s, 1 min 05 s, 2 h 10 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def first_line(error: BaseException | None) -> str:
+    """What an exception says, in one line."""
+    if error is None:
+        return ""
+    said = str(error).strip()
+    return said.splitlines()[0] if said else type(error).__name__

@@ -1,0 +1,29 @@
+"""A strip of pictures to choose one from, by pointer or arrow keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import gradio as gr
+import numpy as np
+
+from workbench import pack
+
+
+def strip_view(elem_id: str, *, value: str) -> gr.HTML:
+    """The strip; its value is a text made by `strip`. Event `select` carries the index of the chosen picture."""
+    return gr.HTML(
+        value=value,
+        html_template='<div class="wb-strip" role="radiogroup"></div>',
+        js_on_load="wb.strip(element, props, trigger, watch); // 'select'",
+        apply_default_css=False,
+        elem_id=elem_id,
+    )
+
+
+def strip(images: np.ndarray, names: Sequence[str], chosen: int = 0, label: str = "images") -> str:
+    """The value of a `strip_view`: uint8 images [n 3 h w] and their names; `chosen` -1 for none."""
+    items = [
+        {"src": pack.png_url(image.transpose(1, 2, 0)), "name": name} for image, name in zip(images, names, strict=True)
+    ]
+    return pack.text({"items": items, "chosen": chosen, "label": label})
