@@ -30,7 +30,7 @@ def pixels(image: np.ndarray) -> str:
 
 
 def png_url(image: np.ndarray) -> str:
-    """uint8 [h w 3] as a data URL."""
+    """uint8 [h w 3], or [h w 4] with opacity, as a data URL."""
     from PIL import Image
 
     buffer = io.BytesIO()

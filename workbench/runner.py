@@ -169,7 +169,7 @@ def bar(job: Job | None, idle: str = "") -> str:
     if job.state == "running" and job.step == 0:
         look = " wb-wait"
     return (
-        f'<div class="wb-job{look}" data-state="{job.state}">'
+        f'<div class="wb-job{look}" data-state="{job.state}"{" role=alert" if job.state == "failed" else ""}>'
         f'<div class="wb-track" role="progressbar" aria-label="{html.escape(job.kind)}" aria-valuemin="0" '
         f'aria-valuemax="100" aria-valuenow="{100 * share:.0f}">'
         f'<div class="wb-fill" style="width:{100 * share:.1f}%"></div></div>'

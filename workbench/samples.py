@@ -120,7 +120,7 @@ def build(page: Page) -> dict[str, Any]:
                 stop = gr.Button("Cancel", interactive=False, elem_id="wb-samples-cancel", min_width=90)
         with gr.Column(scale=3, min_width=320):
             progress = gr.HTML(
-                runner.bar(None, "Ready. 16 images in 100 steps take about a minute on two cores."),
+                runner.bar(None, "Ready. 16 images in 100 steps take a minute or two on two cores."),
                 elem_id="wb-samples-job",
                 apply_default_css=False,
             )

@@ -53,12 +53,12 @@ def _colored(values: np.ndarray) -> np.ndarray:
 
 
 def _lists(result: engine.Result) -> np.ndarray:
-    """The step x channel map in three colors, uint8 [C L 3]."""
-    dynamic, static = result.arrays["raw"].T > 0, result.arrays["static"][:, None] > 0
-    picture = np.full((*dynamic.shape, 3), (240, 236, 228), np.uint8)
-    picture[np.broadcast_to(static, dynamic.shape)] = (184, 208, 232)
-    picture[dynamic & ~static] = (194, 54, 31)
-    picture[dynamic & static] = (224, 160, 42)
+    """The step x channel map in three colors on nothing, uint8 [C L 4]."""
+    outlier, static = result.arrays["raw"].T > 0, result.arrays["static"][:, None] > 0
+    picture = np.zeros((*outlier.shape, 4), np.uint8)
+    picture[np.broadcast_to(static, outlier.shape)] = (122, 167, 214, 150)
+    picture[outlier & ~static] = (216, 74, 48, 255)
+    picture[outlier & static] = (224, 160, 42, 255)
     return picture
 
 
@@ -135,7 +135,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
     with gr.Row(elem_classes="wb-cards"):
         for key, (head, words, button) in cards.items():
             with gr.Column(elem_classes="wb-card", min_width=260):
-                picture = pics.get(key) or _BITS
+                picture = pics.get(key) or _DRAWING
                 gr.HTML(
                     f'<div class="wb-pic">{picture}</div><div class="wb-say"><h3>{head}</h3><p>{words}</p></div>',
                     apply_default_css=False,
@@ -155,17 +155,14 @@ def build(page: Page, model: str) -> dict[str, Any]:
     return {"look": look, "models": models, "health": health}
 
 
-def _bits() -> str:
-    """A small drawing: one bar per bit width."""
-    marks = []
-    for x, (bits, height) in enumerate(((32, 82), (8, 80), (6, 74), (4, 58))):
-        color = "var(--wb-float)" if bits == 32 else "var(--wb-hp)"
-        marks.append(
-            f'<rect x="{16 + 52 * x}" y="{92 - height}" width="34" height="{height}" rx="4" fill="{color}"/>'
-            f'<text x="{33 + 52 * x}" y="107" text-anchor="middle" font-size="12" fill="var(--wb-muted)">'
-            f"{bits} bit</text>"
-        )
-    return f'<svg viewBox="0 0 222 112" width="222" height="112" aria-hidden="true">{"".join(marks)}</svg>'
+def _rounding() -> str:
+    """A drawing of what quantization does: a line, and the same line in eight steps."""
+    stairs = "".join(f"H{24 + 25 * k}V{96 - 11 * k}" for k in range(1, 8))
+    return (
+        '<svg viewBox="0 0 222 112" width="222" height="112" fill="none" stroke-linecap="round" aria-hidden="true">'
+        '<path d="M12 101L212 13" stroke="var(--wb-float)" stroke-width="2" stroke-dasharray="1 6"/>'
+        f'<path d="M12 96{stairs}H212" stroke="var(--wb-hp)" stroke-width="4" stroke-linejoin="round"/></svg>'
+    )
 
 
-_BITS = _bits()
+_DRAWING = _rounding()

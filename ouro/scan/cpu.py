@@ -376,8 +376,8 @@ def _kernels(dtype: str, KEEP: bool, QUANT: bool, WINDOW: bool) -> SimpleNamespa
 
 
 def by_lane(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
-    """[b e l] -> a contiguous [b l e] array; free when the memory already is [b l e], as after a linear layer."""
-    return tensor.detach().to(dtype).transpose(1, 2).contiguous().numpy()
+    """[b e l] -> a [b l e] view, whatever the order in memory: kernels copy it tile by tile anyway."""
+    return tensor.detach().to(dtype).transpose(1, 2).numpy()
 
 
 def as_array(tensor: Tensor, dtype: torch.dtype) -> np.ndarray:
@@ -432,7 +432,7 @@ class _Scan(torch.autograd.Function):
         batch, L, channels = u.shape
         groups, N = B.shape[1], A.shape[1]
         blocks = -(-(channels // groups) // LANES)
-        du, ddelta = np.empty_like(u), np.empty_like(u)
+        du, ddelta = np.empty(u.shape, u.dtype), np.empty(u.shape, u.dtype)
         dA, dD = np.empty((batch, N, channels), u.dtype), np.empty((batch, channels), u.dtype)
         dB, dC = (np.zeros((batch, groups, blocks, N, L), u.dtype) for _ in range(2))
         dweights = np.zeros((batch, groups, blocks, L), u.dtype)
@@ -447,10 +447,19 @@ class _Scan(torch.autograd.Function):
         return *(None if kind is None else torch.from_numpy(x).to(kind) for x, kind in wanted), None, None, None
 
 
+def _any_order(kind: nb_types.Type) -> nb_types.Type:
+    """The type of a 3-D array without a promise about its strides; any other type as it is."""
+    return kind.copy(layout="A") if isinstance(kind, nb_types.Array) and kind.ndim == 3 else kind
+
+
 def run_kernel(kernel, *arrays) -> None:
     """Calls a kernel with as many threads as torch uses."""
     with _ONE_AT_A_TIME:
         numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        if not kernel.signatures:
+            # one compilation serves every memory order of what is [b l e]
+            kernel.compile(tuple(_any_order(numba.typeof(x)) for x in arrays))
+            kernel.disable_compile()
         kernel(*arrays)
 
 

@@ -36,7 +36,7 @@ def run(steps):
 def test_losses_fall_and_pixels_stay_inside_black_and_white(features: str) -> None:
     trained = create_model("vim_nano", pretrained=True)
     objective = OuroMambaGen(trained, features=features, blocks=2, channels=32)
-    beats, made = run(optimise(trained, objective, steps=50, seed=0, count=2))
+    beats, made = run(optimise(trained, objective, steps=30, seed=0, count=2))
     assert set(beats[0].data["loss"]) == {"contrast", "class", "smooth"}
     for term in beats[0].data["loss"]:
         # means of five steps: every step looks at the image from another place
