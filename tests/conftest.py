@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from ouro._torchvision_ops import declare_missing_ops
+
 # triton reads this when it is first imported, which importing torch does not do
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -21,6 +23,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ.setdefault("MPLBACKEND", "agg")
 torch.set_num_threads(min(2, torch.get_num_threads()))
+
+# a test may import timm before anything of ours
+declare_missing_ops()
 
 _DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
