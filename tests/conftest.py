@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._device import _device_constructors
 
 from ouro._torchvision_ops import declare_missing_ops
 
@@ -51,6 +52,8 @@ def poison_empty(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
         # torch.compile may have made its table of torch's functions in a poisoned test
         if rules := sys.modules.get("torch._dynamo.trace_rules"):
             rules.get_torch_obj_rule_map.cache_clear()
+        # so may `torch.device` as a context have made its list of constructors
+        _device_constructors.cache_clear()
         return
     monkeypatch.setattr(torch, "empty", _poisoned(torch.empty))
     monkeypatch.setattr(torch, "empty_like", _poisoned(torch.empty_like))
