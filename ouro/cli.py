@@ -423,11 +423,43 @@ def bench_scan_command(
         write_json(out, values)
     if json_:
         return _print_json(values)
+    words = f"; exponential within {values['exp_max_ulp']:.2f} ulp; operands {values['inputs_mb']} MB"
+    _print_bench(values, words)
+
+
+@bench_app.command("model")
+@_guarded
+def bench_model_command(
+    model: Model,
+    b: Annotated[int, typer.Option(help="Batch.")] = 8,
+    repeats: Annotated[int, typer.Option(help="Timed forwards with the compiled scan.")] = 5,
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON here.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """A whole model's forward with the compiled scan against the same model with the loop over tokens.
+
+    JSON: {op, device, rows: [{case, backend, gate, max_error, p20_ms, p50_ms, p80_ms, ratio, peak_mb}], ...}.
+    """
+    from ouro.jobs.bench import ModelBenchSpec, bench_model
+    from ouro.store import write_json
+
+    spec = ModelBenchSpec(model, batch=b, repeats=repeats, seed=seed)
+    values = _run_values(_follow("bench", bench_model(spec)))
+    if out is not None:
+        write_json(out, values)
+    if json_:
+        return _print_json(values)
+    _print_bench(values, "")
+
+
+def _print_bench(values: dict[str, Any], words: str) -> None:
+    """The gate in a line and the timings in a table; exit code 1 when the gate failed."""
     gate = values["gate"]
     _out.print(
         f"gate {'passed' if gate['passed'] else 'FAILED'}: max relative error {gate['max_error']:.1e} "
-        f"(allowed {gate['tolerance']:.0e}); exponential within {values['exp_max_ulp']:.2f} ulp; "
-        f"operands {values['inputs_mb']} MB"
+        f"(allowed {gate['tolerance']:.0e}){words}"
     )
     table = _table(f"{values['rows'][0]['case']}, {values['threads']} threads", "what", "backend", "p20 ms", "p50 ms",
                    "p80 ms", "ratio", "peak MB")  # fmt: skip

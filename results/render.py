@@ -34,8 +34,9 @@ def _share(value: float, interval: Sequence[float] | None = None) -> str:
     return text if interval is None else f"{text} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
 
 
-def _made(values: dict[str, Any], command: str) -> str:
-    return f"`{command}`; {values['device']}; commit {values['commit']}.\n\n"
+def _made(values: dict[str, Any], *commands: str) -> str:
+    made = ", ".join(f"`{command}`" for command in commands)
+    return f"{made}; {values['device']}; commit {values['commit']}.\n\n"
 
 
 def zoo() -> str | None:
@@ -114,21 +115,24 @@ def calibration() -> str | None:
 
 def scan_cpu() -> str | None:
     """The compiled scan against the loop."""
-    values = _load("scan_cpu.json")
+    values, model = _load("scan_cpu.json"), _load("model_cpu_vim_tiny.json")
     if values is None:
         return None
+    timed = [*values["rows"], *(model["rows"] if model else [])]
     rows: Rows = [
-        (row["op"], row["backend"], *(f"{row[key]:.2f}" for key in ("p20_ms", "p50_ms", "p80_ms")), f"{row['ratio']:.0f}x",
-         f"{row['peak_mb']:.1f}")
-        for row in values["rows"]
+        (
+            row["op"].replace("model", row["case"]), row["backend"],
+            *(f"{row[key]:.2f}" for key in ("p20_ms", "p50_ms", "p80_ms")), f"{row['ratio']:.0f}x", f"{row['peak_mb']:.1f}",
+        )
+        for row in timed
     ]  # fmt: skip
     note = (
-        f"{values['rows'][0]['case']}, {values['threads']} threads; gate passed with a largest relative error of "
+        f"Scan: {values['rows'][0]['case']}, {values['threads']} threads; gate passed with a largest relative error of "
         f"{values['gate']['max_error']:.1e}; exponential within {values['exp_max_ulp']:.2f} ulp; operands "
         f"{values['inputs_mb']} MB.\n\n"
     )
     head = ("what", "backend", "p20 ms", "p50 ms", "p80 ms", "ratio", "peak extra MB")
-    return _made(values, "ouro bench scan") + note + _markdown(head, rows, 2)
+    return _made(values, "ouro bench scan", "ouro bench model vim_tiny_patch16_224") + note + _markdown(head, rows, 2)
 
 
 TABLES: dict[str, Callable[[], str | None]] = {

@@ -88,6 +88,11 @@ def test_bench_scan_passes_its_gate_before_it_times() -> None:
                for row in values["rows"])  # fmt: skip
 
 
+def test_bench_model_compares_a_model_with_itself() -> None:
+    values = told("bench", "model", "vim_nano", "--b", 1, "--repeats", 1)
+    assert values["gate"]["passed"] and [row["backend"] for row in values["rows"]] == ["reference", "cpu"]
+
+
 class _Hostile:
     def __init__(self, target: str) -> None:
         self.target = target
