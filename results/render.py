@@ -29,7 +29,9 @@ def _markdown(head: Sequence[str], rows: Rows, left: int = 1) -> str:
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, rule, *rows))
 
 
-def _share(value: float, interval: Sequence[float] | None = None) -> str:
+def _share(value: float | None, interval: Sequence[float] | None = None) -> str:
+    if value is None:
+        return "not measured"
     text = f"{100 * value:.1f}"
     return text if interval is None else f"{text} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
 

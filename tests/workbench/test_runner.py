@@ -44,7 +44,7 @@ def test_cancel_is_seen_at_once_though_a_step_takes_long():
     began = time.monotonic()
     assert runner.cancel("slow")
     assert [beat.state for beat in beats][-1] == "cancelled"
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 1.0, "a step takes 1.2 s"
     assert closed.wait(3), "the generator was not closed"
     time.sleep(0.05)
     assert job.result is None and job.state == "cancelled"
