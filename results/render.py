@@ -73,6 +73,11 @@ def attention() -> str | None:
     return _made(values, command) + _markdown(head, table)
 
 
+def _cell(row: dict[str, Any]) -> str:
+    """Mean and spread over seeds; one seed has no spread."""
+    return _share(row["top1"]) + (f" ± {100 * row['spread']:.1f}" if row["seeds"] > 1 else "")
+
+
 def quantization() -> str | None:
     """Top-1 by method and bits, one block of rows per calibration set."""
     values = _load("quantization_vim_nano.json")
@@ -84,7 +89,7 @@ def quantization() -> str | None:
     for calib in dict.fromkeys(row["calib"] for row in rows):
         for method in dict.fromkeys(row["method"] for row in rows):
             mine = {row["bits"]: row for row in rows if row["calib"] == calib and row["method"] == method}
-            cells = [f"{_share(mine[b]['top1'])} ± {100 * mine[b]['spread']:.1f}" if b in mine else "" for b in bits]
+            cells = [_cell(mine[b]) if b in mine else "" for b in bits]
             last = mine.get("w4a4o8")
             effective = "" if last is None else f"{last['effective_bits']['activations']:.2f}"
             table.append([calib, METHODS[method], *cells, effective])
@@ -92,11 +97,16 @@ def quantization() -> str | None:
     head.append("effective A bits at W4A4")
     seeds = len(values["seeds"])
     note = (
-        f"Top-1 in %, mean ± standard deviation over {seeds} seed{'s' * (seeds > 1)}, n = {values['n']} held-out scenes each, scope "
+        f"Top-1 in %, {f'mean ± standard deviation over {seeds} seeds' if seeds > 1 else 'one seed'}, "
+        f"n = {values['n']} held-out scenes each, scope "
         f"`{values['scope']}`. Float model: {_share(values['fp_top1'], values['fp_ci95'])}. (O8) and (O16) apply to "
         "OuroMamba-Quant only: the others have no outlier rule.\n\n"
     )
-    return _made(values, "ouro bench quantization vim_nano") + note + _markdown(head, table, 2)
+    return (
+        _made(values, f"ouro bench quantization vim_nano --seeds {seeds} --limit {values['n']}")
+        + note
+        + _markdown(head, table, 2)
+    )
 
 
 def calibration() -> str | None:
