@@ -38,7 +38,7 @@ def patch_contrast(
     count = inside.sum(1)
     wanted = torch.minimum(torch.full_like(count, positives), (count + 1) // 2)
     with torch.no_grad():
-        # only the window's members are ranked: sorting whole rows would cost more than all the rest
+        # only the window's members are ranked, not whole rows
         members = inside.to(torch.uint8).topk(int(count.max()), dim=1).indices.expand(len(features), -1, -1)
         values = similarity.gather(2, members).masked_fill(~inside.gather(1, members[0]), -math.inf)
         rank = values.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)

@@ -29,7 +29,7 @@ from ouro.types import PatchWindow, ScanInputs, ScanOutput, StateQuantizer
 
 LANES = 64
 """Channels that move together. Several registers' worth: the recurrence waits for its own result at every step, and
-independent lanes fill the wait (16, 32 and 64 lanes: 17, 13 and 11 ms forward + backward at b=8, E=384, L=197)."""
+independent lanes fill the wait (16 and 64 lanes: 17 and 11 ms forward + backward at b=8, E=384, L=197)."""
 
 # reductions may be reassociated and contracted to FMAs; NaN and infinity keep their meaning
 FAST = {"reassoc", "contract", "nsz", "arcp"}
