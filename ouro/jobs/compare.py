@@ -19,6 +19,7 @@ import torch
 
 from ouro.data import batches
 from ouro.evaluate.accuracy import outcomes, wilson
+from ouro.gen.synthesize import finish
 from ouro.jobs.provenance import run_info
 from ouro.jobs.quantize import calibration_set, open_data
 from ouro.models import create_model, variant
@@ -82,13 +83,8 @@ def compare(spec: CompareSpec, *, root: str | os.PathLike[str] | None = None) ->
         cell = run.report()
         if cell is None:
             begun = time.perf_counter()
-            steps = calibrating(model, images, method=method, bits=bits, scope=spec.scope, seed=seed)
-            while True:
-                try:
-                    next(steps)
-                except StopIteration as end:
-                    calibration = end.value
-                    break
+            job = calibrating(model, images, method=method, bits=bits, scope=spec.scope, seed=seed)
+            calibration = finish(job)
             spent = time.perf_counter() - begun
             cell = _measured(attach_calibration(model, calibration), spec) | {"calibration_seconds": round(spent, 2)}
             detach(model)
