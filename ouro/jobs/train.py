@@ -62,7 +62,7 @@ HELD_OUT = 2000
 
 RECIPES = {
     "vim_nano": TrainSpec("vim_nano", "scenes", (Round(2e-3, ((32, 1600), (56, 700))), Round(1.5e-3, ((56, 1000),)))),
-    "vim_nano_witness": TrainSpec("vim_nano_witness", "scenes", (Round(2e-3, ((32, 800), (56, 200))),), seed=1),
+    "vim_nano_witness": TrainSpec("vim_nano_witness", "scenes", (Round(2e-3, ((32, 1600), (56, 400))),), seed=1),
     "vim_nano_digits": TrainSpec("vim_nano_digits", "digits", (Round(2e-3, ((32, 300), (56, 150))),)),
 }
 """Embedded checkpoint -> how it is trained; the witness only ever judges what another model synthesized."""
