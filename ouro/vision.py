@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from ouro.types import ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class OfficialKey:
+    """Where an official checkpoint has one of our tensors: under `key`, or the `part`-th of `parts` stacked there."""
+
+    key: str
+    part: int = 0
+    parts: int = 1
 
 
 class VisionModel(nn.Module, ABC):
@@ -36,9 +46,35 @@ class VisionModel(nn.Module, ABC):
     def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
         """Tokens -> pooled features [b c] or logits [b k]."""
 
+    def official(self, key: str) -> OfficialKey:
+        """Our state-dict key -> where the official checkpoint has it; one to one."""
+        return OfficialKey(key)
+
     def from_official(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Renames an official state dict to our keys; keys it does not know stay, so that loading can name them."""
-        return state
+        renamed = dict(state)
+        for key, wanted in self.state_dict().items():
+            there = self.official(key)
+            if there.key not in state:
+                continue
+            renamed.pop(there.key, None)
+            value = state[there.key]
+            if there.parts > 1 and value.dim() and len(value) % there.parts == 0:
+                value = value.unflatten(0, (there.parts, -1))[there.part]
+                # stacked with an axis of its own, or one after the other along the first
+                value = value[0] if value.dim() > wanted.dim() else value
+            renamed[key] = value
+        return renamed
+
+    def check_images(self, images: Tensor) -> None:
+        """Refuses images of another size.
+
+        Raises:
+            ValueError: the message has both sizes.
+        """
+        if tuple(images.shape[1:]) != self.info.input_size:
+            size = ", ".join(map(str, self.info.input_size))
+            raise ValueError(f"images are {tuple(images.shape)}, {self.info.name} takes (b, {size})")
 
     def forward_features(self, images: Tensor) -> Tensor:
         """images [b 3 h w] -> normalised tokens [b l c]."""

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from ouro.models.layers import Linear, PatchEmbed, RMSNorm
-from ouro.models.mixer import Mixer
+from ouro.models.mixer import Mixer, MixerSpec
 from ouro.models.variant import Variant
 from ouro.scan.order import reverse, row_major
 from ouro.taps import Tap
 from ouro.types import ModelInfo, StageInfo
-from ouro.vision import VisionModel
+from ouro.vision import OfficialKey, VisionModel
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -84,12 +84,13 @@ class Vim(VisionModel):
         self.pos_embed = nn.Parameter(torch.zeros(1, cells + 1, config.width))
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        orders = (forward, reverse(forward))
+        spec = MixerSpec(
+            width=config.width, inner=config.expand * config.width, states=config.states, rank=-(-config.width // 16),
+            orders=(forward, reverse(forward)), tokens=forward, kernel=config.kernel, scale=1 / 2,
+        )  # fmt: skip
         self.layers = nn.ModuleList()
         for _ in range(config.depth):
-            mixer = Mixer(
-                config.width, config.expand, config.states, config.kernel, orders, forward, scale=1 / len(orders)
-            )
+            mixer = Mixer(spec)
             # the residual stream sums `depth` outputs: official rescaling of the last projection
             nn.init.kaiming_uniform_(mixer.out_proj.weight, a=5**0.5)
             mixer.out_proj.weight.data /= config.depth**0.5
@@ -101,9 +102,7 @@ class Vim(VisionModel):
 
     def stem(self, images: Tensor) -> tuple[Tensor, None]:
         """images [b 3 h w] -> (hidden, residual)."""
-        if tuple(images.shape[1:]) != self.info.input_size:
-            size = ", ".join(map(str, self.info.input_size))
-            raise ValueError(f"images are {tuple(images.shape)}, {self.info.name} takes (b, {size})")
+        self.check_images(images)
         tokens = self.patch_embed(images)
         cls_token = self.cls_token.expand(len(tokens), -1, -1)
         before, after = tokens[:, : self.cls_index], tokens[:, self.cls_index :]
@@ -116,9 +115,8 @@ class Vim(VisionModel):
         """The last state -> normalised tokens [b l c], class token at `info.cls_index`."""
         return self.norm_f(hidden if residual is None else residual + hidden)
 
-    def from_official(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        ours = {official_key(key): key for key in self.state_dict()}
-        return {ours.get(key, key): value for key, value in state.items()}
+    def official(self, key: str) -> OfficialKey:
+        return OfficialKey(official_key(key))
 
     def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
         """The class token's features [b c], or logits [b k]."""

@@ -16,10 +16,10 @@ from ouro.quant.bits import FLOAT_OUTLIERS
 from ouro.quant.grid import asymmetric, fake_quantize, range_of, symmetric
 from ouro.quant.observers import Rows
 from ouro.quant.outliers import OutlierRule, quantize_with_outliers
-from ouro.taps import Tap
+from ouro.taps import SITES, Tap
 from ouro.types import QuantSpec
 
-WEIGHT_SITES = frozenset({"linear.weight", "conv.weight", "embed.weight", "head.weight"})
+WEIGHT_SITES = frozenset(site for site in SITES if site.endswith(".weight"))
 """Sites whose tensor is a parameter with output channels in front."""
 
 

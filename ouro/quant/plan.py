@@ -19,6 +19,7 @@ _SSM = _LIN | {"scan.u", "scan.delta_raw", "scan.A", "scan.B", "scan.C", "scan.D
 _REC = _SSM | {"scan.h", "scan.y"}
 _FULL = _REC | {
     "conv.in", "conv.weight", "gate", "norm.out", "embed.in", "embed.weight", "head.in", "head.weight",
+    "downsample.in", "downsample.weight", "block.in", "block.weight", "attention.q", "attention.k", "attention.v",
 }  # fmt: skip
 
 SCOPES = {"lin": _LIN, "ssm": _SSM, "rec": _REC, "full": _FULL}

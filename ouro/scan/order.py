@@ -16,6 +16,12 @@ def row_major(grid: tuple[int, int], cls_index: int | None = None) -> ScanOrder:
     return ScanOrder(grid, tuple(cells))
 
 
+def column_major(grid: tuple[int, int]) -> ScanOrder:
+    """Columns from the top left."""
+    height, width = grid
+    return ScanOrder(grid, tuple(row * width + column for column in range(width) for row in range(height)))
+
+
 def reverse(order: ScanOrder) -> ScanOrder:
     """The same path walked from its end."""
     return ScanOrder(order.grid, order.cells[::-1])

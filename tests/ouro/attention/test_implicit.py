@@ -11,7 +11,7 @@ import torch
 
 from ouro.attention.implicit import alpha, scan_transition
 from ouro.attention.maps import in_raster
-from ouro.models.mixer import Mixer
+from ouro.models.mixer import Mixer, MixerSpec
 from ouro.scan import selective_scan
 from ouro.scan.order import reverse, row_major
 from ouro.taps import record
@@ -52,7 +52,8 @@ def test_alpha_is_causal(scan):
 def test_alpha_of_the_backward_scan_is_the_forward_one_of_flipped_tokens():
     torch.manual_seed(0)
     forward = row_major((4, 4), 8)
-    mixer = Mixer(8, 2, 3, 4, (forward, reverse(forward)), forward, scale=0.5).double()
+    spec = MixerSpec(width=8, inner=16, states=3, rank=1, orders=(forward, reverse(forward)), tokens=forward, scale=0.5)
+    mixer = Mixer(spec).double()
     swapped = copy.deepcopy(mixer)
     swapped.scans[0].load_state_dict(mixer.scans[1].state_dict())
     tokens = torch.randn(2, 17, 8, dtype=torch.float64)

@@ -1,0 +1,154 @@
+"""Models of several stages: tokens of a shrinking grid, with timm's conventions for dense use.
+
+A state is one tensor, the tokens [b l c] of the stage's grid, row-major. Features are what a stage puts out before it
+is shrunk, as detection and segmentation heads want them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ouro.models.layers import as_map
+from ouro.types import ModelInfo, StageInfo
+from ouro.vision import VisionModel
+
+
+class Stage(nn.Module):
+    """Blocks over one grid, then an optional step to the next grid; each maps (tokens,) to (tokens,)."""
+
+    def __init__(self, grid: tuple[int, int], width: int, blocks: Sequence[nn.Module], shrink: nn.Module | None):
+        super().__init__()
+        self.grid, self.width = grid, width
+        self.blocks = nn.ModuleList(blocks)
+        self.shrink = shrink
+
+
+class HierarchicalModel(VisionModel):
+    """A family with stages: it builds `stages`, `embed`, `norm` and `head`, and is classified from the mean token."""
+
+    stages: nn.ModuleList
+    embed: nn.Module
+    norm: nn.Module
+    head: nn.Module
+    config: Any
+
+    def stem(self, images: Tensor) -> tuple[Tensor]:
+        """images [b 3 h w] -> tokens [b l c] of the first grid."""
+        self.check_images(images)
+        return (self.embed(images),)
+
+    def blocks(self) -> dict[str, nn.Module]:
+        return dict(self._walk())
+
+    def tail(self, tokens: Tensor) -> Tensor:
+        return self.norm(tokens)
+
+    def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
+        features = tokens.mean(1)
+        return features if pre_logits else self.head(features)
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """timm's description of the stages: channels, stride, and the module that puts them out."""
+        size = self.info.input_size[1]
+        return [
+            {"num_chs": stage.width, "reduction": size // stage.grid[0], "module": f"stages.{i}"}
+            for i, stage in enumerate(self.stages)
+        ]
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Feature maps of stages; arguments and results as timm's.
+
+        Args:
+            x: images [b 3 h w].
+            indices: stages wanted, negative from the end; a number for that many of the last, None for all.
+            norm: apply the final norm to the last stage's map.
+            stop_early: leave out the stages behind the last one wanted.
+            output_fmt: "NCHW" or "NHWC".
+            intermediates_only: return the maps alone, instead of (final tokens [b l c], maps).
+
+        Raises:
+            ValueError: another output format, a stage that does not exist, or both stop_early and final tokens.
+        """
+        if output_fmt not in ("NCHW", "NHWC"):
+            raise ValueError(f"output_fmt is {output_fmt!r}, expected NCHW or NHWC")
+        if stop_early and not intermediates_only:
+            raise ValueError("stop_early leaves no final tokens; pass intermediates_only=True with it")
+        wanted = self._wanted(indices)
+        (tokens,) = self.stem(x)
+        last, maps = len(self.stages) - 1, []
+        for index, stage in enumerate(self.stages):
+            if stop_early and index > max(wanted):
+                break
+            for block in stage.blocks:
+                (tokens,) = block(tokens)
+            if index in wanted:
+                out = as_map(self.norm(tokens) if norm and index == last else tokens, stage.grid)
+                maps.append(out if output_fmt == "NCHW" else out.permute(0, 2, 3, 1))
+            if stage.shrink is not None:
+                (tokens,) = stage.shrink(tokens)
+        return maps if intermediates_only else (self.tail(tokens), maps)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] | None = None, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drops what `forward_intermediates` of these stages does not need, and returns them; timm's convention."""
+        wanted = self._wanted(indices)
+        self.stages = self.stages[: max(wanted) + 1]
+        if max(wanted) + 1 < len(self.info.stages):
+            self.stages[-1].shrink = None
+        if prune_norm:
+            self.norm = nn.Identity()
+        if prune_head:
+            self.head = nn.Identity()
+        return wanted
+
+    def _wanted(self, indices: int | list[int] | None) -> list[int]:
+        count = len(self.stages)
+        if indices is None:
+            return list(range(count))
+        if isinstance(indices, int):
+            indices = list(range(count - indices, count)) if 0 < indices <= count else [indices]
+        for index in indices:
+            if not -count <= index < count:
+                raise ValueError(f"stage {index} does not exist, {self.info.name} has stages 0 to {count - 1}")
+        return sorted(index % count for index in indices)
+
+    def _walk(self) -> Iterator[tuple[str, nn.Module]]:
+        for i, stage in enumerate(self.stages):
+            yield from ((f"stages.{i}.blocks.{j}", block) for j, block in enumerate(stage.blocks))
+            if stage.shrink is not None:
+                yield f"stages.{i}.shrink", stage.shrink
+
+
+def hierarchical_info(name: str, family: str, config: Any, stages: Sequence[StageInfo]) -> ModelInfo:
+    """Facts of a model without class token."""
+    return ModelInfo(
+        name=name, family=family, stages=tuple(stages), cls_index=None, input_size=(3, config.image, config.image),
+        mean=config.mean, std=config.std, num_classes=config.num_classes, class_names=config.class_names,
+    )  # fmt: skip
+
+
+def init_linear(module: nn.Module) -> None:
+    """Truncated normal weights of deviation 0.02 and zero biases; the official start of every family with stages."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def halved(grid: tuple[int, int]) -> tuple[int, int]:
+    """Grid after a convolution of stride 2 and padding 1."""
+    return (grid[0] + 1) // 2, (grid[1] + 1) // 2

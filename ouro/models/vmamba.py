@@ -1,0 +1,173 @@
+"""VMamba: four stages of blocks whose mixer scans the map along rows and columns, forward and backward.
+
+Source: Liu et al. 2024, agrees with MzeroMiko/VMamba (classification/models/vmamba.py, forward type "v05_noz", as
+released): logits and activations of every block within 5e-5 of the official code.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ouro.models.hierarchical import HierarchicalModel, Stage, halved, hierarchical_info, init_linear
+from ouro.models.layers import ImageConv, Linear, Mlp, TokenConv2d
+from ouro.models.mixer import Mixer, MixerSpec
+from ouro.models.variant import Variant
+from ouro.models.vim import IMAGENET_MEAN, IMAGENET_STD
+from ouro.scan.order import column_major, reverse, row_major
+from ouro.taps import Tap
+from ouro.types import StageInfo
+from ouro.vision import OfficialKey
+
+
+@dataclass(frozen=True, slots=True)
+class VMambaConfig:
+    """What makes one VMamba differ from another; `width` is that of the first stage, each later one has twice as much.
+
+    expand: channels of a scan per channel of the tokens ("ssm_ratio").
+    """
+
+    width: int
+    depths: tuple[int, ...]
+    expand: float
+    states: int = 1
+    kernel: int = 3
+    mlp_ratio: float = 4.0
+    image: int = 224
+    num_classes: int = 1000
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    class_names: tuple[str, ...] = ()
+
+
+class Block(nn.Module):
+    """x + mixer(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, spec: MixerSpec, mlp_ratio: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(spec.width)
+        self.mixer = Mixer(spec)
+        self.norm2 = nn.LayerNorm(spec.width)
+        self.mlp = Mlp(spec.width, mlp_ratio)
+        self.tap_out = Tap("block.out", "b l c")
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        x = x + self.tap_out(self.mixer(self.norm(x)))
+        return (x + self.mlp(self.norm2(x)),)
+
+
+class Embed(nn.Module):
+    """Two convolutions of stride 2: image -> tokens of a quarter of its size."""
+
+    def __init__(self, width: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.conv1 = ImageConv(3, width // 2, bias=True)
+        self.norm1 = nn.LayerNorm(width // 2)
+        self.conv2 = TokenConv2d(grid, width // 2, width, stride=2, site="embed")
+        self.norm2 = nn.LayerNorm(width)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.norm2(self.conv2(F.gelu(self.norm1(self.conv1(images)))))
+
+
+class Shrink(nn.Module):
+    """Half the grid, twice the channels."""
+
+    def __init__(self, grid: tuple[int, int], width: int) -> None:
+        super().__init__()
+        self.conv = TokenConv2d(grid, width, 2 * width, stride=2, site="downsample")
+        self.norm = nn.LayerNorm(2 * width)
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        return (self.norm(self.conv(x)),)
+
+
+class VMamba(HierarchicalModel):
+    """VMamba classifier; `info` says what the outside may know of it."""
+
+    def __init__(self, config: VMambaConfig, name: str = "vmamba") -> None:
+        super().__init__()
+        self.config, self.num_classes = config, config.num_classes
+        halfway = halved((config.image, config.image))
+        grid, width = halved(halfway), config.width
+        self.embed = Embed(width, halfway)
+        self.stages, facts = nn.ModuleList(), []
+        for number, depth in enumerate(config.depths, 1):
+            rows, columns = row_major(grid), column_major(grid)
+            spec = MixerSpec(
+                width=width, inner=int(config.expand * width), states=config.states, rank=-(-width // 16),
+                orders=(rows, columns, reverse(rows), reverse(columns)), tokens=rows, kernel=config.kernel,
+                conv="grid", conv_bias=False, gate="none", norm=True,
+            )  # fmt: skip
+            blocks = [Block(spec, config.mlp_ratio) for _ in range(depth)]
+            last = number == len(config.depths)
+            self.stages.append(Stage(grid, width, blocks, None if last else Shrink(grid, width)))
+            facts.append(StageInfo(grid, grid[0] * grid[1], config.states, spec.inner, depth))
+            if not last:
+                grid, width = halved(grid), 2 * width
+        self.norm = nn.LayerNorm(width)
+        self.head = Linear(width, config.num_classes, bias=True, site="head", axes="b c")
+        self.info = hierarchical_info(name, "vmamba", config, facts)
+        _init(self)
+
+    def official(self, key: str) -> OfficialKey:
+        return official_key(key, len(self.stages[0].blocks[0].mixer.scans))
+
+
+_STACKED = {
+    "x_proj.weight": "x_proj_weight",
+    "dt_proj.weight": "dt_projs_weight",
+    "dt_proj.bias": "dt_projs_bias",
+    "A_log": "A_logs",
+    "D": "Ds",
+}
+"""Tensor of one scan -> official tensor in which those of all scans are stacked."""
+_SCAN = re.compile(r"(.*)mixer\.scans\.(\d)\.(.+)")
+_NAMES = [
+    (re.compile(r"^embed\.conv1\."), "patch_embed.0."),
+    (re.compile(r"^embed\.norm1\."), "patch_embed.2."),
+    (re.compile(r"^embed\.conv2\."), "patch_embed.5."),
+    (re.compile(r"^embed\.norm2\."), "patch_embed.7."),
+    (re.compile(r"^(norm|head)\."), r"classifier.\1."),
+    (re.compile(r"^stages\."), "layers."),
+    (re.compile(r"shrink\.conv\."), "downsample.1."),
+    (re.compile(r"shrink\.norm\."), "downsample.3."),
+    (re.compile(r"mixer\.norm\."), "op.out_norm."),
+    (re.compile(r"mixer\.conv\."), "op.conv2d."),
+    (re.compile(r"mixer\."), "op."),
+]
+
+
+def official_key(key: str, scans: int = 4) -> OfficialKey:
+    """Our state-dict key -> its place in the official checkpoint."""
+    part, parts = 0, 1
+    if match := _SCAN.match(key):
+        key, part, parts = f"{match[1]}mixer.{_STACKED[match[3]]}", int(match[2]), scans
+    for pattern, name in _NAMES:
+        key = pattern.sub(name, key)
+    return OfficialKey(key, part, parts)
+
+
+def _init(model: VMamba) -> None:
+    """Official start: truncated normal linears, the step sizes as the mixer draws them."""
+    for path, module in model.named_modules():
+        if not path.endswith("dt_proj"):
+            init_linear(module)
+
+
+_RELEASES = "https://github.com/MzeroMiko/VMamba/releases/download/%23v2cls/"
+
+
+def _small(width: int, file: str, top1: float) -> Variant:
+    return Variant(VMamba, VMambaConfig(width, (2, 2, 15, 2), expand=2.0), _RELEASES + file, top1=top1, license="mit")
+
+
+vmamba_tiny = Variant(
+    VMamba, VMambaConfig(96, (2, 2, 8, 2), expand=1.0), _RELEASES + "vssm1_tiny_0230s_ckpt_epoch_264.pth",
+    top1=82.6, license="mit",
+)  # fmt: skip
+vmamba_small = _small(96, "vssm_small_0229_ckpt_epoch_222.pth", 83.6)
+vmamba_base = _small(128, "vssm_base_0229_ckpt_epoch_237.pth", 83.9)
