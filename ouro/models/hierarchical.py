@@ -7,9 +7,8 @@ is shrunk, as detection and segmentation heads want them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
 from ouro.models.layers import as_map
@@ -19,6 +18,9 @@ from ouro.vision import VisionModel
 
 class Stage(nn.Module):
     """Blocks over one grid, then an optional step to the next grid; each maps (tokens,) to (tokens,)."""
+
+    blocks: nn.ModuleList
+    shrink: nn.Module | None
 
     def __init__(self, grid: tuple[int, int], width: int, blocks: Sequence[nn.Module], shrink: nn.Module | None):
         super().__init__()
@@ -57,7 +59,7 @@ class HierarchicalModel(VisionModel):
         size = self.info.input_size[1]
         return [
             {"num_chs": stage.width, "reduction": size // stage.grid[0], "module": f"stages.{i}"}
-            for i, stage in enumerate(self.stages)
+            for i, stage in enumerate(self._stages())
         ]
 
     def forward_intermediates(
@@ -89,7 +91,7 @@ class HierarchicalModel(VisionModel):
         wanted = self._wanted(indices)
         (tokens,) = self.stem(x)
         last, maps = len(self.stages) - 1, []
-        for index, stage in enumerate(self.stages):
+        for index, stage in enumerate(self._stages()):
             if stop_early and index > max(wanted):
                 break
             for block in stage.blocks:
@@ -108,7 +110,7 @@ class HierarchicalModel(VisionModel):
         wanted = self._wanted(indices)
         self.stages = self.stages[: max(wanted) + 1]
         if max(wanted) + 1 < len(self.info.stages):
-            self.stages[-1].shrink = None
+            self._stages()[-1].shrink = None
         if prune_norm:
             self.norm = nn.Identity()
         if prune_head:
@@ -126,8 +128,11 @@ class HierarchicalModel(VisionModel):
                 raise ValueError(f"stage {index} does not exist, {self.info.name} has stages 0 to {count - 1}")
         return sorted(index % count for index in indices)
 
+    def _stages(self) -> list[Stage]:
+        return cast(list[Stage], list(self.stages))
+
     def _walk(self) -> Iterator[tuple[str, nn.Module]]:
-        for i, stage in enumerate(self.stages):
+        for i, stage in enumerate(self._stages()):
             yield from ((f"stages.{i}.blocks.{j}", block) for j, block in enumerate(stage.blocks))
             if stage.shrink is not None:
                 yield f"stages.{i}.shrink", stage.shrink

@@ -142,7 +142,7 @@ class Mixer(nn.Module):
         for scan, walk in zip(self.scans, self.walks, strict=True):
             y = walk.back(scan(walk.there(x)))
             if self.spec.gate == "path":
-                y = y * gate
+                y = y * cast(Tensor, gate)
             results.append(y if self.attention is None else self.attention(y))
         merged = results[0] if len(results) == 1 else torch.stack(results).sum(0)
         if self.spec.scale != 1:
@@ -150,7 +150,7 @@ class Mixer(nn.Module):
         if self.norm is not None:
             merged = self.norm(merged)
         if self.spec.gate == "merge":
-            merged = merged * gate
+            merged = merged * cast(Tensor, gate)
         if self.spec.gate == "concat":
             merged = torch.cat([merged, cast(Tensor, gate)], dim=-1)
         return self.out_proj(merged)

@@ -114,7 +114,7 @@ class VMamba(HierarchicalModel):
         _init(self)
 
     def official(self, key: str) -> OfficialKey:
-        return official_key(key, len(self.stages[0].blocks[0].mixer.scans))
+        return official_key(key)
 
 
 _STACKED = {
@@ -141,11 +141,11 @@ _NAMES = [
 ]
 
 
-def official_key(key: str, scans: int = 4) -> OfficialKey:
+def official_key(key: str) -> OfficialKey:
     """Our state-dict key -> its place in the official checkpoint."""
     part, parts = 0, 1
     if match := _SCAN.match(key):
-        key, part, parts = f"{match[1]}mixer.{_STACKED[match[3]]}", int(match[2]), scans
+        key, part, parts = f"{match[1]}mixer.{_STACKED[match[3]]}", int(match[2]), 4
     for pattern, name in _NAMES:
         key = pattern.sub(name, key)
     return OfficialKey(key, part, parts)
