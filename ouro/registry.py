@@ -57,6 +57,7 @@ MODELS.add("vmamba_base", "ouro.models.vmamba:vmamba_base")
 MODELS.add("vim_nano", "ouro.models.zoo:vim_nano")
 MODELS.add("vim_nano_witness", "ouro.models.zoo:vim_nano_witness")
 MODELS.add("vim_nano_digits", "ouro.models.zoo:vim_nano_digits")
+MODELS.add("vmamba_nano", "ouro.models.zoo:vmamba_nano")
 
 GENERATORS = Registry("generation method")
 GENERATORS.add("ouro", "ouro.gen.methods.ouro:OuroMambaGen")

@@ -23,7 +23,6 @@ from ouro.evaluate.accuracy import wilson
 from ouro.jobs.provenance import device_name, run_info
 from ouro.models import variant
 from ouro.models.position import resize_pos_embed
-from ouro.models.vim import Vim
 from ouro.store import check_writable, digest, read_json, read_tensors, write_json, write_tensors
 from ouro.types import Progress, Report
 from ouro.vision import VisionModel
@@ -63,19 +62,22 @@ HELD_OUT = 2000
 RECIPES = {
     "vim_nano": TrainSpec("vim_nano", "scenes", (Round(2e-3, ((32, 1600), (56, 700))), Round(1.5e-3, ((56, 1000),)))),
     "vim_nano_witness": TrainSpec("vim_nano_witness", "scenes", (Round(2e-3, ((32, 1600), (56, 400))),), seed=1),
+    "vmamba_nano": TrainSpec("vmamba_nano", "scenes", (Round(2e-3, ((32, 600), (56, 500))),)),
     "vim_nano_digits": TrainSpec("vim_nano_digits", "digits", (Round(2e-3, ((32, 300), (56, 150))),)),
 }
 """Embedded checkpoint -> how it is trained; the witness only ever judges what another model synthesized."""
 
 
-def new_model(spec: TrainSpec) -> Vim:
+def new_model(spec: TrainSpec) -> VisionModel:
     """The untrained model at the size of the first phase, drawn by the seed."""
     with torch.random.fork_rng():
         torch.manual_seed(spec.seed)
-        return Vim(replace(variant(spec.name).config, image=spec.rounds[0].phases[0][0]), spec.name)
+        return _built(spec.name, spec.rounds[0].phases[0][0])
 
 
-def train_round(model: Vim, spec: TrainSpec, number: int, log: list[dict[str, Any]]) -> Generator[Progress, None, Vim]:
+def train_round(
+    model: VisionModel, spec: TrainSpec, number: int, log: list[dict[str, Any]]
+) -> Generator[Progress, None, VisionModel]:
     """Trains one round and returns the model with averaged weights in eval mode; appends to `log`.
 
     Image k of step i is a pure function of (spec.seed, i, k), and every image is drawn once.
@@ -84,7 +86,7 @@ def train_round(model: Vim, spec: TrainSpec, number: int, log: list[dict[str, An
     total = sum(each.steps for each in spec.rounds)
     config, done = variant(spec.name).config, 0
     for size, steps in round_.phases:
-        model = _at_size(model, replace(config, image=size), spec.name)
+        model = _at_size(model, spec.name, size)
         average = {key: value.clone() for key, value in model.state_dict().items()}
         optimizer = torch.optim.AdamW(_groups(model, spec.weight_decay), lr=round_.lr, betas=(0.9, 0.98))
         data = load(spec.data, split="train", size=size, **({"seed": spec.seed} if spec.data == "scenes" else {}))
@@ -102,7 +104,8 @@ def train_round(model: Vim, spec: TrainSpec, number: int, log: list[dict[str, An
             optimizer.step()
             keep = min(spec.ema, (1 + step) / (10 + step))
             for key, value in model.state_dict().items():
-                average[key].lerp_(value, 1 - keep)
+                # a counter of batches has no average
+                average[key].lerp_(value, 1 - keep) if value.is_floating_point() else average[key].copy_(value)
             done += 1
             if done % 20 == 0 or done == round_.steps:
                 right = (logits.argmax(1) == labels).float().mean().item()
@@ -130,9 +133,7 @@ def train_job(spec: TrainSpec, out: str | os.PathLike[str]) -> Generator[Progres
         weights_file, history_file = kept.with_suffix(".safetensors"), kept.with_suffix(".json")
         if weights_file.exists() and history_file.exists():
             history = read_json(history_file)
-            model = _at_size(
-                model, replace(variant(spec.name).config, image=spec.rounds[number].phases[-1][0]), spec.name
-            )
+            model = _at_size(model, spec.name, spec.rounds[number].phases[-1][0])
             model.load_state_dict(read_tensors(weights_file)[0])
             continue
         begun = time.perf_counter()
@@ -177,11 +178,17 @@ def measured_card(
     }
 
 
-def _at_size(model: Vim, config: Any, name: str) -> Vim:
+def _built(name: str, size: int) -> VisionModel:
+    entry = variant(name)
+    return entry.build(replace(entry.config, image=size), name)
+
+
+def _at_size(model: VisionModel, name: str, size: int) -> VisionModel:
     """The same weights over another grid."""
-    other = Vim(config, name)
+    other = _built(name, size)
     state = model.state_dict()
-    state["pos_embed"] = resize_pos_embed(state["pos_embed"], model.cls_index, other.info.stages[0].grid)
+    if "pos_embed" in state:
+        state["pos_embed"] = resize_pos_embed(state["pos_embed"], model.info.cls_index, other.info.stages[0].grid)
     other.load_state_dict(state)
     return other.train()
 

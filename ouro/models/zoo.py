@@ -12,9 +12,14 @@ from typing import Any
 from ouro.data import digits, scenes
 from ouro.models.variant import Variant
 from ouro.models.vim import Vim, VimConfig
+from ouro.models.vmamba import VMamba, VMambaConfig
 from ouro.registry import MODELS
 
 _WEIGHTS = Path(__file__).parent / "weights"
+_NANO_DATA = {
+    "image": 56, "num_classes": len(scenes.CLASSES), "mean": scenes.MEAN, "std": scenes.STD,
+    "class_names": scenes.CLASSES,
+}  # fmt: skip
 # 56 pixels in patches of 4: 14 x 14 patches and a class token are 197 time steps, as in Vim at 224
 _NANO = {"width": 96, "depth": 6, "image": 56, "patch": 4, "stride": 4}
 _SCENES = VimConfig(
@@ -30,6 +35,11 @@ def _embedded(config: VimConfig, file: str, data: str) -> Variant:
 vim_nano = _embedded(_SCENES, "vim_nano.safetensors", "scenes")
 vim_nano_witness = _embedded(_SCENES, "vim_nano_witness.safetensors", "scenes")
 vim_nano_digits = _embedded(_DIGITS, "vim_nano_digits.safetensors", "digits")
+
+vmamba_nano = Variant(
+    VMamba, VMambaConfig(64, (2, 3), expand=2.0, **_NANO_DATA), "vmamba_nano.safetensors",
+    embedded=True, data="scenes", crop_pct=1.0,
+)  # fmt: skip
 
 WITNESSES = {"vim_nano": "vim_nano_witness"}
 """Model -> the independently trained model that judges its synthetic images."""
