@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +15,28 @@ from ouro.models.variant import Variant
 from ouro.models.vim import Vim, VimConfig
 from ouro.models.vmamba import VMamba, VMambaConfig
 from ouro.registry import MODELS
+from ouro.vision import VisionModel
 
 _WEIGHTS = Path(__file__).parent / "weights"
-_NANO_DATA = {
+_SCENES: dict[str, Any] = {
     "image": 56, "num_classes": len(scenes.CLASSES), "mean": scenes.MEAN, "std": scenes.STD,
     "class_names": scenes.CLASSES,
 }  # fmt: skip
+_DIGITS: dict[str, Any] = {
+    "image": 56, "num_classes": 10, "mean": digits.MEAN, "std": digits.STD, "class_names": tuple("0123456789"),
+}  # fmt: skip
 # 56 pixels in patches of 4: 14 x 14 patches and a class token are 197 time steps, as in Vim at 224
-_NANO = {"width": 96, "depth": 6, "image": 56, "patch": 4, "stride": 4}
-_SCENES = VimConfig(
-    **_NANO, num_classes=len(scenes.CLASSES), mean=scenes.MEAN, std=scenes.STD, class_names=scenes.CLASSES
-)
-_DIGITS = VimConfig(**_NANO, num_classes=10, mean=digits.MEAN, std=digits.STD, class_names=tuple("0123456789"))
+_VIM: dict[str, Any] = {"width": 96, "depth": 6, "patch": 4, "stride": 4}
 
 
-def _embedded(config: VimConfig, file: str, data: str) -> Variant:
-    return Variant(Vim, config, file, embedded=True, data=data, crop_pct=1.0)
+def _embedded(build: Callable[[Any, str], VisionModel], config: Any, name: str, data: str = "scenes") -> Variant:
+    return Variant(build, config, f"{name}.safetensors", embedded=True, data=data, crop_pct=1.0)
 
 
-vim_nano = _embedded(_SCENES, "vim_nano.safetensors", "scenes")
-vim_nano_witness = _embedded(_SCENES, "vim_nano_witness.safetensors", "scenes")
-vim_nano_digits = _embedded(_DIGITS, "vim_nano_digits.safetensors", "digits")
-
-vmamba_nano = Variant(
-    VMamba, VMambaConfig(64, (2, 3), expand=2.0, **_NANO_DATA), "vmamba_nano.safetensors",
-    embedded=True, data="scenes", crop_pct=1.0,
-)  # fmt: skip
+vim_nano = _embedded(Vim, VimConfig(**_VIM, **_SCENES), "vim_nano")
+vim_nano_witness = _embedded(Vim, VimConfig(**_VIM, **_SCENES), "vim_nano_witness")
+vim_nano_digits = _embedded(Vim, VimConfig(**_VIM, **_DIGITS), "vim_nano_digits", "digits")
+vmamba_nano = _embedded(VMamba, VMambaConfig(64, (2, 3), expand=2.0, **_SCENES), "vmamba_nano")
 
 WITNESSES = {"vim_nano": "vim_nano_witness"}
 """Model -> the independently trained model that judges its synthetic images."""
