@@ -7,6 +7,7 @@ released): logits and activations of every block within 5e-5 of the official cod
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -141,12 +142,12 @@ _NAMES = [
 ]
 
 
-def official_key(key: str) -> OfficialKey:
-    """Our state-dict key -> its place in the official checkpoint."""
+def official_key(key: str, scans: int = 4, names: Sequence[tuple[re.Pattern[str], str]] = _NAMES) -> OfficialKey:
+    """Our state-dict key -> its place in an official checkpoint that stacks what belongs to single scans."""
     part, parts = 0, 1
     if match := _SCAN.match(key):
-        key, part, parts = f"{match[1]}mixer.{_STACKED[match[3]]}", int(match[2]), 4
-    for pattern, name in _NAMES:
+        key, part, parts = f"{match[1]}mixer.{_STACKED[match[3]]}", int(match[2]), scans
+    for pattern, name in names:
         key = pattern.sub(name, key)
     return OfficialKey(key, part, parts)
 

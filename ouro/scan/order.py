@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
-from ouro.types import CLASS_TOKEN, ScanOrder
+from ouro.types import CLASS_TOKEN, PADDING, ScanOrder
 
 
 def row_major(grid: tuple[int, int], cls_index: int | None = None) -> ScanOrder:
     """Rows from the top left; a class token, if any, is read at step `cls_index` (Vim puts it in the middle)."""
-    cells = list(range(grid[0] * grid[1]))
-    if cls_index is not None:
-        cells.insert(cls_index, CLASS_TOKEN)
-    return ScanOrder(grid, tuple(cells))
+    order = ScanOrder(grid, tuple(range(grid[0] * grid[1])))
+    return order if cls_index is None else with_class_token(order, cls_index)
 
 
 def column_major(grid: tuple[int, int]) -> ScanOrder:
@@ -22,9 +22,43 @@ def column_major(grid: tuple[int, int]) -> ScanOrder:
     return ScanOrder(grid, tuple(row * width + column for column in range(width) for row in range(height)))
 
 
+def window(grid: tuple[int, int], size: int) -> ScanOrder:
+    """Windows of `size` x `size` patches in rows from the top left, rows inside each window.
+
+    Source: Huang et al. 2024 (LocalMamba). Windows that stick out at the bottom or right read PADDING there.
+
+    Raises:
+        ValueError: size is not positive.
+    """
+    if size < 1:
+        raise ValueError(f"window size is {size}, expected at least 1")
+    height, width = grid
+    return ScanOrder(
+        grid,
+        tuple(
+            row * width + column if row < height and column < width else PADDING
+            for top in range(0, height, size)
+            for left in range(0, width, size)
+            for row in range(top, top + size)
+            for column in range(left, left + size)
+        ),
+    )
+
+
+def with_class_token(order: ScanOrder, step: int) -> ScanOrder:
+    """The same path with the class token read at `step`, all later cells one step later."""
+    return ScanOrder(order.grid, (*order.cells[:step], CLASS_TOKEN, *order.cells[step:]))
+
+
 def reverse(order: ScanOrder) -> ScanOrder:
     """The same path walked from its end."""
     return ScanOrder(order.grid, order.cells[::-1])
+
+
+def scan_names(orders: Sequence[ScanOrder]) -> list[str]:
+    """Names of the scans of one mixer, those of their orders; orders that share a name are numbered."""
+    names = [order.name for order in orders]
+    return [name if names.count(name) == 1 else f"{name} {index}" for index, name in enumerate(names)]
 
 
 def class_step(order: ScanOrder) -> int | None:
