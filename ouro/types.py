@@ -21,10 +21,14 @@ PADDING = -2
 
 @dataclass(frozen=True, slots=True)
 class ScanOrder:
-    """Which raster cell each scan step reads: `cells[l]` is a row-major cell of `grid`, CLASS_TOKEN or PADDING."""
+    """Which raster cell each scan step reads: `cells[l]` is a row-major cell of `grid`, CLASS_TOKEN or PADDING.
+
+    `name` is for people ("forward", "columns back"); two orders that read the same are equal, whatever their names.
+    """
 
     grid: tuple[int, int]
     cells: tuple[int, ...]
+    name: str = field(default="scan", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,19 @@ class ModelInfo:
     std: tuple[float, ...]
     num_classes: int
     class_names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsSource:
+    """Where a model's weights came from.
+
+    source: path, URL or hub file. container: under which key of the file they were, "" for the file itself.
+    revision: the commit of a hub file, the start of the SHA-256 of any other, "" for a state dict.
+    """
+
+    source: str
+    container: str
+    revision: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ouro.types import ModelInfo
+from ouro.types import ModelInfo, ScanOrder, WeightsSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,7 @@ class VisionModel(nn.Module, ABC):
 
     info: ModelInfo
     num_classes: int
+    loaded_from: WeightsSource | None = None
 
     @abstractmethod
     def stem(self, images: Tensor) -> tuple[Any, ...]:
@@ -45,6 +46,14 @@ class VisionModel(nn.Module, ABC):
     @abstractmethod
     def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
         """Tokens -> pooled features [b c] or logits [b k]."""
+
+    def mixers(self) -> dict[str, list[ScanOrder]]:
+        """Path of every mixer, in order -> the orders of its scans; layer k of a model is the k-th of these."""
+        found: dict[str, list[ScanOrder]] = {}
+        for path, module in self.named_modules():
+            if isinstance(order := getattr(module, "order", None), ScanOrder):
+                found.setdefault(path.rsplit(".", 2)[0], []).append(order)
+        return found
 
     def official(self, key: str) -> OfficialKey:
         """Our state-dict key -> where the official checkpoint has it; one to one."""

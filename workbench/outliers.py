@@ -13,7 +13,6 @@ from workbench.page import DIMMED, PRIVATE, Page, facts, lead, percent
 from workbench.pictures import START, picker, reset, row
 from workbench.player import step_player, steps
 
-DIRECTIONS = {"forward": "Forward scan", "backward": "Backward scan"}
 TENSORS = {
     "in_proj": "Input of in_proj",
     "x_proj": "Input of x_proj",
@@ -31,7 +30,13 @@ TENSORS = {
 
 def first_spec(model: str) -> dict[str, Any]:
     """What the tab opens with: the last layer, whose outliers are the most pronounced."""
-    return spec_of(model, START, engine.model_row(model)["layers"] - 1, "in_proj", "forward", 3.0, 10)
+    layer = engine.model_row(model)["layers"] - 1
+    return spec_of(model, START, layer, "in_proj", scans(model, layer)[0][1], 3.0, 10)
+
+
+def scans(model: str, layer: int) -> list[tuple[str, str]]:
+    """(label, name) of every scan of a layer."""
+    return [(f"{name.capitalize()} scan", name) for name in engine.model_row(model)["scans"][int(layer)]]
 
 
 def spec_of(
@@ -46,7 +51,7 @@ def spec_of(
 
 def player_value(result: engine.Result, model: str, picture: Mapping[str, Any]) -> str:
     """The map of one result."""
-    arrays, grid = result.arrays, engine.model_row(model)["grid"]
+    arrays = result.arrays
     images, _ = row(model, picture["first"])
     return steps(
         arrays["magnitude"],
@@ -55,7 +60,7 @@ def player_value(result: engine.Result, model: str, picture: Mapping[str, Any]) 
         arrays["static"],
         title=f"outliers of {result.values['path']}",
         image=images[picture["sample"] - picture["first"]],
-        grid=tuple(grid),
+        grid=tuple(result.values["grid"]),
         cells=arrays["cells"].tolist(),
         theta=arrays["threshold"],
     )
@@ -94,7 +99,7 @@ def build(page: Page, model: str) -> None:
             elem_id="wb-outliers-tensor", min_width=190,
         )  # fmt: skip
         way = gr.Dropdown(
-            [(label, name) for name, label in DIRECTIONS.items()], value="forward", label="Scan", filterable=False,
+            scans(model, layer), value=result.values["direction"], label="Scan", filterable=False,
             elem_id="wb-outliers-direction", min_width=150,
         )  # fmt: skip
         kappa = gr.Slider(
@@ -113,10 +118,13 @@ def build(page: Page, model: str) -> None:
     def show(
         model: str, picture: dict[str, Any], layer: int, tensor: str, way: str, kappa: float, refresh: float
     ) -> tuple:
+        offered = scans(model, layer)
+        # layers of some models have scans of their own
+        way = way if way in dict(offered).values() else offered[0][1]
         result = engine.outliers(**spec_of(model, picture, layer, tensor, way, kappa, refresh))
-        return player_value(result, model, picture), numbers(result)
+        return player_value(result, model, picture), numbers(result), gr.Dropdown(offered, value=way)
 
-    shown = [view, told]
+    shown = [view, told, way]
     for event in (at.release, tensor.input, way.input, kappa.release, refresh.release):
         event(show, settings, shown, trigger_mode="always_last", show_progress_on=[view], **DIMMED)
 

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ouro.attention.maps import REDUCTIONS, delta_map, merge, raster_matrices, reduce_matrix, rollout
 from ouro.attention.scores import SCORES, mask_to_grid
+from ouro.scan.order import scan_names
 from ouro.types import ScanRecord
 
 Key = tuple[int, str, str, str]
@@ -17,11 +18,6 @@ Key = tuple[int, str, str, str]
 
 MERGED = "both"
 """The mean over all scans of a mixer, in raster order; other directions are single scans."""
-
-
-def directions(scans: int) -> tuple[str, ...]:
-    """Names for the scans of one mixer: "forward" and "backward", or scan0, scan1, … of more than two."""
-    return ("forward", "backward")[:scans] if scans <= 2 else tuple(f"scan{index}" for index in range(scans))
 
 
 def survey(layers: Sequence[Sequence[ScanRecord]], window: int, weights: str) -> Iterator[tuple[Key, Tensor]]:
@@ -37,7 +33,10 @@ def survey(layers: Sequence[Sequence[ScanRecord]], window: int, weights: str) ->
             so_far.clear()
         views = [raster_matrices(scan, window, weights) for scan in scans]
         gates = [delta_map(scan) for scan in scans]
-        chosen_by = {MERGED: range(len(scans)), **{name: [index] for index, name in enumerate(directions(len(scans)))}}
+        chosen_by = {
+            MERGED: range(len(scans)),
+            **{name: [index] for index, name in enumerate(scan_names([scan.order for scan in scans]))},
+        }
         for direction, chosen in chosen_by.items():
             for source in ("h", "h_p"):
                 matrix = merge([views[i][source] for i in chosen])

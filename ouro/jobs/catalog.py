@@ -9,6 +9,7 @@ import torch
 from ouro.models import variant
 from ouro.models.zoo import card, embedded_path
 from ouro.registry import MODELS
+from ouro.scan.order import scan_names
 
 
 def catalog() -> list[dict[str, Any]]:
@@ -22,6 +23,7 @@ def catalog() -> list[dict[str, Any]]:
         # on the meta device nothing is allocated or initialised
         with torch.device("meta"):
             model = entry.build(entry.config, name)
+        mixers = model.mixers()
         weights = "none" if entry.weights is None else "hub"
         if entry.embedded:
             weights = "embedded" if embedded_path(entry.weights or "").exists() else "none"
@@ -34,8 +36,9 @@ def catalog() -> list[dict[str, Any]]:
                 "input_size": list(model.info.input_size),
                 "classes": model.info.num_classes,
                 "parameters": sum(p.numel() for p in model.parameters()),
-                "layers": sum(stage.depth for stage in model.info.stages),
+                "layers": len(mixers),
                 "grid": list(model.info.stages[-1].grid),
+                "scans": [scan_names(orders) for orders in mixers.values()],
                 "steps": model.info.stages[0].L,
                 "weights": weights,
                 "top1": 100 * told["top1"] if "top1" in told else entry.top1,

@@ -27,6 +27,8 @@ from ouro.vision import VisionModel
 HEADLINE = "received"
 """The reduction behind the headline scores: h and h_p both have it, and it was fixed before any score was seen."""
 BATCH = 8
+_TRANSITION_BYTES = 2**30
+"""Largest transition [b l l n] of one scan: a long scan gets smaller batches."""
 _SOURCES = ("h", "h_p")
 _SCORES = ("auroc", "pointing", "leakage")
 
@@ -96,7 +98,8 @@ def explain(spec: ExplainSpec, model: VisionModel | None = None) -> Generator[Pr
     layer, grids = _layer(spec, model)
     data = spec.data or (variant(spec.model).data if spec.model in MODELS else "scenes")
     one = spec.sample is not None or spec.image is not None
-    beats = int(one) + -(-spec.n // BATCH)
+    batch = _batch_size(model)
+    beats = int(one) + -(-spec.n // batch)
     values: dict[str, Any] = {"model": spec.model, "data": data}
     arrays: dict[str, Tensor] = {}
     parts: list[_Scored] = []
@@ -105,11 +108,11 @@ def explain(spec: ExplainSpec, model: VisionModel | None = None) -> Generator[Pr
         facts, arrays, alone = _one_image(spec, model, data, layer)
         values |= facts
         parts = [] if spec.n or alone is None else [alone]
-    for start in range(0, spec.n, BATCH):
-        parts.append(_batch(spec, model, data, start, min(BATCH, spec.n - start)))
+    for start in range(0, spec.n, batch):
+        parts.append(_batch(spec, model, data, start, min(batch, spec.n - start)))
         step = int(one) + len(parts)
         scored = sum(len(part.rows["auroc"]) for part in parts)
-        yield Progress(step, beats, f"{min(start + BATCH, spec.n)} of {spec.n} images", {"scored": scored})
+        yield Progress(step, beats, f"{min(start + batch, spec.n)} of {spec.n} images", {"scored": scored})
     if not spec.n:
         yield Progress(beats, beats, "maps of one image")
     values |= {"layer": layer, "layers": len(grids), "grid": list(grids[layer])}
@@ -121,8 +124,7 @@ def explain(spec: ExplainSpec, model: VisionModel | None = None) -> Generator[Pr
 
 def _layer(spec: ExplainSpec, model: VisionModel) -> tuple[int, list[tuple[int, int]]]:
     """(the layer asked for, the grid of every layer), checked."""
-    scans = {path: module.order.grid for path, module in model.named_modules() if hasattr(module, "order")}
-    grids = list({path.rsplit(".", 2)[0]: grid for path, grid in scans.items()}.values())
+    grids = [orders[0].grid for orders in model.mixers().values()]
     if not grids:
         raise ValueError(f"{spec.model} has no scan to explain")
     layer = len(grids) - 1 if spec.layer is None else spec.layer
@@ -135,6 +137,12 @@ def _layer(spec: ExplainSpec, model: VisionModel) -> tuple[int, list[tuple[int, 
             f"{height}x{width} grid"
         )
     return layer, grids
+
+
+def _batch_size(model: VisionModel) -> int:
+    """Images at a time; does not change the result."""
+    largest = max(4 * stage.L**2 * stage.N for stage in model.info.stages)
+    return max(1, min(BATCH, _TRANSITION_BYTES // largest))
 
 
 def _trace(model: VisionModel, pixels: Tensor) -> tuple[list[list[ScanRecord]], Tensor]:

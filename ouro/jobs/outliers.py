@@ -16,7 +16,7 @@ from ouro.jobs.quantize import calibration_set
 from ouro.models import create_model
 from ouro.quant.observers import Rows
 from ouro.quant.outliers import OutlierRule, outlier_list, threshold
-from ouro.scan.order import row_major
+from ouro.scan.order import row_major, scan_names
 from ouro.taps import Tap, match_taps, record
 from ouro.types import Progress, Report, ScanOrder
 from ouro.vision import VisionModel
@@ -35,20 +35,19 @@ TENSORS = {
 }
 """What one can look at in a layer: inputs of its linear layers, operands and output of its scans."""
 
-DIRECTIONS = ("forward", "backward")
-
 
 @dataclass(frozen=True, slots=True)
 class OutlierSpec:
     """One image of the test split (`sample`) or an image file, one tensor, and the rule.
 
-    n: calibration images behind the static list. kappa, refresh: see `ouro.quant.outliers`.
+    direction: the name of a scan of the layer, such as "forward"; "" is the first. n: calibration images behind the
+    static list. kappa, refresh: see `ouro.quant.outliers`.
     """
 
     model: str
     layer: int = 0
     tensor: str = "in_proj"
-    direction: str = "forward"
+    direction: str = ""
     sample: int | None = 0
     image: str | None = None
     n: int = 16
@@ -64,7 +63,7 @@ def outliers(spec: OutlierSpec) -> Generator[Progress, None, Report]:
     uint8 [l c], the list that grows and is cleared; "static" uint8 [c], outliers of the mean over calibration;
     "threshold" float32 [l], mean + kappa std; "cells" int64 [l], the raster cell each step reads (-1: class token).
 
-    Values: {model, layer, tensor, direction, path, source, steps, channels, n, kappa, refresh, share_raw,
+    Values: {model, layer, tensor, direction, path, grid, source, steps, channels, n, kappa, refresh, share_raw,
     share_dynamic, share_static, missed_by_static, jaccard, top_channels, seed}: `missed_by_static` is the part of all
     raw outliers that the static list lacks, `jaccard` the mean overlap of raw outliers between neighboring steps;
     both are None where there is no outlier.
@@ -89,13 +88,15 @@ def outliers(spec: OutlierSpec) -> Generator[Progress, None, Report]:
     mean = _rows(model, path, tap, known).abs().mean((0, 1))
     static = mean > threshold(mean, torch.zeros_like(mean, dtype=torch.bool), spec.kappa)
     raw, dynamic, rows = raw[0], dynamic[0], rows[0]
+    order = _order(model, path)
     peaks = rows.abs().amax(0)
     values = {
         "model": spec.model,
         "layer": spec.layer,
         "tensor": spec.tensor,
-        "direction": spec.direction,
+        "direction": order.name,
         "path": path,
+        "grid": list(order.grid),
         "source": source,
         "steps": rows.shape[0],
         "channels": rows.shape[1],
@@ -116,7 +117,7 @@ def outliers(spec: OutlierSpec) -> Generator[Progress, None, Report]:
         "dynamic": dynamic.to(torch.uint8),
         "static": static.to(torch.uint8),
         "threshold": bound[0, :, 0].float(),
-        "cells": torch.tensor(_order(model, path).cells),
+        "cells": torch.tensor(order.cells),
     }
     yield Progress(2, 2, f"{values['share_raw']:.2%} outliers")
     return Report("outliers", values, run_info(spec.seed, started), arrays)
@@ -128,14 +129,17 @@ def find_tap(model: VisionModel, layer: int, tensor: str, direction: str) -> tup
     Raises:
         ValueError: unknown layer, tensor or direction.
     """
-    blocks = list(model.blocks())
-    if not 0 <= layer < len(blocks):
-        raise ValueError(f"layer is {layer}, {model.info.name} has layers 0 to {len(blocks) - 1}")
+    mixers = model.mixers()
+    if not 0 <= layer < len(mixers):
+        raise ValueError(f"layer is {layer}, {model.info.name} has layers 0 to {len(mixers) - 1}")
     if tensor not in TENSORS:
         raise ValueError(f"unknown tensor {tensor!r}; known: {', '.join(TENSORS)}")
-    if direction not in DIRECTIONS:
-        raise ValueError(f"unknown direction {direction!r}; known: {', '.join(DIRECTIONS)}")
-    pattern = f"{blocks[layer]}.*{TENSORS[tensor].format(scan=DIRECTIONS.index(direction))}"
+    mixer, orders = list(mixers.items())[layer]
+    names = scan_names(orders)
+    direction = direction or names[0]
+    if direction not in names:
+        raise ValueError(f"unknown direction {direction!r}; layer {layer} of {model.info.name} has {', '.join(names)}")
+    pattern = f"{mixer}.{TENSORS[tensor].format(scan=names.index(direction))}"
     ((path, tap),) = match_taps(model, pattern).items()
     return path, tap
 
@@ -159,7 +163,8 @@ def _order(model: VisionModel, path: str) -> ScanOrder:
         order = getattr(model.get_submodule(".".join(parts[:end])), "order", None)
         if isinstance(order, ScanOrder):
             return order
-    return row_major(model.info.stages[0].grid, model.info.cls_index)
+    grids = [orders[0].grid for mixer, orders in model.mixers().items() if path.startswith(f"{mixer}.")]
+    return row_major(grids[0], model.info.cls_index)
 
 
 def _overlap(raw: Tensor) -> float | None:

@@ -42,7 +42,11 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class TrainSpec:
-    """Everything a training run depends on."""
+    """Everything a training run depends on.
+
+    reveal: over this many first steps the background fades in, from the mean color to what it is; 0 shows it at once.
+        Models without a class token take long to find a small object in clutter that they have never seen alone.
+    """
 
     name: str
     data: str
@@ -54,6 +58,7 @@ class TrainSpec:
     smoothing: float = 0.1
     clip: float = 1.0
     ema: float = 0.99
+    reveal: int = 0
 
 
 HELD_OUT = 2000
@@ -96,7 +101,11 @@ def train_round(
             for group in optimizer.param_groups:
                 group["lr"] = round_.lr * rate
             images, labels = _batch(data, before + done, spec.batch)
-            logits = model(normalize(images, config.mean, config.std))
+            inputs = normalize(images, config.mean, config.std)
+            if before + done < spec.reveal:
+                inside = data.masks((before + done) * spec.batch, spec.batch).unsqueeze(1)
+                inputs = torch.where(inside, inputs, inputs * ((before + done) / spec.reveal))
+            logits = model(inputs)
             loss = F.cross_entropy(logits, labels, label_smoothing=spec.smoothing)
             optimizer.zero_grad()
             loss.backward()

@@ -31,7 +31,7 @@ class OuroMambaGen:
         window: side of the neighborhood of h_p and of the candidates for positives.
         positives: positives per patch.
         weights: "delta" or "uniform" weights inside the window.
-        blocks: how many blocks feed the contrast, evenly spaced; 0 takes all.
+        blocks: how many mixers feed the contrast, evenly spaced; 0 takes all.
         channels: how many channels per scan feed "y_p", drawn by the seed; 0 takes all.
 
     Raises:
@@ -45,9 +45,10 @@ class OuroMambaGen:
     ) -> None:  # fmt: skip
         if features not in FEATURES:
             raise ValueError(f"unknown features {features!r}; known: {', '.join(FEATURES)}")
-        side = min(model.info.stages[0].grid)
+        mixers = model.mixers()
+        side = min(min(orders[0].grid) for orders in mixers.values())
         if window % 2 == 0 or not 3 <= window <= side:
-            raise ValueError(f"window is {window}, expected an odd number from 3 to {side} (the model's grid)")
+            raise ValueError(f"window is {window}, expected an odd number from 3 to {side} (the model's smallest grid)")
         if weights not in WEIGHTS:
             raise ValueError(f"unknown weights {weights!r}; known: {', '.join(WEIGHTS)}")
         if not 1 <= positives < window**2:
@@ -55,10 +56,10 @@ class OuroMambaGen:
         self.features, self.window, self.positives, self.weights = features, window, positives, weights
         self.temperature, self.channels, self.seed = temperature, channels, seed
         self.class_weight, self.smooth_weight, self.class_loss = class_weight, smooth_weight, class_loss
-        paths = list(model.blocks())
+        paths = list(mixers)
         count = min(blocks, len(paths)) or len(paths)
         chosen = [paths[-(-(i + 1) * len(paths) // count) - 1] for i in range(count)]
-        self.patterns = tuple(f"{path}.*scans.*" for path in chosen)
+        self.patterns = tuple(f"{path}.scans.*" for path in chosen)
 
     def losses(
         self, trace: Trace, logits: Tensor, labels: Tensor, images: Tensor, smooth: Tensor

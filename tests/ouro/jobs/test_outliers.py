@@ -6,11 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
-from ouro.jobs.outliers import DIRECTIONS, TENSORS, OutlierSpec, find_tap, outliers
+from ouro.jobs.outliers import TENSORS, OutlierSpec, find_tap, outliers
 from ouro.models import create_model
 from ouro.quant.outliers import OutlierRule, outlier_list
 from tests.ouro.jobs.running import finish
 
+DIRECTIONS = ("forward", "backward")
 CHANNELS = {"in_proj": 32, "dt_proj": 2, "B": 16, "C": 16}
 
 
@@ -71,7 +72,7 @@ def test_find_tap(tiny_zoo):
     [
         ({"layer": 2}, "layer is 2, vim_nano has layers 0 to 1"),
         ({"tensor": "x"}, "unknown tensor 'x'; known: in_proj, x_proj, dt_proj, out_proj, u, "),
-        ({"direction": "up"}, "unknown direction 'up'; known: forward, backward"),
+        ({"direction": "up"}, "unknown direction 'up'; layer 0 of vim_nano has forward, backward"),
         ({"n": 0}, "n is 0, expected 1 or more"),
         ({"refresh": 0}, "refresh is 0, expected 1 or more"),
         ({"kappa": -1.0}, "kappa is -1.0, expected 0 or more"),
