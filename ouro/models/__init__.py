@@ -44,6 +44,8 @@ def create_model(name: str, pretrained: bool | str = False, **config: Any) -> Vi
         if entry.weights is None:
             raise ValueError(f"{name} has no published weights; pass pretrained='path/to/checkpoint'")
         load_checkpoint(model, embedded_path(entry.weights) if entry.embedded else entry.weights)
+        # by its name: where this package is installed says nothing about the weights
+        model.loaded_from = replace(model.loaded_from, source=entry.weights) if model.loaded_from else None
     elif pretrained:
         load_checkpoint(model, pretrained)
     return model.eval()

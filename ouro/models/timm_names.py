@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ouro._torchvision_ops import declare_missing_ops
+from ouro.models.download import is_url
+from ouro.models.variant import Variant
 from ouro.registry import MODELS
 from ouro.vision import VisionModel
 
@@ -52,10 +54,8 @@ def _entry_point(name: str, create: Callable[..., VisionModel]) -> Callable[...,
 
 def _pretrained_cfg(name: str) -> dict[str, Any]:
     entry = MODELS.get(name)
-    hub_id, _, file = (entry.weights or "").partition(":")
-    hub = {} if entry.embedded or not file else {"hf_hub_id": hub_id, "hf_hub_filename": file}
     size = entry.config.image
-    return hub | {
+    return _published(entry) | {
         "input_size": (3, size, size),
         "num_classes": entry.config.num_classes,
         "mean": entry.config.mean,
@@ -67,3 +67,14 @@ def _pretrained_cfg(name: str) -> dict[str, Any]:
         "first_conv": "patch_embed.proj",
         "classifier": "head",
     }
+
+
+def _published(entry: Variant) -> dict[str, str]:
+    """Where the weights are, as timm names it; a hub id carries its revision behind an @ in timm, too."""
+    if entry.weights is None or entry.embedded:
+        return {}
+    if is_url(entry.weights):
+        return {"url": entry.weights}
+    hub_id, _, file = entry.weights.partition(":")
+    file, at, revision = file.partition("@")
+    return {"hf_hub_id": hub_id + at + revision, "hf_hub_filename": file}

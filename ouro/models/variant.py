@@ -16,7 +16,8 @@ class Variant:
     Args:
         build: (config, name) -> model.
         config: the family's frozen config.
-        weights: Hugging Face file "org/name:file", or the file name of an embedded checkpoint.
+        weights: a Hugging Face file "org/name:file" or "org/name:file@revision", a URL, or the file name of an embedded
+            checkpoint.
         embedded: the weights lie in this package.
         data: the data set it was trained on; its test split is the default to evaluate on.
         top1: published ImageNet top-1 in percent, None where nobody published one (embedded models have a card).

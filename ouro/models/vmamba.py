@@ -117,6 +117,15 @@ class VMamba(HierarchicalModel):
     def official(self, key: str) -> OfficialKey:
         return official_key(key)
 
+    def from_official(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """As for every family; also takes the names of early releases, and 1x1 convolutions for linear layers."""
+        wanted = self.state_dict()
+        renamed = super().from_official({current_name(key): value for key, value in state.items()})
+        return {
+            key: value.flatten(1) if key in wanted and _is_pointwise(value, wanted[key]) else value
+            for key, value in renamed.items()
+        }
+
 
 _STACKED = {
     "x_proj.weight": "x_proj_weight",
@@ -150,6 +159,26 @@ def official_key(key: str, scans: int = 4, names: Sequence[tuple[re.Pattern[str]
     for pattern, name in names:
         key = pattern.sub(name, key)
     return OfficialKey(key, part, parts)
+
+
+_EARLY = [
+    (re.compile(r"^patch_embed\.proj\."), "patch_embed.0."),
+    (re.compile(r"^patch_embed\.norm\."), "patch_embed.2."),
+    (re.compile(r"^(layers\.\d+\.blocks\.\d+)\.ln_1\."), r"\1.norm."),
+    (re.compile(r"^(layers\.\d+\.blocks\.\d+)\.self_attention\."), r"\1.op."),
+    (re.compile(r"^(norm|head)\."), r"classifier.\1."),
+]
+
+
+def current_name(key: str) -> str:
+    """A key of an early official checkpoint -> what the official code has called it since."""
+    for pattern, name in _EARLY:
+        key = pattern.sub(name, key)
+    return key
+
+
+def _is_pointwise(value: Tensor, wanted: Tensor) -> bool:
+    return value.dim() == 4 and wanted.dim() == 2 and value.shape[2:] == (1, 1)
 
 
 def _init(model: VMamba) -> None:
