@@ -94,7 +94,7 @@ def train_round(
         model = _at_size(model, spec.name, size)
         average = {key: value.clone() for key, value in model.state_dict().items()}
         optimizer = torch.optim.AdamW(_groups(model, spec.weight_decay), lr=round_.lr, betas=(0.9, 0.98))
-        data = load(spec.data, split="train", size=size, **({"seed": spec.seed} if spec.data == "scenes" else {}))
+        data: Any = load(spec.data, split="train", size=size, **({"seed": spec.seed} if spec.data == "scenes" else {}))
         for step in range(steps):
             # warm-up in each phase, one cosine over the round
             rate = min(1.0, (step + 1) / spec.warmup) * 0.5 * (1 + math.cos(math.pi * done / round_.steps))

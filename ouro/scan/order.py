@@ -12,14 +12,14 @@ from ouro.types import CLASS_TOKEN, PADDING, ScanOrder
 
 def row_major(grid: tuple[int, int], cls_index: int | None = None) -> ScanOrder:
     """Rows from the top left; a class token, if any, is read at step `cls_index` (Vim puts it in the middle)."""
-    order = ScanOrder(grid, tuple(range(grid[0] * grid[1])))
+    order = ScanOrder(grid, tuple(range(grid[0] * grid[1])), "forward")
     return order if cls_index is None else with_class_token(order, cls_index)
 
 
 def column_major(grid: tuple[int, int]) -> ScanOrder:
     """Columns from the top left."""
     height, width = grid
-    return ScanOrder(grid, tuple(row * width + column for column in range(width) for row in range(height)))
+    return ScanOrder(grid, tuple(row * width + column for column in range(width) for row in range(height)), "columns")
 
 
 def window(grid: tuple[int, int], size: int) -> ScanOrder:
@@ -42,17 +42,19 @@ def window(grid: tuple[int, int], size: int) -> ScanOrder:
             for row in range(top, top + size)
             for column in range(left, left + size)
         ),
+        f"windows of {size}",
     )
 
 
 def with_class_token(order: ScanOrder, step: int) -> ScanOrder:
     """The same path with the class token read at `step`, all later cells one step later."""
-    return ScanOrder(order.grid, (*order.cells[:step], CLASS_TOKEN, *order.cells[step:]))
+    return ScanOrder(order.grid, (*order.cells[:step], CLASS_TOKEN, *order.cells[step:]), order.name)
 
 
 def reverse(order: ScanOrder) -> ScanOrder:
     """The same path walked from its end."""
-    return ScanOrder(order.grid, order.cells[::-1])
+    name = "backward" if order.name == "forward" else f"{order.name} back"
+    return ScanOrder(order.grid, order.cells[::-1], name)
 
 
 def scan_names(orders: Sequence[ScanOrder]) -> list[str]:
