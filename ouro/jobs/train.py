@@ -66,8 +66,18 @@ HELD_OUT = 2000
 
 RECIPES = {
     "vim_nano": TrainSpec("vim_nano", "scenes", (Round(2e-3, ((32, 1600), (56, 700))), Round(1.5e-3, ((56, 1000),)))),
-    "vim_nano_witness": TrainSpec("vim_nano_witness", "scenes", (Round(2e-3, ((32, 1600), (56, 400))),), seed=1),
-    "vmamba_nano": TrainSpec("vmamba_nano", "scenes", (Round(2e-3, ((32, 600), (56, 500))),)),
+    "vim_nano_witness": TrainSpec(
+        "vim_nano_witness", "scenes", (Round(2e-3, ((32, 1600), (56, 400))), Round(1.5e-3, ((56, 800),))), seed=1
+    ),
+    "vmamba_nano": TrainSpec(
+        "vmamba_nano", "scenes", (Round(2e-3, ((32, 900), (56, 500))), Round(2e-3, ((56, 1200),))), reveal=300
+    ),
+    "localvmamba_nano": TrainSpec(
+        "localvmamba_nano", "scenes", (Round(2e-3, ((32, 900), (56, 500))), Round(2e-3, ((56, 1200),))), reveal=300
+    ),
+    "mambavision_nano": TrainSpec(
+        "mambavision_nano", "scenes", (Round(2e-3, ((56, 900),)), Round(2e-3, ((56, 1200),))), reveal=300
+    ),
     "vim_nano_digits": TrainSpec("vim_nano_digits", "digits", (Round(2e-3, ((32, 300), (56, 150))),)),
 }
 """Embedded checkpoint -> how it is trained; the witness only ever judges what another model synthesized."""
@@ -103,8 +113,8 @@ def train_round(
             images, labels = _batch(data, before + done, spec.batch)
             inputs = normalize(images, config.mean, config.std)
             if before + done < spec.reveal:
-                inside = data.masks((before + done) * spec.batch, spec.batch).unsqueeze(1)
-                inputs = torch.where(inside, inputs, inputs * ((before + done) / spec.reveal))
+                masks = data.masks((before + done) * spec.batch, spec.batch)
+                inputs = revealed(inputs, masks, (before + done) / spec.reveal)
             logits = model(inputs)
             loss = F.cross_entropy(logits, labels, label_smoothing=spec.smoothing)
             optimizer.zero_grad()
@@ -185,6 +195,11 @@ def measured_card(
         "spec": asdict(spec),
         "log": history["log"],
     }
+
+
+def revealed(inputs: Tensor, masks: Tensor, share: float) -> Tensor:
+    """Inputs [b 3 h w] in model space whose background is `share` of what it was; 0 is the mean color."""
+    return torch.where(masks.unsqueeze(1), inputs, inputs * share)
 
 
 def _built(name: str, size: int) -> VisionModel:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ouro.data import digits, scenes
+from ouro.models.localmamba import LocalVMamba, LocalVMambaConfig
+from ouro.models.mambavision import MambaVision, MambaVisionConfig
 from ouro.models.variant import Variant
 from ouro.models.vim import Vim, VimConfig
 from ouro.models.vmamba import VMamba, VMambaConfig
@@ -37,6 +39,17 @@ vim_nano = _embedded(Vim, VimConfig(**_VIM, **_SCENES), "vim_nano")
 vim_nano_witness = _embedded(Vim, VimConfig(**_VIM, **_SCENES), "vim_nano_witness")
 vim_nano_digits = _embedded(Vim, VimConfig(**_VIM, **_DIGITS), "vim_nano_digits", "digits")
 vmamba_nano = _embedded(VMamba, VMambaConfig(64, (2, 3), expand=2.0, **_SCENES), "vmamba_nano")
+localvmamba_nano = _embedded(
+    LocalVMamba,
+    LocalVMambaConfig(48, (2, 2), (("h", "v_flip", "w2", "w7_flip"), ("h_flip", "v", "w2_flip", "w7")) * 2, **_SCENES),
+    "localvmamba_nano",
+)
+# both stages scan, so that attention is seen on 14 x 14 patches as well
+mambavision_nano = _embedded(
+    MambaVision,
+    MambaVisionConfig(64, 32, (4, 4), heads=(2, 4), windows=(14, 7), conv_stages=0, **_SCENES),
+    "mambavision_nano",
+)
 
 WITNESSES = {"vim_nano": "vim_nano_witness"}
 """Model -> the independently trained model that judges its synthetic images."""

@@ -1,0 +1,51 @@
+"""Every registered model in a size that runs in a moment; what tests of all families are parametrized over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ouro.models import create_model, variant
+from ouro.registry import MODELS
+from ouro.vision import VisionModel
+
+NAMES = list(MODELS)
+
+_SMALL: dict[str, dict[str, Any]] = {
+    "VimConfig": {"width": 32, "depth": 2, "image": 24, "patch": 4, "stride": 4},
+    "VMambaConfig": {"width": 16, "depths": (1, 1), "image": 24},
+    "LocalVimConfig": {"width": 32, "depth": 2, "image": 24, "patch": 4},
+    "LocalVMambaConfig": {"width": 16, "depths": (1, 1), "image": 24},
+    "MambaVisionConfig": {
+        "width": 16, "stem": 8, "depths": (1, 2, 2), "heads": (1, 2, 2), "windows": (3, 3, 2), "conv_stages": 1,
+        "image": 24,
+    },
+    "ZigMaConfig": {"width": 32, "depth": 3, "image": 6},
+}  # fmt: skip
+"""Name of a family's config -> the fields that make it small; all that a name stands for besides stays."""
+
+
+def small(name: str, seed: int = 0) -> VisionModel:
+    """A small model of this name; weights drawn by the seed."""
+    config = variant(name).config
+    changes = _SMALL[type(config).__name__]
+    if hasattr(config, "directions"):
+        depth = changes.get("depth") or sum(changes["depths"])
+        changes = changes | {"directions": config.directions[:depth]}
+    classes = {"num_classes": 5, "class_names": ()} if hasattr(config, "num_classes") else {}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = create_model(name, **changes, **classes)
+        # layer scales and zeroed projections would hide what is in front of them
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.abs().max() < 1e-3:
+                    parameter.normal_(std=0.1)
+    return model
+
+
+def inputs(model: VisionModel, count: int = 3, seed: int = 0) -> Tensor:
+    """Images in the model's own size."""
+    return torch.randn(count, *model.info.input_size, generator=torch.Generator().manual_seed(seed))
