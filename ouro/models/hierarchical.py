@@ -55,78 +55,92 @@ class HierarchicalModel(VisionModel):
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
-        """timm's description of the stages: channels, stride, and the module that puts them out."""
-        size = self.info.input_size[1]
+        """timm's description of the stages: channels, stride, and the module whose output they are."""
+        # a grid that is rounded up has fewer cells than the stride says, so the stride is counted, not divided
+        first = -(-self.info.input_size[1] // self.info.stages[0].grid[0])
         return [
-            {"num_chs": stage.width, "reduction": size // stage.grid[0], "module": f"stages.{i}"}
+            {"num_chs": stage.width, "reduction": first * 2**i, "module": f"stages.{i}.blocks.{len(stage.blocks) - 1}"}
             for i, stage in enumerate(self._stages())
         ]
 
     def forward_intermediates(
         self,
         x: Tensor,
-        indices: int | list[int] | None = None,
+        indices: int | Sequence[int] | None = None,
         norm: bool = False,
         stop_early: bool = False,
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Feature maps of stages; arguments and results as timm's.
+        """Feature maps of stages, in the order of the stages; arguments and results as timm's.
 
         Args:
             x: images [b 3 h w].
             indices: stages wanted, negative from the end; a number for that many of the last, None for all.
-            norm: apply the final norm to the last stage's map.
+            norm: apply the final norm to the last stage's map; it does not fit the others.
             stop_early: leave out the stages behind the last one wanted.
             output_fmt: "NCHW" or "NHWC".
-            intermediates_only: return the maps alone, instead of (final tokens [b l c], maps).
+            intermediates_only: return the maps alone, instead of (final tokens [b l c], maps). Tokens of a walk that
+                stopped early have not seen the final norm.
 
         Raises:
-            ValueError: another output format, a stage that does not exist, or both stop_early and final tokens.
+            ValueError: another output format, or a stage that does not exist.
         """
         if output_fmt not in ("NCHW", "NHWC"):
             raise ValueError(f"output_fmt is {output_fmt!r}, expected NCHW or NHWC")
-        if stop_early and not intermediates_only:
-            raise ValueError("stop_early leaves no final tokens; pass intermediates_only=True with it")
         wanted = self._wanted(indices)
         (tokens,) = self.stem(x)
-        last, maps = len(self.stages) - 1, []
-        for index, stage in enumerate(self._stages()):
-            if stop_early and index > max(wanted):
-                break
+        stages, last, maps = self._stages(), len(self.info.stages) - 1, []
+        for index, stage in enumerate(stages[: max(wanted) + 1] if stop_early else stages):
+            if index > 0:
+                (tokens,) = cast(nn.Module, stages[index - 1].shrink)(tokens)
             for block in stage.blocks:
                 (tokens,) = block(tokens)
             if index in wanted:
                 out = as_map(self.norm(tokens) if norm and index == last else tokens, stage.grid)
                 maps.append(out if output_fmt == "NCHW" else out.permute(0, 2, 3, 1))
-            if stage.shrink is not None:
-                (tokens,) = stage.shrink(tokens)
-        return maps if intermediates_only else (self.tail(tokens), maps)
+        if intermediates_only:
+            return maps
+        return self.tail(tokens) if index == last else tokens, maps
 
     def prune_intermediate_layers(
-        self, indices: int | list[int] | None = None, prune_norm: bool = False, prune_head: bool = True
+        self, indices: int | Sequence[int] | None = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drops what `forward_intermediates` of these stages does not need, and returns them; timm's convention."""
+        """Drops what `forward_intermediates` of these stages does not need, and returns them; timm's convention.
+
+        Without the last stage, norm and head go as well: they are made for its width.
+
+        Raises:
+            ValueError: a stage that does not exist.
+        """
         wanted = self._wanted(indices)
+        cut = max(wanted) + 1 < len(self.stages)
         self.stages = self.stages[: max(wanted) + 1]
-        if max(wanted) + 1 < len(self.info.stages):
+        if cut:
             self._stages()[-1].shrink = None
-        if prune_norm:
+        if prune_norm or cut:
             self.norm = nn.Identity()
-        if prune_head:
-            self.head = nn.Identity()
+        if prune_head or cut:
+            self.head, self.num_classes = nn.Identity(), 0
         return wanted
 
-    def _wanted(self, indices: int | list[int] | None) -> list[int]:
+    def _wanted(self, indices: int | Sequence[int] | None) -> list[int]:
+        """Numbers of the stages, ascending."""
         count = len(self.stages)
         if indices is None:
             return list(range(count))
         if isinstance(indices, int):
-            indices = list(range(count - indices, count)) if 0 < indices <= count else [indices]
+            if not 0 < indices <= count:
+                raise ValueError(
+                    f"{indices} last stages wanted, {self.info.name} has {count}; a list picks single ones"
+                )
+            return list(range(count - indices, count))
+        if not indices:
+            raise ValueError(f"no stage wanted; {self.info.name} has stages 0 to {count - 1}")
         for index in indices:
             if not -count <= index < count:
                 raise ValueError(f"stage {index} does not exist, {self.info.name} has stages 0 to {count - 1}")
-        return sorted(index % count for index in indices)
+        return sorted({index % count for index in indices})
 
     def _stages(self) -> list[Stage]:
         return cast(list[Stage], list(self.stages))

@@ -46,3 +46,10 @@ def test_more_bits_are_more_faithful_at_every_block():
     assert list(fidelity(model, rounded, images, "layers.1.*.tap_u")) == [
         "layers.1.mixer.scans.0.tap_u", "layers.1.mixer.scans.1.tap_u", "logits",
     ]  # fmt: skip
+
+
+def test_steps_between_stages_are_no_blocks():
+    model = create_model("vmamba_tiny", width=16, depths=(1, 1), image=32, num_classes=3)
+    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    found = fidelity(model, copy.deepcopy(model), images)
+    assert list(found) == ["stages.0.blocks.0.tap_out", "stages.1.blocks.0.tap_out", "logits"]
