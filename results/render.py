@@ -114,15 +114,18 @@ def calibration() -> str | None:
     sets = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("generate_vim_nano_*.json"))]
     if not sets:
         return None
+    judges = list(sets[0]["judges"])
     rows: Rows = [
         (
             found["seed"], found["num"], found["steps"], found["options"].get("features", "y_p"),
-            f"{found['seconds'] / 60:.1f}", _share(found["recognized"]["self"]), _share(found["recognized"]["other"]),
+            f"{found['seconds'] / 60:.1f}", _share(found["recognized"]["self"]),
+            *(_share(found["judges"].get(name)) for name in judges),
         )
         for found in sets
     ]  # fmt: skip
-    head = ("seed", "images", "steps", "features", "minutes", "recognized by vim_nano, %", "by vim_nano_witness, %")
-    return _made(sets[0], "ouro generate vim_nano --num 128") + _markdown(head, rows)
+    head = ("seed", "images", "steps", "features", "minutes", "recognized by vim_nano, %")
+    named = (*head, *(f"by {name}, %" for name in judges))
+    return _made(sets[0], "ouro generate vim_nano --num 128 --seed SEED") + _markdown(named, rows)
 
 
 def scan_cpu() -> str | None:

@@ -72,9 +72,8 @@ def told_of(values: Mapping[str, Any]) -> str:
     """What is known of a finished set."""
     recognized = values["recognized"]
     pairs = [(str(values["num"]), "images"), (percent(recognized["self"]), "taken for their class by the model itself")]
-    if recognized.get("other") is not None:
-        judge = values.get("witness") or "an independent model"
-        pairs.append((percent(recognized["other"]), f"by {judge}, which never saw them"))
+    judges = values.get("judges", {}).items()
+    pairs += [(percent(share), f"by {name}, which never saw them") for name, share in judges]
     return facts([*pairs, (runner.clock(values["seconds"]), "of computing")])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor
 from ouro.gen.synthesize import initial_images, optimise, recognized, targets, to_pixels
 from ouro.jobs.provenance import run_info
 from ouro.models import create_model
-from ouro.models.zoo import witness_of
+from ouro.models.zoo import witnesses_of
 from ouro.quant.apply import weights_digest
 from ouro.quant.calibrate import images_digest
 from ouro.registry import GENERATORS
@@ -133,22 +133,29 @@ def _identity(spec: SynthesisSpec, model: VisionModel) -> dict[str, Any]:
 
 
 def _values(spec: SynthesisSpec, model: VisionModel, images: Tensor, labels: Tensor, seconds: float) -> dict[str, Any]:
-    witness = witness_of(spec.model)
-    other: float | None = None
-    if witness is not None:
-        other = recognized(create_model(witness, pretrained=True), images, labels)
+    judges = {name: recognized(judge, images, labels) for name, judge in _judges(spec.model, model)}
+    witness = next(iter(judges), None)
     return {
         "model": spec.model,
         "method": spec.method,
         "num": spec.num,
         "steps": spec.steps,
         "seconds": round(seconds, 1),
-        "recognized": {"self": recognized(model, images, labels), "other": other},
+        "recognized": {"self": recognized(model, images, labels), "other": judges.get(witness or "")},
         "witness": witness,
+        "judges": judges,
         "seed": spec.seed,
         "options": dict(spec.options),
         "set_digest": images_digest(images),
     }
+
+
+def _judges(name: str, model: VisionModel) -> Iterator[tuple[str, VisionModel]]:
+    """The independent models that can judge images of this model: those that take its size."""
+    for witness in witnesses_of(name):
+        judge = create_model(witness, pretrained=True)
+        if judge.info.input_size == model.info.input_size:
+            yield witness, judge
 
 
 def _metadata(spec: SynthesisSpec, values: dict[str, Any]) -> dict[str, str]:

@@ -51,8 +51,13 @@ mambavision_nano = _embedded(
     "mambavision_nano",
 )
 
-WITNESSES = {"vim_nano": "vim_nano_witness"}
-"""Model -> the independently trained model that judges its synthetic images."""
+WITNESSES = {
+    "vim_nano": ("vim_nano_witness", "vmamba_nano"),
+    "vmamba_nano": ("vim_nano", "localvmamba_nano"),
+    "localvmamba_nano": ("vmamba_nano", "vim_nano"),
+    "mambavision_nano": ("vim_nano", "vmamba_nano"),
+}
+"""Model -> the independently trained models that judge its synthetic images, the main one first."""
 
 
 def embedded_path(file: str) -> Path:
@@ -66,10 +71,9 @@ def card(name: str) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def witness_of(name: str) -> str | None:
-    """The model that judges what `name` synthesizes; None where there is none, or its weights are not at hand."""
-    witness = WITNESSES.get(name)
-    return witness if witness and embedded_path(f"{witness}.safetensors").exists() else None
+def witnesses_of(name: str) -> list[str]:
+    """The models that judge what `name` synthesizes, as far as their weights are at hand."""
+    return [judge for judge in WITNESSES.get(name, ()) if embedded_path(f"{judge}.safetensors").exists()]
 
 
 def dataset_of(name: str) -> str:

@@ -126,6 +126,18 @@ def test_the_set_on_disk_carries_what_made_it(untrained, tmp_path) -> None:
     assert told["kind"] == "calibration set" and '"seed": 0' in told["values"]
 
 
+def test_independent_models_judge_the_images_that_they_can_see(untrained, tmp_path, monkeypatch) -> None:
+    spec = SynthesisSpec("vim_nano", **SPEC)
+    monkeypatch.setattr("ouro.jobs.synthesize.witnesses_of", lambda name: ["vim_nano_witness", "vmamba_nano"])
+    judged = run(job(spec, root=tmp_path))[1].values
+    # the fixture stands in for every model, so that all of them see the same in the same images
+    own = judged["recognized"]["self"]
+    assert judged["recognized"]["other"] == own and set(judged["judges"].values()) == {own}
+    monkeypatch.setattr("ouro.jobs.synthesize.witnesses_of", lambda name: [])
+    alone = run(job(spec, root=tmp_path))[1].values
+    assert alone["recognized"]["other"] is None and alone["judges"] == {} and alone["witness"] is None
+
+
 def test_an_unwritable_target_is_found_out_before_the_work(untrained, tmp_path) -> None:
     (tmp_path / "file").write_text("in the way")
     spec = SynthesisSpec("vim_nano", out=str(tmp_path / "file" / "set.safetensors"), **SPEC)
