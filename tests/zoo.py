@@ -16,7 +16,7 @@ NAMES = list(MODELS)
 _SMALL: dict[str, dict[str, Any]] = {
     "VimConfig": {"width": 32, "depth": 2, "image": 24, "patch": 4, "stride": 4},
     "VMambaConfig": {"width": 16, "depths": (1, 1), "image": 24},
-    "LocalVimConfig": {"width": 32, "depth": 2, "image": 24, "patch": 4},
+    "LocalVimConfig": {"width": 32, "image": 24, "patch": 4},
     "LocalVMambaConfig": {"width": 16, "depths": (1, 1), "image": 24},
     "MambaVisionConfig": {
         "width": 16, "stem": 8, "depths": (1, 2, 2), "heads": (1, 2, 2), "windows": (3, 3, 2), "conv_stages": 1,
@@ -32,8 +32,7 @@ def small(name: str, seed: int = 0) -> VisionModel:
     config = variant(name).config
     changes = _SMALL[type(config).__name__]
     if hasattr(config, "directions"):
-        depth = changes.get("depth") or sum(changes["depths"])
-        changes = changes | {"directions": config.directions[:depth]}
+        changes = changes | {"directions": config.directions[:2]}
     classes = {"num_classes": 5, "class_names": ()} if hasattr(config, "num_classes") else {}
     with torch.random.fork_rng():
         torch.manual_seed(seed)

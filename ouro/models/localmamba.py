@@ -1,7 +1,8 @@
 """LocalMamba: Mamba blocks whose paths were searched layer by layer among rows, columns, windows and their reverses.
 
 Source: Huang et al. 2024, agrees with hunto/LocalMamba (classification/lib/models): logits and activations of every
-block within 5e-5 of the official code. `LocalVMamba` has stages, after the first version of VMamba.
+block within 5e-5 of the official code. `LocalVim` is a plain stack, after Vim; `LocalVMamba` has stages, after the first
+version of VMamba.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from ouro.models.hierarchical import HierarchicalModel, Stage, halved, hierarchi
 from ouro.models.layers import Linear, PatchEmbed
 from ouro.models.mixer import Mixer, MixerSpec
 from ouro.models.variant import Variant
-from ouro.models.vim import IMAGENET_MEAN, IMAGENET_STD
+from ouro.models.vim import IMAGENET_MEAN, IMAGENET_STD, Block, StackedModel, rescaled
 from ouro.models.vmamba import official_key as stacked_key
 from ouro.scan.order import column_major, reverse, row_major, window, with_class_token
 from ouro.taps import Tap
@@ -43,6 +44,119 @@ def direction(name: str, grid: tuple[int, int], cls_index: int | None = None) ->
     if match[4]:
         order = reverse(order)
     return order if cls_index is None else with_class_token(order, cls_index)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalVimConfig:
+    """What makes one LocalVim differ from another.
+
+    directions: names of the paths of every layer, which there are as many of; see `direction`.
+    rope: rotate the tokens by their place before every layer.
+    """
+
+    width: int
+    directions: tuple[tuple[str, ...], ...]
+    rope: bool = True
+    class_token: bool = False
+    image: int = 224
+    patch: int = 16
+    states: int = 16
+    kernel: int = 4
+    expand: int = 2
+    num_classes: int = 1000
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def depth(self) -> int:
+        """Layers."""
+        return len(self.directions)
+
+
+class Rope(nn.Module):
+    """Rotates tokens [b l c] by their place in the grid: the first half of the channels by row, the other by column.
+
+    Every pair of neighbouring channels turns by place * 10000^(-pair / pairs). Places run to 14 on a grid of any size;
+    this is the table of the official code for that size, which official checkpoints hold and we make anew.
+    """
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, width: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        speeds = 10000.0 ** -(torch.arange(0, width // 2, 2).float() / (width // 2))
+        row, column = (
+            torch.outer(torch.arange(side) / side * 14, speeds).repeat_interleave(2, dim=1)  # [side c/2]
+            for side in grid
+        )
+        angles = torch.cat([row.repeat_interleave(grid[1], dim=0), column.repeat(grid[0], 1)], dim=1)  # [l c]
+        self.register_buffer("cos", angles.cos(), persistent=False)
+        self.register_buffer("sin", angles.sin(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
+        return x * self.cos + torch.stack([-odd, even], dim=-1).flatten(-2) * self.sin
+
+
+class RotatingBlock(Block):
+    """A block that turns its tokens by their place first."""
+
+    def __init__(self, width: int, mixer: Mixer, rope: Rope) -> None:
+        super().__init__(width, mixer)
+        self.rope = rope
+
+    def forward(self, hidden: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        # officially the running sum is turned as well, once more by every layer
+        return super().forward(self.rope(hidden), None if residual is None else self.rope(residual))
+
+
+class LocalVim(StackedModel):
+    """LocalVim classifier; `info` says what the outside may know of it."""
+
+    def __init__(self, config: LocalVimConfig, name: str = "localvim") -> None:
+        if config.image % config.patch or config.width % 4:
+            raise ValueError(
+                f"image is {config.image} and width {config.width}, expected multiples of patch = {config.patch} and of 4"
+            )
+        if config.rope and config.class_token:
+            raise ValueError("a class token has no place to be rotated by; set rope or class_token to False")
+        super().__init__(config, name, "localvim", stride=config.patch, class_token=config.class_token)
+        _init_localvim(self)
+
+    def make_block(self, number: int) -> Block:
+        config, stage = self.config, self.info.stages[0]
+        spec = MixerSpec(
+            width=config.width, inner=stage.E, states=stage.N, rank=-(-config.width // 16),
+            orders=tuple(direction(path, stage.grid, self.cls_index) for path in config.directions[number]),
+            tokens=row_major(stage.grid, self.cls_index), kernel=config.kernel, gate="path", channel_attention=True,
+        )  # fmt: skip
+        mixer = rescaled(Mixer(spec), config.depth)
+        return (
+            RotatingBlock(config.width, mixer, Rope(config.width, stage.grid))
+            if config.rope
+            else Block(config.width, mixer)
+        )
+
+    def official(self, key: str) -> OfficialKey:
+        for pattern, name in _VIM_NAMES:
+            key = pattern.sub(name, key)
+        return OfficialKey(key)
+
+    def from_official(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """As for every family; the official tables of angles are left out, they follow from the grid."""
+        return super().from_official({key: value for key, value in state.items() if not key.startswith("rope.freqs_")})
+
+
+def _init_localvim(model: LocalVim) -> None:
+    """Official start: unlike Vim's it gives every linear layer but out_proj small weights and no bias."""
+    if model.cls_token is not None:
+        nn.init.zeros_(model.cls_token)
+    for path, module in model.layers.named_modules():
+        # step sizes too lose what the mixer drew: they all start at softplus(0)
+        if not path.endswith("out_proj"):
+            init_linear(module)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +259,16 @@ class LocalVMamba(HierarchicalModel):
         scans = 1
         if match := re.match(r"stages\.(\d+)\.blocks\.(\d+)\.", key):
             scans = len(self.config.directions[sum(self.config.depths[: int(match[1])]) + int(match[2])])
-        return stacked_key(key, scans, _NAMES)
+        return stacked_key(key, scans, _VMAMBA_NAMES)
 
 
-_NAMES = [
+_VIM_NAMES = [
+    (re.compile(r"mixer\.scans\.(\d+)\.(A_log|D|conv1d|x_proj|dt_proj)"), r"mixer.\2_\1"),
+    (re.compile(r"mixer\.attention\."), "mixer.attn."),
+    (re.compile(r"attn\.reduce\."), "attn.global_reduce."),
+    (re.compile(r"attn\.select\."), "attn.channel_select."),
+]
+_VMAMBA_NAMES = [
     (re.compile(r"^embed\.patches\.proj\."), "patch_embed.0."),
     (re.compile(r"^embed\.norm\."), "patch_embed.2."),
     (re.compile(r"^(norm|head)\."), r"classifier.\1."),
@@ -175,6 +295,28 @@ def _paths(table: str) -> tuple[tuple[str, ...], ...]:
 
 _RELEASES = "https://github.com/hunto/LocalMamba/releases/download/v1.0.0/"
 
+_LOCALVIM_TINY = _paths("""
+    h v_flip w7 w7_flip
+    h_flip w2_flip w7 w7_flip
+    h h_flip v w7
+    h h_flip v v_flip
+    h h_flip v v_flip
+    h h_flip v v_flip
+    h_flip v v_flip w7
+    h_flip v v_flip w2_flip
+    h h_flip v v_flip
+    h h_flip v v_flip
+    h v v_flip w2
+    h v v_flip w2_flip
+    h h_flip v_flip w7
+    h_flip v v_flip w2
+    h h_flip v v_flip
+    h v w2 w2_flip
+    v v_flip w2 w7
+    h h_flip v w2
+    h h_flip w2_flip w7
+    v v_flip w2 w2_flip
+""")
 _LOCALVMAMBA_TINY = _paths("""
     h h_flip w7 w7_flip
     h_flip v_flip w2 w2_flip
@@ -228,6 +370,14 @@ _LOCALVMAMBA_SMALL = _paths("""
     h v w7 w7_flip
 """)
 
+localvim_tiny = Variant(LocalVim, LocalVimConfig(192, _LOCALVIM_TINY), _RELEASES + "local_vim_tiny.ckpt", top1=76.2)
+localvim_tiny_cls = Variant(
+    LocalVim, LocalVimConfig(192, _LOCALVIM_TINY, rope=False, class_token=True),
+    _RELEASES + "local_vim_tiny_middle_cls_token.ckpt", top1=77.8,
+)  # fmt: skip
+# officially defined twice: the second definition wins, and has the same four paths in every layer instead of searched
+# ones; no weights, because the link to them leads to those of localvmamba_small
+localvim_small = Variant(LocalVim, LocalVimConfig(384, (("h", "h_flip", "w2", "w2_flip"),) * 20), top1=81.1)
 # nobody published weights of the tiny one
 localvmamba_tiny = Variant(LocalVMamba, LocalVMambaConfig(96, (2, 2, 9, 2), _LOCALVMAMBA_TINY), top1=82.7)
 localvmamba_small = Variant(

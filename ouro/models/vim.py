@@ -7,7 +7,9 @@ activations of every layer within 5e-5 of the official code. Its names for weigh
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,22 +58,25 @@ class Block(nn.Module):
         return self.tap_out(self.mixer(self.norm(residual))), residual
 
 
-class Vim(VisionModel):
-    """Vision Mamba classifier; `info` says what the outside may know of it."""
+class StackedModel(VisionModel):
+    """Blocks over one grid of patches that hand on their own output and the sum of all before; a family makes the blocks.
 
-    def __init__(self, config: VimConfig, name: str = "vim") -> None:
+    Classified from a class token in the middle of the sequence, or from the mean token where there is none.
+    """
+
+    def __init__(self, config: Any, name: str, family: str, *, stride: int, class_token: bool) -> None:
         super().__init__()
-        side = (config.image - config.patch) // config.stride + 1
+        side = (config.image - config.patch) // stride + 1
         grid, cells = (side, side), side * side
         # the class token sits in the middle of the sequence, where both directions have read half the image
-        self.cls_index = cells // 2
-        forward = row_major(grid, self.cls_index)
+        self.cls_index = cells // 2 if class_token else None
+        length = cells + class_token
         self.config = config
         self.num_classes = config.num_classes
         self.info = ModelInfo(
             name=name,
-            family="vim",
-            stages=(StageInfo(grid, cells + 1, config.states, config.expand * config.width, config.depth),),
+            family=family,
+            stages=(StageInfo(grid, length, config.states, config.expand * config.width, config.depth),),
             cls_index=self.cls_index,
             input_size=(3, config.image, config.image),
             mean=config.mean,
@@ -79,34 +84,30 @@ class Vim(VisionModel):
             num_classes=config.num_classes,
             class_names=config.class_names,
         )
-        self.patch_embed = PatchEmbed(config.patch, config.stride, 3, config.width)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, cells + 1, config.width))
-        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        self.patch_embed = PatchEmbed(config.patch, stride, 3, config.width)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width)) if class_token else None
+        self.pos_embed = nn.Parameter(torch.zeros(1, length, config.width))
+        if self.cls_token is not None:
+            nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
-        spec = MixerSpec(
-            width=config.width, inner=config.expand * config.width, states=config.states, rank=-(-config.width // 16),
-            orders=(forward, reverse(forward)), tokens=forward, kernel=config.kernel, scale=1 / 2,
-        )  # fmt: skip
-        self.layers = nn.ModuleList()
-        for _ in range(config.depth):
-            mixer = Mixer(spec)
-            # the residual stream sums `depth` outputs: official rescaling of the last projection
-            nn.init.kaiming_uniform_(mixer.out_proj.weight, a=5**0.5)
-            mixer.out_proj.weight.data /= config.depth**0.5
-            self.layers.append(Block(config.width, mixer))
+        self.layers = nn.ModuleList(self.make_block(number) for number in range(config.depth))
         self.norm_f = RMSNorm(config.width)
         self.head = Linear(config.width, config.num_classes, bias=True, site="head", axes="b c")
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
+    @abstractmethod
+    def make_block(self, number: int) -> Block:
+        """The block of layer `number`; `config` and `info` are there already."""
+
     def stem(self, images: Tensor) -> tuple[Tensor, None]:
         """images [b 3 h w] -> (hidden, residual)."""
         self.check_images(images)
         tokens = self.patch_embed(images)
-        cls_token = self.cls_token.expand(len(tokens), -1, -1)
-        before, after = tokens[:, : self.cls_index], tokens[:, self.cls_index :]
-        return torch.cat([before, cls_token, after], dim=1) + self.pos_embed, None
+        if self.cls_token is not None:
+            cls_token = self.cls_token.expand(len(tokens), -1, -1)
+            tokens = torch.cat([tokens[:, : self.cls_index], cls_token, tokens[:, self.cls_index :]], dim=1)
+        return tokens + self.pos_embed, None
 
     def blocks(self) -> dict[str, nn.Module]:
         return {f"layers.{i}": block for i, block in enumerate(self.layers)}
@@ -115,13 +116,36 @@ class Vim(VisionModel):
         """The last state -> normalised tokens [b l c], class token at `info.cls_index`."""
         return self.norm_f(hidden if residual is None else residual + hidden)
 
+    def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
+        """The class token's or the mean token's features [b c], or logits [b k]."""
+        features = tokens.mean(1) if self.cls_index is None else tokens[:, self.cls_index]
+        return features if pre_logits else self.head(features)
+
+
+class Vim(StackedModel):
+    """Vision Mamba classifier; `info` says what the outside may know of it."""
+
+    def __init__(self, config: VimConfig, name: str = "vim") -> None:
+        super().__init__(config, name, "vim", stride=config.stride, class_token=True)
+
+    def make_block(self, number: int) -> Block:
+        config, stage = self.config, self.info.stages[0]
+        forward = row_major(stage.grid, self.cls_index)
+        spec = MixerSpec(
+            width=config.width, inner=stage.E, states=stage.N, rank=-(-config.width // 16),
+            orders=(forward, reverse(forward)), tokens=forward, kernel=config.kernel, scale=1 / 2,
+        )  # fmt: skip
+        return Block(config.width, rescaled(Mixer(spec), config.depth))
+
     def official(self, key: str) -> OfficialKey:
         return OfficialKey(official_key(key))
 
-    def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
-        """The class token's features [b c], or logits [b k]."""
-        features = tokens[:, self.cls_index]
-        return features if pre_logits else self.head(features)
+
+def rescaled(mixer: Mixer, depth: int) -> Mixer:
+    """The mixer with the official start of its last projection: the residual stream sums `depth` of its kind."""
+    nn.init.kaiming_uniform_(mixer.out_proj.weight, a=5**0.5)
+    mixer.out_proj.weight.data /= depth**0.5
+    return mixer
 
 
 _SCAN_KEY = re.compile(r"mixer\.scans\.([01])\.(.+)")
