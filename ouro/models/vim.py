@@ -28,7 +28,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, slots=True)
 class VimConfig:
-    """What makes one Vim differ from another."""
+    """What makes one Vim differ from another; patches overlap where stride is less than patch."""
 
     width: int
     depth: int = 24
@@ -169,3 +169,6 @@ _HUB = "hustvl/Vim-{}-midclstok:vim_{}_midclstok_{}acc.pth"
 vim_tiny_patch16_224 = Variant(Vim, VimConfig(192), _HUB.format("tiny", "t", "76p1"), top1=76.1)
 vim_small_patch16_224 = Variant(Vim, VimConfig(384), _HUB.format("small", "s", "80p5"), top1=80.5)
 vim_base_patch16_224 = Variant(Vim, VimConfig(768), _HUB.format("base", "b", "81p9"), top1=81.9)
+# fine-tuned with overlapping patches: 27 x 27 of them at 224
+vim_tiny_plus_patch16_224 = Variant(Vim, VimConfig(192, stride=8), _HUB.format("tiny", "t", "ft_78p3"), top1=78.3)
+vim_small_plus_patch16_224 = Variant(Vim, VimConfig(384, stride=8), _HUB.format("small", "s", "ft_81p6"), top1=81.6)

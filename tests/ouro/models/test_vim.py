@@ -12,6 +12,7 @@ from ouro.models import create_model
 from ouro.models.vim import official_key
 from ouro.models.zoo import card, dataset_of
 from ouro.registry import MODELS
+from ouro.scan.order import class_step
 from ouro.taps import record, taps
 from tests import golden
 
@@ -68,6 +69,24 @@ def test_step_sizes_and_states_agree_with_the_official_code(official_run) -> Non
     np.testing.assert_allclose(golden.stats(backward[:, :, -1]), arrays["vim_layer0_bwd_h_last"], atol=1e-6)
 
 
+def test_the_plus_models_have_overlapping_patches_and_otherwise_the_same_keys(official_run) -> None:
+    manifest, *_ = official_run
+    model = create_model("vim_tiny_plus_patch16_224")
+    # (224 - 16) / 8 + 1 patches a side
+    assert model.info.stages[0].grid == (27, 27) and model.info.cls_index == 364
+    found = {official_key(key): list(value.shape) for key, value in model.state_dict().items()}
+    assert found == manifest["keys"] | {"pos_embed": [1, 730, 192]}
+
+
+def test_an_odd_number_of_patches_moves_the_class_token_of_the_backward_path() -> None:
+    model = create_model("vim_nano", **NANO | {"image": 28, "stride": 2, "patch": 4})
+    forward, backward = model.layers[0].mixer.spec.orders
+    # 13 x 13 patches: the whole sequence is reversed, class token included
+    assert model.info.stages[0].L == 170 and class_step(forward) == 84 and class_step(backward) == 85
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 28, 28)).shape == (1, 5)
+
+
 def test_reference_and_compiled_scan_give_the_same_logits() -> None:
     model = create_model("vim_nano", **NANO)
     images = torch.randn(2, 3, 24, 24, generator=torch.Generator().manual_seed(0))
@@ -96,7 +115,8 @@ def test_recording_changes_nothing_and_leaves_nothing() -> None:
 def test_every_model_is_known_to_timm(name: str) -> None:
     assert timm.is_model(name)
     cfg = timm.get_pretrained_cfg(name)
-    assert cfg.input_size[0] == 3 and cfg.num_classes > 1
+    # ZigMa takes latents and tells no classes apart
+    assert (cfg.input_size[0], cfg.num_classes > 1) == ((4, False) if name.startswith("zigma") else (3, True))
 
 
 def test_timm_builds_it_with_its_own_options() -> None:
