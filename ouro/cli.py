@@ -7,8 +7,9 @@ do). With --json stdout holds one JSON object and nothing else; its keys are lis
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -39,8 +40,19 @@ Model = Annotated[str, typer.Argument(help="A model name; `ouro models` lists th
 
 
 def main() -> None:
-    """Entry point of the `ouro` command."""
-    app()
+    """Entry point of the `ouro` command; of several processes that torchrun started, the first one speaks."""
+    # torchrun numbers its processes; what connects them imports torch, which --help does without
+    if "RANK" not in os.environ:
+        return app()
+    from ouro.jobs.distributed import joined
+
+    with ExitStack() as stack:
+        if os.environ["RANK"] != "0":
+            nowhere = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(redirect_stdout(nowhere))
+            stack.enter_context(redirect_stderr(nowhere))
+        stack.enter_context(joined())
+        app()
 
 
 def _guarded(command: Callable[..., None]) -> Callable[..., None]:
@@ -102,6 +114,17 @@ def _run_values(report: Any) -> dict[str, Any]:
         "versions": dict(run.versions),
         "commit": run.commit,
     }
+
+
+def _handed_over(values: dict[str, Any], out: Path | None, json_: bool) -> bool:
+    """Writes the values to `out`, if any, and prints them if JSON is asked for; whether that was all."""
+    if out is not None:
+        from ouro.store import write_json
+
+        write_json(out, values)
+    if json_:
+        _print_json(values)
+    return json_
 
 
 def _percent(value: float | None) -> str:
@@ -240,7 +263,7 @@ def generate(
 ) -> None:
     """Synthesize calibration images from noise; stopped, the same command resumes.
 
-    JSON: {model, method, num, steps, seconds, recognized: {self, other}, path, ...}.
+    JSON: {model, method, num, steps, seconds, recognized: {self, other}, judges, path, ...}.
     """
     from ouro.jobs.synthesize import SynthesisSpec, synthesize
 
@@ -262,7 +285,7 @@ def generate(
     seen = values["recognized"]
     _out.print(f"{num} images in {values['seconds']:.0f} s -> {values['path']}")
     _out.print(f"recognized as their target class: by {model} {_percent(seen['self'])}", end="")
-    _out.print(f", by {values['witness']} {_percent(seen['other'])}" if values["witness"] else "")
+    _out.print("".join(f", by {judge} {_percent(share)}" for judge, share in values["judges"].items()))
 
 
 @app.command()
@@ -307,19 +330,22 @@ def evaluate(
     model: Annotated[str, typer.Argument(help="A model name or a quantized file.")],
     data: Annotated[str, typer.Option(help="scenes, digits or folder:PATH; the model's own set by default.")] = "",
     limit: Annotated[int | None, typer.Option(help="At most this many images.", min=1)] = None,
+    weights: Annotated[str, typer.Option(help="Checkpoint file, URL or hub file instead of the published one.")] = "",
     batch: Annotated[int, typer.Option(help="Images per forward; does not change the result.", min=1)] = 64,
     seed: Seed = 0,
     device: Device = "auto",
     json_: Json = False,
 ) -> None:
-    """Top-1 with its 95 % interval.
+    """Top-1 with its 95 % interval; on several processes as torchrun --nproc-per-node 2 -m ouro evaluate ...
 
-    JSON: {model, method, bits, scope, data, n, top1, ci95, fp_top1, effective_bits, seconds, device, seed}.
+    JSON: {model, method, bits, scope, data, n, top1, ci95, fp_top1, effective_bits, seconds, device, seed, transform,
+    weights: {source, container, revision}, ranks}.
     """
     from ouro.jobs.evaluate import EvaluateSpec
     from ouro.jobs.evaluate import evaluate as job
 
-    values = _run_values(_follow("evaluate", job(EvaluateSpec(model, data=data, limit=limit, batch=batch, seed=seed))))
+    spec = EvaluateSpec(model, data=data, limit=limit, batch=batch, seed=seed, weights=weights)
+    values = _run_values(_follow("evaluate", job(spec)))
     if json_:
         return _print_json(values)
     low, high = values["ci95"]
@@ -329,6 +355,12 @@ def evaluate(
         _out.print(
             f"float model on the same images: {_percent(values['fp_top1'])}; effective bits {values['effective_bits']}"
         )
+    taken, seen = values["weights"], values["transform"]
+    if taken:
+        _out.print(f"weights: {taken['source']}, {taken['container'] or 'no container'}, revision {taken['revision']}")
+    if seen["crop_pct"]:
+        size = "x".join(map(str, seen["input_size"]))
+        _out.print(f"images: {seen['interpolation']}, center crop of {seen['crop_pct']}, {size}")
 
 
 @app.command()
@@ -371,7 +403,7 @@ def bench_quantization_command(
     JSON: {model, data, scope, n, fp_top1, fp_ci95, rows: [{method, bits, calib, top1, spread, effective_bits}], cells}.
     """
     from ouro.jobs.compare import CompareSpec, as_csv, compare
-    from ouro.store import write_bytes, write_json
+    from ouro.store import write_bytes
 
     pairs = tuple((label, rest) for label, _, rest in (item.partition("=") for item in calib))
     if not all(rest for _, rest in pairs):
@@ -379,10 +411,9 @@ def bench_quantization_command(
     spec = CompareSpec(model, tuple(method), tuple(bits), pairs, tuple(range(seeds)), limit=limit)
     values = _run_values(_follow("compare", compare(spec)))
     if out is not None:
-        write_json(out, values)
         write_bytes(out.with_suffix(".csv"), as_csv(values).encode())
-    if json_:
-        return _print_json(values)
+    if _handed_over(values, out, json_):
+        return
     low, high = values["fp_ci95"]
     title = (
         f"{model}, float {_percent(values['fp_top1'])} ({_percent(low)} to {_percent(high)}), n = {values['n']}, "
@@ -416,15 +447,10 @@ def bench_scan_command(
     JSON: {op, device, rows: [{case, backend, gate, max_error, p20_ms, p50_ms, p80_ms, ratio, peak_mb}], ...}.
     """
     from ouro.jobs.bench import ScanBenchSpec, bench_scan
-    from ouro.store import write_json
 
     values = _run_values(_follow("bench", bench_scan(ScanBenchSpec(b=b, e=e, l=l, n=n, repeats=repeats, seed=seed))))
-    if out is not None:
-        write_json(out, values)
-    if json_:
-        return _print_json(values)
     words = f"; exponential within {values['exp_max_ulp']:.2f} ulp; operands {values['inputs_mb']} MB"
-    _print_bench(values, words)
+    _tell_bench(values, words, out, json_)
 
 
 @bench_app.command("model")
@@ -443,19 +469,21 @@ def bench_model_command(
     JSON: {op, device, rows: [{case, backend, gate, max_error, p20_ms, p50_ms, p80_ms, ratio, peak_mb}], ...}.
     """
     from ouro.jobs.bench import ModelBenchSpec, bench_model
-    from ouro.store import write_json
 
     spec = ModelBenchSpec(model, batch=b, repeats=repeats, seed=seed)
     values = _run_values(_follow("bench", bench_model(spec)))
-    if out is not None:
-        write_json(out, values)
-    if json_:
-        return _print_json(values)
-    _print_bench(values, "")
+    _tell_bench(values, "", out, json_)
+
+
+def _tell_bench(values: dict[str, Any], words: str, out: Path | None, json_: bool) -> None:
+    """The gate in a line and the timings in a table, or JSON; exit code 1 when the gate failed."""
+    if not _handed_over(values, out, json_):
+        _print_bench(values, words)
+    if not values["gate"]["passed"]:
+        raise typer.Exit(1)
 
 
 def _print_bench(values: dict[str, Any], words: str) -> None:
-    """The gate in a line and the timings in a table; exit code 1 when the gate failed."""
     gate = values["gate"]
     _out.print(
         f"gate {'passed' if gate['passed'] else 'FAILED'}: max relative error {gate['max_error']:.1e} "
@@ -467,5 +495,3 @@ def _print_bench(values: dict[str, Any], words: str) -> None:
         cells = [f"{row[key]:.2f}" if key in row else "-" for key in ("p20_ms", "p50_ms", "p80_ms", "ratio", "peak_mb")]
         table.add_row(row["op"], row["backend"], *cells)
     _out.print(table)
-    if not gate["passed"]:
-        raise typer.Exit(1)

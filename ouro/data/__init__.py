@@ -63,15 +63,18 @@ def batches(
     limit: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
     """The first `limit` images in order, normalized float32 [b 3 h w] with their labels; the last batch may be short.
 
     Args:
         mean, std: those of the model that will see the images; by default the data set's own.
+        part: (k, of): only every `of`-th batch, from the k-th on; together the parts are all batches, each as it is.
     """
     total = len(data) if limit is None else min(limit, len(data))
     mean, std = data.mean if mean is None else mean, data.std if std is None else std
-    for start in range(0, total, batch_size):
+    number, parts = part
+    for start in range(number * batch_size, total, parts * batch_size):
         images, labels = data.images(start, min(batch_size, total - start))
         yield normalize(images, mean, std), labels
 

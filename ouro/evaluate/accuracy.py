@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ouro.data import batches as read_batches
-from ouro.data import load
+from ouro.evaluate.images import open_data
 from ouro.vision import VisionModel
 
 
@@ -48,8 +48,19 @@ def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     return max(0.0, min(share, center - half)), min(1.0, max(share, center + half))
 
 
+def accuracy(right: Tensor) -> dict[str, Any]:
+    """{n, top1, ci95} of outcomes image by image (bool [n]); accuracies as parts of 1.
+
+    Raises:
+        ValueError: no image.
+    """
+    hits, n = int(right.sum()), len(right)
+    low, high = wilson(hits, n)
+    return {"n": n, "top1": hits / n, "ci95": [low, high]}
+
+
 def evaluate(model: VisionModel, data: str = "scenes", *, limit: int | None = None, batch: int = 64) -> dict[str, Any]:
-    """Top-1 of a model, float or with quantizers attached, on the test split of a data set.
+    """Top-1 of a model, float or with quantizers attached, on the test split of a data set, or on a folder's images.
 
     Returns:
         {data, n, top1, ci95}; accuracies as parts of 1.
@@ -58,9 +69,6 @@ def evaluate(model: VisionModel, data: str = "scenes", *, limit: int | None = No
         ValueError: unknown data set, or images without labels.
         RuntimeError: logits that are NaN.
     """
-    size = {} if data.startswith("folder:") else {"split": "test"}
-    dataset = load(data, size=model.info.input_size[-1], **size)
+    dataset = open_data(data, "test", model.info.name, model.info)
     seen = read_batches(dataset, batch, limit=limit, mean=model.info.mean, std=model.info.std)
-    right = torch.cat(list(outcomes(model, seen)))
-    hits, n = int(right.sum()), len(right)
-    return {"data": data, "n": n, "top1": hits / n, "ci95": list(wilson(hits, n))}
+    return {"data": data, **accuracy(torch.cat(list(outcomes(model, seen))))}

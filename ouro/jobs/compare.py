@@ -18,10 +18,11 @@ from typing import Any
 import torch
 
 from ouro.data import batches
-from ouro.evaluate.accuracy import outcomes, wilson
+from ouro.evaluate.accuracy import accuracy, outcomes
+from ouro.evaluate.images import open_data
 from ouro.gen.synthesize import finish
 from ouro.jobs.provenance import run_info
-from ouro.jobs.quantize import calibration_set, open_data
+from ouro.jobs.quantize import calibration_set
 from ouro.models import create_model, variant
 from ouro.quant.apply import attach_calibration, counting, detach, effective_bits, weights_digest
 from ouro.quant.bits import parse_bits
@@ -122,8 +123,7 @@ def _measured(model: VisionModel, spec: CompareSpec) -> dict[str, Any]:
     chosen = batches(data, spec.batch, limit=spec.limit, mean=model.info.mean, std=model.info.std)
     with counting(model):
         right = torch.cat(list(outcomes(model, chosen)))
-    hits, n = int(right.sum()), len(right)
-    return {"n": n, "top1": hits / n, "ci95": list(wilson(hits, n)), "effective_bits": effective_bits(model)}
+    return accuracy(right) | {"effective_bits": effective_bits(model)}
 
 
 def _rows(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
+from torch import Tensor
 
 from ouro.data import batches
-from ouro.evaluate.accuracy import outcomes, wilson
+from ouro.evaluate.accuracy import accuracy, outcomes
+from ouro.evaluate.images import open_data, transform
+from ouro.jobs.distributed import joined
 from ouro.jobs.provenance import run_info
-from ouro.jobs.quantize import load_quantized, open_data
+from ouro.jobs.quantize import load_quantized
 from ouro.models import create_model, variant
-from ouro.quant.apply import counting, effective_bits
+from ouro.quant.apply import add_counts, counting, counts, effective_bits
 from ouro.registry import MODELS
 from ouro.types import Calibration, Progress, Report
 from ouro.vision import VisionModel
@@ -25,6 +28,7 @@ class EvaluateSpec:
     """model: a name, or the path of a quantized file. data: "" is the set that the model was trained on.
 
     limit: the first so many images of the test split, None for all.
+    weights: of a named model, whatever `load_checkpoint` takes; "" for the published or embedded ones.
     """
 
     model: str
@@ -32,14 +36,18 @@ class EvaluateSpec:
     limit: int | None = 1000
     batch: int = 64
     seed: int = 0
+    weights: str = ""
 
 
 def evaluate(spec: EvaluateSpec) -> Generator[Progress, None, Report]:
     """Counts right answers, one Progress per batch; the float model sees the same images.
 
+    Started by torchrun, ranks take turns at the batches and every rank has the result: the same images in the same
+    batches as in one process, hence the same counts.
+
     The report has {model, method, bits, scope, calib, data, n, top1, ci95, fp_top1, effective_bits, seconds, device,
-    seed}, accuracies as parts of 1, and image by image in `arrays` what was right. Effective bits are measured as it
-    runs.
+    seed, transform, weights, ranks}, accuracies as parts of 1, and image by image in `arrays` what was right. Effective
+    bits are measured as it runs; `transform` is how images became the input, `weights` what `load_checkpoint` took.
 
     Raises:
         ValueError: unknown names, a limit or batch below 1, or a data set whose classes are not the model's.
@@ -50,20 +58,37 @@ def evaluate(spec: EvaluateSpec) -> Generator[Progress, None, Report]:
         value = getattr(spec, name)
         if value is not None and value < 1:
             raise ValueError(f"{name} is {value}, expected 1 or more")
-    name, exact, rounded, calibration = open_model(spec.model)
-    data = spec.data or variant(name).data
-    dataset = open_data(data, "test", name, exact.info)
-    if len(dataset.classes) != exact.info.num_classes:
-        raise ValueError(f"{data} has {len(dataset.classes)} classes, {name} tells {exact.info.num_classes} apart")
-    total = len(dataset) if spec.limit is None else min(spec.limit, len(dataset))
-    right, fp_right = torch.zeros(0, dtype=torch.bool), torch.zeros(0, dtype=torch.bool)
-    with counting(rounded):
-        for batch in batches(dataset, spec.batch, limit=total, mean=exact.info.mean, std=exact.info.std):
-            right = torch.cat([right, *outcomes(rounded, [batch])])
-            fp_right = torch.cat([fp_right, *outcomes(exact, [batch])]) if calibration else right
-            n, hits, fp_hits = len(right), int(right.sum()), int(fp_right.sum())
-            said = f"top-1 {hits / n:.3f} (float {fp_hits / n:.3f})"
-            yield Progress(n, total, said, {"n": n, "right": hits, "fp_right": fp_hits})
+    with joined() as ranks:
+        name, exact, rounded, calibration = ranks.agreed(lambda: open_model(spec.model, spec.weights))
+        info, data = exact.info, spec.data or variant(name).data
+        dataset = ranks.agreed(lambda: open_data(data, "test", name, info))
+        if len(dataset.classes) != info.num_classes:
+            raise ValueError(f"{data} has {len(dataset.classes)} classes, {name} tells {info.num_classes} apart")
+        total = len(dataset) if spec.limit is None else min(spec.limit, len(dataset))
+        part = (ranks.rank, ranks.size)
+        nothing = torch.zeros(0, dtype=torch.bool)
+        mine = batches(dataset, spec.batch, limit=total, mean=info.mean, std=info.std, part=part)
+
+        def next_batch() -> tuple[Tensor, Tensor]:
+            """(right, right of the float model) of this rank's next batch; empty where it has no more."""
+            batch = next(mine, None)
+            if batch is None:
+                return nothing, nothing
+            (right,) = outcomes(rounded, [batch])
+            (fp_right,) = outcomes(exact, [batch]) if calibration else [right]
+            return right, fp_right
+
+        right = fp_right = nothing
+        with counting(rounded):
+            while len(right) < total:
+                for one, fp_one in ranks.gathered(next_batch):
+                    right, fp_right = torch.cat([right, one]), torch.cat([fp_right, fp_one])
+                n, hits, fp_hits = len(right), int(right.sum()), int(fp_right.sum())
+                said = f"top-1 {hits / n:.3f} (float {fp_hits / n:.3f})"
+                yield Progress(n, total, said, {"n": n, "right": hits, "fp_right": fp_hits})
+        for number, counted in enumerate(ranks.gathered(lambda: counts(rounded))):
+            if number != ranks.rank:
+                add_counts(rounded, counted)
     plan, device = None if calibration is None else calibration.plan, next(exact.parameters()).device
     values = {
         "model": name,
@@ -72,29 +97,35 @@ def evaluate(spec: EvaluateSpec) -> Generator[Progress, None, Report]:
         "scope": None if plan is None else plan.scope,
         "calib": None if calibration is None else calibration.provenance.get("calib"),
         "data": data,
-        "n": total,
-        "top1": hits / total,
-        "ci95": list(wilson(hits, total)),
-        "fp_top1": fp_hits / total,
+        **accuracy(right),
+        "fp_top1": accuracy(fp_right)["top1"],
         "effective_bits": effective_bits(rounded),
         "seconds": round(time.perf_counter() - started, 2),
         "device": str(device),
         "seed": spec.seed,
+        "transform": transform(data, name, info),
+        "weights": None if exact.loaded_from is None else asdict(exact.loaded_from),
+        "ranks": ranks.size,
     }
     return Report("evaluate", values, run_info(spec.seed, started, device), {"right": right, "fp_right": fp_right})
 
 
-def open_model(model: str) -> tuple[str, VisionModel, VisionModel, Calibration | None]:
+def open_model(model: str, weights: str = "") -> tuple[str, VisionModel, VisionModel, Calibration | None]:
     """(name, float model, quantized model, calibration) of a name or a quantized file; a name gives float twice, None.
 
     Raises:
-        ValueError: neither a known name nor a file, or a file that is no quantized model.
+        ValueError: neither a known name nor a file, a file that is no quantized model, weights that do not fit, or
+            weights beside a quantized file.
     """
     if model in MODELS:
-        exact = create_model(model, pretrained=True)
+        exact = create_model(model, pretrained=weights or True)
         return model, exact, exact, None
     if not os.path.isfile(model):
         raise ValueError(f"{model!r} is neither a model (known: {', '.join(MODELS)}) nor a quantized file")
+    if weights:
+        raise ValueError(
+            f"{model!r} is a quantized file, which belongs to the weights it was made from; leave out {weights!r}"
+        )
     rounded, calibration = load_quantized(model)
     name = rounded.info.name
     return name, create_model(name, pretrained=True), rounded, calibration

@@ -15,9 +15,9 @@ from ouro.attention.patched import WEIGHTS
 from ouro.attention.scores import bootstrap
 from ouro.attention.survey import MERGED, Key, score, survey
 from ouro.data import normalize
+from ouro.evaluate.images import open_data
 from ouro.jobs.inputs import image_file
 from ouro.jobs.provenance import run_info
-from ouro.jobs.quantize import open_data
 from ouro.models import create_model, variant
 from ouro.registry import MODELS
 from ouro.taps import record

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ouro.data.folder import read_image
-from ouro.jobs.quantize import open_data
+from ouro.evaluate.images import open_data
 from ouro.models import variant
 from ouro.types import ModelInfo
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ouro.data import load, normalize
+from ouro.data import normalize
+from ouro.evaluate.images import open_data
 from ouro.jobs.provenance import run_info
 from ouro.models import create_model, variant
 from ouro.quant.apply import (
@@ -145,21 +146,6 @@ def calibration_set(calib: str, name: str, info: ModelInfo, seed: int) -> Calibr
     else:
         return _stored_set(calib, info)
     return CalibrationSet(images, None, {"calib": calib, "seed": seed})
-
-
-def open_data(data: str, split: str, name: str, info: ModelInfo) -> Any:
-    """The data set "scenes", "digits", "folder:PATH"… at the model's size; a folder as the model wants to see it.
-
-    Raises:
-        ValueError: unknown data set, or one without images here.
-    """
-    if data == "folder":
-        raise ValueError(f"{name} was trained on ImageNet, which does not come along; name a folder as folder:PATH")
-    if not data.startswith("folder:"):
-        return load(data, split=split, size=info.input_size[-1])
-    entry = variant(name)
-    view = {"crop_pct": entry.crop_pct, "interpolation": entry.interpolation, "mean": info.mean, "std": info.std}
-    return load(data, size=info.input_size[-1], **view)
 
 
 def _count(calib: str, text: str) -> int:

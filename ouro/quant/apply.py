@@ -21,8 +21,8 @@ from ouro.types import Calibration, QuantPlan, QuantSpec
 from ouro.vision import VisionModel
 
 __all__ = [
-    "attach_calibration", "audit", "counting", "detach", "effective_bits", "from_tensors", "to_tensors",
-    "weights_digest",
+    "add_counts", "attach_calibration", "audit", "counting", "counts", "detach", "effective_bits", "from_tensors",
+    "to_tensors", "weights_digest",
 ]  # fmt: skip
 
 FORMAT = "ouro calibration 1"
@@ -74,6 +74,17 @@ def counting(model: nn.Module) -> Iterator[None]:
     finally:
         for quantizer in quantizers:
             quantizer.counting = False
+
+
+def counts(model: nn.Module) -> dict[str, Tensor]:
+    """What every quantizer counted, by tap path."""
+    return {path: quantizer.counts.clone() for path, quantizer in _quantizers(model)}
+
+
+def add_counts(model: nn.Module, counted: Mapping[str, Tensor]) -> None:
+    """Adds what a copy of the model counted over other images to what this one did."""
+    for path, quantizer in _quantizers(model):
+        quantizer.counts += counted[path]
 
 
 def effective_bits(model: nn.Module) -> dict[str, float]:

@@ -40,6 +40,14 @@ def test_batches_cover_the_first_images_once(data, batch_size):
     assert all(len(batch) <= batch_size for batch, _ in seen)
 
 
+@pytest.mark.parametrize("parts", [1, 2, 3, 5])
+def test_parts_of_the_batches_are_all_batches(data, parts):
+    whole = [batch for batch, _ in batches(data, 2, limit=7)]
+    shared = [[batch for batch, _ in batches(data, 2, limit=7, part=(k, parts))] for k in range(parts)]
+    assert [len(part) for part in shared] == [len(range(k, 4, parts)) for k in range(parts)]
+    assert all(torch.equal(shared[k % parts][k // parts], batch) for k, batch in enumerate(whole))
+
+
 def test_batches_normalize_for_the_model_that_asks(data):
     (batch, _), (images, _) = next(batches(data, 2, mean=(0, 0, 0), std=(1, 1, 1))), data.images(0, 2)
     assert torch.equal(batch, images / 255)

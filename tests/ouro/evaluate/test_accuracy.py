@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from ouro.evaluate.accuracy import outcomes, wilson
+from ouro.evaluate.accuracy import accuracy, outcomes, wilson
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,12 @@ def test_wilson_is_symmetric_and_inside_the_unit_interval():
 def test_wilson_refuses_what_is_no_proportion(right, n):
     with pytest.raises(ValueError, match=rf"^{right} of {n} is no proportion$"):
         wilson(right, n)
+
+
+def test_accuracy_of_outcomes():
+    assert accuracy(torch.tensor([True, False, True, True])) == {"n": 4, "top1": 0.75, "ci95": list(wilson(3, 4))}
+    with pytest.raises(ValueError, match=r"^0 of 0 is no proportion$"):
+        accuracy(torch.zeros(0, dtype=torch.bool))
 
 
 class Table(nn.Module):

@@ -14,7 +14,7 @@ from tests.ouro.jobs.running import finish
 
 KEYS = (
     "model", "method", "bits", "scope", "calib", "data", "n", "top1", "ci95", "fp_top1", "effective_bits", "seconds",
-    "device", "seed",
+    "device", "seed", "transform", "weights", "ranks",
 )  # fmt: skip
 
 
@@ -33,6 +33,24 @@ def test_float_model(tiny_zoo):
     assert values["top1"] == values["fp_top1"] == int(report.arrays["right"].sum()) / 25
     assert values["effective_bits"] == {"weights": 32, "activations": 32, "outlier_share": 0}
     assert values["ci95"] == list(wilson(int(report.arrays["right"].sum()), 25))
+
+
+def test_where_weights_came_from_is_told(tiny_zoo, tmp_path):
+    weights = create_model("vim_nano", pretrained=True).state_dict()
+    torch.save({"model_ema": weights, "epoch": 3}, tmp_path / "x.pth")
+    _, report = finish(evaluate(EvaluateSpec("vim_nano", limit=5, weights=str(tmp_path / "x.pth"))))
+    taken = report.values["weights"]
+    assert (taken["source"], taken["container"]) == (str(tmp_path / "x.pth"), "model_ema")
+    embedded = finish(evaluate(EvaluateSpec("vim_nano", limit=5)))[1]
+    assert embedded.values["weights"]["source"] == str(tiny_zoo) and len(taken["revision"]) == 12
+    assert torch.equal(report.arrays["right"], embedded.arrays["right"])
+    assert report.values["ranks"] == 1 and report.values["transform"]["crop_pct"] is None
+
+
+def test_a_quantized_file_keeps_its_weights(quantized):
+    message = f"{quantized!r} is a quantized file, which belongs to the weights it was made from; leave out 'x.pth'"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        finish(evaluate(EvaluateSpec(quantized, limit=2, weights="x.pth")))
 
 
 def test_quantized_file(quantized):

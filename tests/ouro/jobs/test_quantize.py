@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ouro.jobs.quantize import QuantizeSpec, calibration_set, load_quantized, open_data, quantize
+from ouro.evaluate.images import open_data
+from ouro.jobs.quantize import QuantizeSpec, calibration_set, load_quantized, quantize
 from ouro.models import create_model
 from ouro.store import Store, read_json
 from ouro.types import Progress, Report

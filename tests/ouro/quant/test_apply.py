@@ -8,7 +8,17 @@ import pytest
 import torch
 
 from ouro.quant import quantize
-from ouro.quant.apply import attach_calibration, audit, effective_bits, from_tensors, to_tensors, weights_digest
+from ouro.quant.apply import (
+    add_counts,
+    attach_calibration,
+    audit,
+    counting,
+    counts,
+    effective_bits,
+    from_tensors,
+    to_tensors,
+    weights_digest,
+)
 from ouro.taps import detach, taps
 
 
@@ -72,6 +82,22 @@ def test_effective_bits_need_a_count(model, calibration):
     attach_calibration(model, calibration)
     with pytest.raises(RuntimeError, match=r"counted nothing; run images inside `with counting\(model\)`$"):
         effective_bits(model)
+
+
+def test_counts_of_two_copies_add_up(model, images):
+    calibration = quantize(model, images, method="ouro", bits="w4a4o8", steps_per_block=0)
+    one, other = (attach_calibration(copy.deepcopy(model), calibration) for _ in range(2))
+    with torch.no_grad(), counting(one):
+        for batch in (images[:3], images[3:]):
+            one(batch)
+    whole, wanted = effective_bits(one), counts(one)
+    with torch.no_grad(), counting(one), counting(other):
+        one(images[:3])
+        other(images[3:])
+    assert effective_bits(one) != whole
+    add_counts(one, counts(other))
+    assert effective_bits(one) == whole
+    assert all(torch.equal(count, wanted[path]) for path, count in counts(one).items())
 
 
 def test_file_form_is_tensors_and_json(calibration):

@@ -1,0 +1,42 @@
+"""The data set that a model is evaluated on, seen as the model wants it: its size, and timm's conventions for a folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ouro.data import load
+from ouro.models import variant
+from ouro.registry import MODELS
+from ouro.types import ModelInfo
+
+
+def open_data(data: str, split: str, name: str, info: ModelInfo) -> Any:
+    """The data set "scenes", "digits", "folder:PATH"… at the model's size; a folder as the model wants to see it.
+
+    Raises:
+        ValueError: unknown data set, or one without images here.
+    """
+    if data == "folder":
+        raise ValueError(f"{name} was trained on ImageNet, which does not come along; name a folder as folder:PATH")
+    if not data.startswith("folder:"):
+        return load(data, split=split, size=info.input_size[-1])
+    seen = transform(data, name, info)
+    view = {"crop_pct": seen["crop_pct"], "interpolation": seen["interpolation"], "mean": info.mean, "std": info.std}
+    return load(data, size=info.input_size[1:], **view)
+
+
+def transform(data: str, name: str, info: ModelInfo) -> dict[str, Any]:
+    """How images of `data` become a model's input, in the words of timm's configuration of a pretrained model.
+
+    {input_size, interpolation, crop_pct, mean, std}: an image file is resized to input_size / crop_pct, and its middle
+    is kept. Sets that are drawn at the size of the input need neither: both are None there.
+    """
+    entry = variant(name) if name in MODELS else None
+    files = data.startswith("folder")
+    return {
+        "input_size": list(info.input_size),
+        "interpolation": (entry.interpolation if entry else "bicubic") if files else None,
+        "crop_pct": (entry.crop_pct if entry else 0.875) if files else None,
+        "mean": list(info.mean),
+        "std": list(info.std),
+    }

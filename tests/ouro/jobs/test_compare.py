@@ -1,0 +1,120 @@
+"""The table of a comparison: its cells, their means over seeds, its form on disk, and that it goes on where it stopped."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+import ouro.jobs.compare as module
+from ouro.cli import app
+from ouro.evaluate.accuracy import wilson
+from ouro.jobs.compare import CompareSpec, as_csv, compare
+from ouro.jobs.evaluate import EvaluateSpec, evaluate
+from ouro.jobs.quantize import QuantizeSpec, quantize
+from tests.ouro.jobs.running import finish
+
+SPEC = CompareSpec(
+    "vim_nano", methods=("minmax", "dynamic"), bits=("w4a4o8",), calibs=(("noise", "noise:3"),), seeds=(0, 1), limit=30,
+    batch=8,
+)  # fmt: skip
+
+
+@pytest.fixture
+def table(tiny_zoo, tmp_path):
+    return finish(compare(SPEC, root=tmp_path))
+
+
+def test_every_cell_is_a_calibration_that_was_evaluated(table, tmp_path) -> None:
+    beats, report = table
+    values = report.values
+    assert [beat.step for beat in beats] == [0, 2, 3, 4, 5] and beats[-1].total == 5
+    assert [(cell["seed"], cell["calib"], cell["bits"], cell["method"]) for cell in values["cells"]] == [
+        (seed, "noise", "w4a4o8", method) for seed in (0, 1) for method in ("minmax", "dynamic")
+    ]
+    exact = finish(evaluate(EvaluateSpec("vim_nano", limit=30)))[1].values
+    assert (values["n"], values["fp_top1"], values["fp_ci95"]) == (30, exact["top1"], exact["ci95"])
+    # one of them the long way: a file, evaluated
+    spec = QuantizeSpec("vim_nano", "dynamic", "w4a4o8", calib="noise:3", seed=1, out=str(tmp_path / "q.safetensors"))
+    finish(quantize(spec, root=tmp_path))
+    alone = finish(evaluate(EvaluateSpec(spec.out, limit=30, batch=8)))[1].values
+    for key in ("n", "top1", "ci95", "effective_bits"):
+        assert values["cells"][3][key] == alone[key], key
+
+
+def test_rows_are_means_over_seeds(table) -> None:
+    values = table[1].values
+    assert [(row["method"], row["seeds"]) for row in values["rows"]] == [("minmax", 2), ("dynamic", 2)]
+    for row in values["rows"]:
+        first, second = [cell["top1"] for cell in values["cells"] if cell["method"] == row["method"]]
+        assert row["top1"] == pytest.approx((first + second) / 2)
+        assert row["spread"] == pytest.approx(abs(first - second) / 2**0.5)
+        assert row["effective_bits"] == {"weights": 4, "activations": 4, "outlier_share": 0}
+
+
+def test_a_finished_cell_is_not_computed_again(table, tmp_path, monkeypatch) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("calibrated again")
+
+    monkeypatch.setattr(module, "calibrating", never)
+    again = finish(compare(SPEC, root=tmp_path))[1].values
+    assert again["cells"] == table[1].values["cells"]
+    with pytest.raises(AssertionError, match="calibrated again"):
+        finish(compare(CompareSpec("vim_nano", ("minmax",), ("w4a4o8",), (("noise", "noise:3"),), (2,)), root=tmp_path))
+
+
+def test_the_csv_has_timms_columns_and_percent(table) -> None:
+    rows = list(csv.DictReader(io.StringIO(as_csv(table[1].values))))
+    cells = table[1].values["cells"]
+    assert len(rows) == 4 and [row["method"] for row in rows] == ["minmax", "dynamic"] * 2
+    for row, cell in zip(rows, cells, strict=True):
+        assert float(row["top1"]) == round(100 * cell["top1"], 2)
+        assert float(row["top1"]) + float(row["top1_err"]) == pytest.approx(100)
+        assert (row["wbits"], row["abits"], row["obits"]) == ("4", "4", "8")
+        assert (row["model"], row["img_size"], row["crop_pct"], row["n"]) == ("vim_nano", "28", "1.0", "30")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"methods": ()}, "methods is empty; a table needs at least one"),
+        ({"seeds": ()}, "seeds is empty; a table needs at least one"),
+        ({"limit": 0}, "limit is 0, expected 1 or more"),
+    ],
+    ids=["methods", "seeds", "limit"],
+)
+def test_an_empty_table_is_refused(change, message) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        CompareSpec("vim_nano", **change)
+
+
+def test_the_command_prints_json_and_writes_both_forms(tiny_zoo, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("OURO_HOME", str(tmp_path))
+    out = tmp_path / "table.json"
+    arguments = [
+        "--calib",
+        "noise=noise:{seed}2",
+        "--method",
+        "minmax",
+        "--bits",
+        "w8a8",
+        "--seeds",
+        "1",
+        "--limit",
+        "20",
+    ]
+    result = CliRunner().invoke(app, ["bench", "quantization", "vim_nano", *arguments, "--out", str(out), "--json"])
+    assert result.exit_code == 0, result.stderr
+    values = json.loads(result.stdout)
+    assert values == json.loads(out.read_text()) and values["n"] == 20
+    (cell,) = values["cells"]
+    assert cell["ci95"] == list(wilson(round(20 * cell["top1"]), 20))
+    assert out.with_suffix(".csv").read_text().splitlines()[1].startswith("vim_nano,")
+    shown = CliRunner().invoke(app, ["bench", "quantization", "vim_nano", *arguments])
+    assert shown.exit_code == 0 and "minmax" in shown.stdout and "w8a8" in shown.stdout
+    wrong = CliRunner().invoke(app, ["bench", "quantization", "vim_nano", "--calib", "noise"])
+    assert wrong.exit_code == 2 and "has an entry without a set; write LABEL=SET, as in real=real:128" in wrong.stderr
