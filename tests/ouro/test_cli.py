@@ -91,6 +91,15 @@ def test_bench_scan_passes_its_gate_before_it_times() -> None:
 def test_bench_model_compares_a_model_with_itself() -> None:
     values = told("bench", "model", "vim_nano", "--b", 1, "--repeats", 1)
     assert values["gate"]["passed"] and [row["backend"] for row in values["rows"]] == ["reference", "cpu"]
+    reference, compiled = values["rows"]
+    assert reference["ratio"] == 1 < compiled["ratio"] and min(row["peak_mb"] for row in values["rows"]) > 0
+
+
+def test_a_failed_gate_is_exit_code_1_with_json_too(monkeypatch) -> None:
+    monkeypatch.setattr("ouro.jobs.bench.MODEL_TOLERANCE", -1.0)
+    result = call("bench", "model", "vim_nano", "--b", 1, "--repeats", 1, "--json")
+    assert result.exit_code == 1
+    assert not json.loads(result.stdout)["gate"]["passed"] and "ratio" not in json.loads(result.stdout)["rows"][1]
 
 
 class _Hostile:
