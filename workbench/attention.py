@@ -18,7 +18,7 @@ from workbench.plot import figure, nothing, plot_view
 
 KIND = "attention scores"
 WINDOWS = (3, 5, 7)
-DIRECTIONS = {"both": "both directions", "forward": "forward scan", "backward": "backward scan"}
+DIRECTIONS = {"both": "all directions", "forward": "forward scan", "backward": "backward scan"}
 REDUCTIONS = {
     "received": "attention received",
     "given": "attention given",

@@ -231,14 +231,14 @@ def _note(scores: Mapping[str, float], source: str) -> str:
 def _place(report: Report, layer: int | None, direction: str, reduction: str, query: int | None) -> str:
     values = report.values
     seen = f"attention {reduction}" if query is None else f"attention of patch {query}"
-    # matrices are kept for both directions together
+    # matrices are kept for all directions together
     scans = _scans("both" if query is not None else direction)
     where = f"{values['model']}, layer {values['layer'] if layer is None else layer}, {scans}"
     return f"{where}: {seen}; window {values['window']}, {values['weights']} weights"
 
 
 def _scans(direction: str) -> str:
-    return "both directions" if direction == "both" else f"{direction} scan"
+    return "all directions" if direction == "both" else f"{direction} scan"
 
 
 def _outline(report: Report, grid: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:

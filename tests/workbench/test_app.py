@@ -209,7 +209,7 @@ def test_phone_needs_no_sideways_scrolling(server: str, browser):
 @needs_browser
 def test_first_view_stands_before_anything_is_computed(visit: Visit):
     visit.page.locator("#wb-start-attention").click()
-    visit.until_label("wb-attention-hp", "both directions")
+    visit.until_label("wb-attention-hp", "all directions")
     visit.open("Outliers")
     visit.until_label("wb-outliers-step-map", "197 time steps by 96 channels")
     visit.page.locator("#wb-outliers-step-map").press("End")

@@ -334,7 +334,7 @@
         if (hover !== null) mark(context, hover, width, height, false);
         panel.title.textContent = data.titles[name];
         panel.note.textContent = asked && name !== "input" ? "" : data.notes[name] || "";
-        const where = asked ? `both directions, what the patch in row ${r}, column ${c} attends to` : `${data.place.split(", ").slice(1).join(", ")}, ${data.reduction}`;
+        const where = asked ? `all directions, what the patch in row ${r}, column ${c} attends to` : `${data.place.split(", ").slice(1).join(", ")}, ${data.reduction}`;
         panel.canvas.setAttribute("aria-label", `${data.titles[name]}${name === "input" ? `: ${data.image_name}` : `, ${data.place.split(", ")[0]}, ${where}`}`);
       }
       panels.input.scale.style.visibility = "hidden";
