@@ -74,7 +74,7 @@ RECIPES = {
         "localvmamba_nano", "scenes", (Round(2e-3, ((32, 900), (56, 500))), Round(2e-3, ((56, 1200),))), reveal=300
     ),
     "mambavision_nano": TrainSpec(
-        "mambavision_nano", "scenes", (Round(2e-3, ((56, 900),)), Round(2e-3, ((56, 1200),))), reveal=300
+        "mambavision_nano", "scenes", (Round(2e-3, ((56, 900),)), Round(2e-3, ((56, 900),))), reveal=300
     ),
     "vim_nano_digits": TrainSpec("vim_nano_digits", "digits", (Round(2e-3, ((32, 300), (56, 150))),)),
 }
