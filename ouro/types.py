@@ -33,7 +33,10 @@ class ScanOrder:
 
 @dataclass(frozen=True, slots=True)
 class StageInfo:
-    """One resolution level of a model: `depth` blocks over a grid of (H, W) patches, L steps, E channels, N states."""
+    """One resolution level of a model: `depth` blocks scan a grid of (H, W) patches in L steps, E channels, N states.
+
+    Blocks that do not scan are not counted; a stage that only has such has depth, E and N 0.
+    """
 
     grid: tuple[int, int]
     L: int

@@ -39,7 +39,7 @@ def catalog() -> list[dict[str, Any]]:
                 "layers": len(mixers),
                 "grid": list(model.info.stages[-1].grid),
                 "scans": [scan_names(orders) for orders in mixers.values()],
-                "steps": model.info.stages[0].L,
+                "steps": next(stage.L for stage in model.info.stages if stage.depth),
                 "weights": weights,
                 "top1": 100 * told["top1"] if "top1" in told else entry.top1,
                 "top1_n": told.get("n"),

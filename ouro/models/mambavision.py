@@ -182,11 +182,11 @@ class MambaVision(HierarchicalModel):
         for number, depth in enumerate(config.depths):
             if number < config.conv_stages:
                 blocks: list[nn.Module] = [ConvBlock(grid, width) for _ in range(depth)]
-                facts.append(StageInfo(grid, L=grid[0] * grid[1], N=0, E=0, depth=depth))
+                facts.append(StageInfo(grid, L=grid[0] * grid[1], N=0, E=0, depth=0))
             else:
                 windows = Windows(grid, config.windows[number])
                 blocks = _token_blocks(config, width, windows, depth, config.heads[number])
-                facts.append(StageInfo(grid, windows.side**2, config.states, width // 2, depth))
+                facts.append(StageInfo(grid, windows.side**2, config.states, width // 2, _scanning(depth)))
             last = number + 1 == len(config.depths)
             self.stages.append(Stage(grid, width, blocks, None if last else Shrink(grid, width)))
             if not last:
@@ -201,8 +201,13 @@ class MambaVision(HierarchicalModel):
         return OfficialKey(official_key(key))
 
 
+def _scanning(depth: int) -> int:
+    """How many blocks of a stage scan: the first half, and one more where the depth is odd; the others attend."""
+    return (depth + 1) // 2
+
+
 def _token_blocks(config: MambaVisionConfig, width: int, windows: Windows, depth: int, heads: int) -> list[nn.Module]:
-    """The first half of the blocks scans (one more where the depth is odd), the others attend."""
+    """Blocks of a stage that scans first and attends then."""
     order = windows.order()
     spec = MixerSpec(
         width=width, inner=width // 2, states=config.states, rank=-(-width // 16), orders=(order,), tokens=order,
@@ -210,10 +215,9 @@ def _token_blocks(config: MambaVisionConfig, width: int, windows: Windows, depth
         # the official code adds the bias in dt_proj and hands it to the scan once more; its weights were trained so
         step_biases=2,
     )  # fmt: skip
-    scanning = (depth + 1) // 2
     return [
         Block(
-            config, width, windows, Mixer(spec) if j < scanning else Attention(width, heads),
+            config, width, windows, Mixer(spec) if j < _scanning(depth) else Attention(width, heads),
             first=j == 0, last=j + 1 == depth,
         )
         for j in range(depth)

@@ -89,8 +89,9 @@ def _pretrained_cfg(name: str) -> dict[str, Any]:
     entry = MODELS.get(name)
     size = entry.config.image
     return _published(entry) | {
-        "input_size": (3, size, size),
-        "num_classes": entry.config.num_classes,
+        # a config only has channels where the input is no image, and classes where the model is a classifier
+        "input_size": (getattr(entry.config, "channels", 3), size, size),
+        "num_classes": getattr(entry.config, "num_classes", 0),
         "mean": entry.config.mean,
         "std": entry.config.std,
         "crop_pct": entry.crop_pct,

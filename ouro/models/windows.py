@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 from torch.nn import functional as F
 
-from ouro.scan.order import row_major
-from ouro.types import PADDING, ScanOrder
+from ouro.scan.order import row_major, window
+from ouro.types import ScanOrder
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +63,4 @@ class Windows:
         """Row-major: over the grid where one window holds it, with PADDING beyond it; else over a window's own cells."""
         if self.counts != (1, 1):
             return row_major((self.side, self.side))
-        height, width = self.grid
-        cells = [
-            row * width + column if row < height and column < width else PADDING
-            for row in range(self.side)
-            for column in range(self.side)
-        ]
-        return replace(row_major(self.grid), cells=tuple(cells))
+        return replace(row_major(self.grid), cells=window(self.grid, self.side).cells)

@@ -46,6 +46,32 @@ def window(grid: tuple[int, int], size: int) -> ScanOrder:
     )
 
 
+ZIGZAGS = 8
+"""How many paths `zigzag` knows."""
+
+
+def zigzag(grid: tuple[int, int], index: int) -> ScanOrder:
+    """Path `index` of 8 that turn around at every border: from each corner along the rows, then along the columns.
+
+    Source: Hu et al. 2024 (ZigMa), agrees with zigzag_path (CompVis/zigma, utils/utils_zigzag.py) on square grids.
+    Corners come in the order top left, top right, bottom left, bottom right.
+
+    Raises:
+        ValueError: there is no such path.
+    """
+    if not 0 <= index < ZIGZAGS:
+        raise ValueError(f"zigzag path is {index}, expected 0 to {ZIGZAGS - 1}")
+    height, width = grid
+    corner, along_columns = divmod(index, 2)
+    bottom, right = divmod(corner, 2)
+    rows, columns = range(height)[:: -1 if bottom else 1], range(width)[:: -1 if right else 1]
+    if along_columns:
+        cells = [row * width + column for j, column in enumerate(columns) for row in rows[:: -1 if j % 2 else 1]]
+    else:
+        cells = [row * width + column for i, row in enumerate(rows) for column in columns[:: -1 if i % 2 else 1]]
+    return ScanOrder(grid, tuple(cells), f"zigzag {index}")
+
+
 def with_class_token(order: ScanOrder, step: int) -> ScanOrder:
     """The same path with the class token read at `step`, all later cells one step later."""
     return ScanOrder(order.grid, (*order.cells[:step], CLASS_TOKEN, *order.cells[step:]), order.name)
