@@ -14,7 +14,7 @@ from ouro.vision import VisionModel
 NAMES = list(MODELS)
 
 _SMALL: dict[str, dict[str, Any]] = {
-    "VimConfig": {"width": 32, "depth": 2, "image": 24, "patch": 4, "stride": 4},
+    "VimConfig": {"width": 32, "depth": 2, "image": 24, "patch": 4},
     "VMambaConfig": {"width": 16, "depths": (1, 1), "image": 24},
     "LocalVimConfig": {"width": 32, "image": 24, "patch": 4},
     "LocalVMambaConfig": {"width": 16, "depths": (1, 1), "image": 24},
@@ -33,6 +33,9 @@ def small(name: str, seed: int = 0) -> VisionModel:
     changes = _SMALL[type(config).__name__]
     if hasattr(config, "directions"):
         changes = changes | {"directions": config.directions[:2]}
+    if hasattr(config, "stride"):
+        # as much overlap of patches as at full size
+        changes = changes | {"stride": config.stride * changes["patch"] // config.patch}
     classes = {"num_classes": 5, "class_names": ()} if hasattr(config, "num_classes") else {}
     with torch.random.fork_rng():
         torch.manual_seed(seed)

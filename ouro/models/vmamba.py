@@ -182,9 +182,9 @@ def _is_pointwise(value: Tensor, wanted: Tensor) -> bool:
 
 
 def _init(model: VMamba) -> None:
-    """Official start: truncated normal linears, the step sizes as the mixer draws them."""
+    """Official start: truncated normal linears; those that make a scan's operands stay as the mixer draws them."""
     for path, module in model.named_modules():
-        if not path.endswith("dt_proj"):
+        if not path.endswith(("x_proj", "dt_proj")):
             init_linear(module)
 
 

@@ -55,12 +55,12 @@ def test_facts_are_those_of_the_model(model, traced) -> None:
     trace, output = traced
     mixers = by_mixer(trace.scans)
     assert {path: [scan.order for scan in scans] for path, scans in mixers.items()} == model.mixers()
-    assert sum(stage.depth for stage in model.info.stages) == len(mixers)
-    expected = [stage for stage in model.info.stages for _ in range(stage.depth)]
-    for stage, scans in zip(expected, mixers.values(), strict=True):
-        for scan in scans:
-            assert scan.inputs.u.shape[1] == stage.E and scan.inputs.A.shape[1] == stage.N
-            assert scan.order.grid == stage.grid and len(scan.order.cells) == scan.inputs.u.shape[2]
+    stages = {stage.grid: stage for stage in model.info.stages}
+    for scan in trace.scans:
+        stage = stages[scan.order.grid]
+        assert (scan.inputs.u.shape[1], scan.inputs.A.shape[1]) == (stage.E, stage.N)
+        # windows that do not divide the grid make a path longer than the tokens
+        assert len(scan.order.cells) == scan.inputs.u.shape[2] >= stage.L
     if model.num_classes:
         assert output.shape == (3, model.num_classes)
 
