@@ -177,4 +177,4 @@ def official_key(key: str) -> str:
     return key
 
 
-zigma_zigzag8 = Variant(ZigMa, ZigMaConfig(768), "taohu/zigma:churches256_0280000.pt")
+zigma_zigzag8 = Variant(ZigMa, ZigMaConfig(768), "taohu/zigma:churches256_0280000.pt", data="latents")
