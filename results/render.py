@@ -130,14 +130,15 @@ def calibration() -> str | None:
 
 def scan_cpu() -> str | None:
     """The compiled scan against the loop."""
-    values, model = _load("scan_cpu.json"), _load("model_cpu_vim_tiny.json")
+    values = _load("scan_cpu.json")
     if values is None:
         return None
-    timed = [*values["rows"], *(model["rows"] if model else [])]
+    models = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("model_cpu_*.json"))]
+    timed = [*values["rows"], *(row for model in models for row in model["rows"])]
     rows: Rows = [
         (
             row["op"].replace("model", row["case"]), row["backend"],
-            *(f"{row[key]:.2f}" for key in ("p20_ms", "p50_ms", "p80_ms")), f"{row['ratio']:.0f}x", f"{row['peak_mb']:.1f}",
+            *(f"{row[key]:.2f}" for key in ("p20_ms", "p50_ms", "p80_ms")), f"{row['ratio']:.3g}x", f"{row['peak_mb']:.1f}",
         )
         for row in timed
     ]  # fmt: skip
@@ -147,7 +148,7 @@ def scan_cpu() -> str | None:
         f"{values['inputs_mb']} MB.\n\n"
     )
     head = ("what", "backend", "p20 ms", "p50 ms", "p80 ms", "ratio", "peak extra MB")
-    return _made(values, "ouro bench scan", "ouro bench model vim_tiny_patch16_224") + note + _markdown(head, rows, 2)
+    return _made(values, "ouro bench scan", "ouro bench model MODEL") + note + _markdown(head, rows, 2)
 
 
 TABLES: dict[str, Callable[[], str | None]] = {
