@@ -81,6 +81,7 @@ GENERATORS.add("noise", "ouro.gen.methods.noise:GaussianNoise")
 
 QUANTIZERS = Registry("quantization method")
 QUANTIZERS.add("minmax", "ouro.quant.methods.static:MinMax")
+QUANTIZERS.add("percentile", "ouro.quant.methods.static:Percentile")
 QUANTIZERS.add("clipped", "ouro.quant.methods.static:Clipped")
 QUANTIZERS.add("dynamic", "ouro.quant.methods.dynamic:DynamicToken")
 QUANTIZERS.add("ouro", "ouro.quant.methods.ouro:OuroMambaQuant")

@@ -100,6 +100,31 @@ class StateQuantizer:
 
 
 @dataclass(frozen=True, slots=True)
+class Companding:
+    """Rounding on a grid that is dense at one end; `ouro.scan.companding.compand` applies it.
+
+    Unsigned, codes start at `high` and x is rounded where ((high - x) / (high - low))^(1/power) is uniform; signed,
+    they start at zero and x is rounded where (|x| / high)^(1/power) is, `low` aside. power 1 is the uniform grid.
+    low and high are [n], or [1] for all states; power is 1 to 4.
+    """
+
+    bits: int
+    low: Tensor
+    high: Tensor
+    power: int = 1
+    signed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ScanRounding:
+    """What is rounded inside the recurrence: the state as it is carried on, A_bar = exp(delta A), B_bar = delta B."""
+
+    h: StateQuantizer | None = None
+    A_bar: Companding | None = None
+    B_bar: Companding | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PatchWindow:
     """The neighbourhood of h_p: a `size` x `size` window (odd) on the order's grid; weights [b l] per scan step."""
 
@@ -160,14 +185,19 @@ class CalibrationSet:
 class QuantSpec:
     """How one tap is quantized; `bits` 32 leaves it in floating point.
 
-    granularity: "tensor", "channel" (per output channel), "step" (per time step), "token" (dynamic, per sample
-    and step). outlier_bits: None for no outlier rule, 16 for outliers left in floating point.
+    granularity: "tensor"; "channel" (per output channel of a weight); "step" (per time step); "token" (dynamic, per
+    sample and step); "step clusters" and "channel clusters" (steps or channels share a few scales); "learned rounding"
+    (per output channel, and up or down per element); "state" and "companded" (inside the recurrence).
+    outlier_bits: None for no outlier rule, 16 for outliers left in floating point.
+    narrow: a signed grid without the code -2^(bits-1). rotate: rounded in the basis of a Hadamard matrix.
     """
 
     bits: int
     signed: bool = True
     granularity: str = "tensor"
     outlier_bits: int | None = None
+    narrow: bool = True
+    rotate: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,13 @@ from ouro.jobs.provenance import run_info
 from ouro.models import create_model, variant
 from ouro.quant.apply import (
     attach_calibration,
-    audit,
     counting,
     effective_bits,
     from_tensors,
     to_tensors,
     weights_digest,
 )
+from ouro.quant.audit import audit
 from ouro.quant.calibrate import CHUNK, calibrating, check_images
 from ouro.quant.plan import make_plan
 from ouro.store import Store, check_writable, read_tensors, write_tensors
@@ -85,7 +85,7 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
     quantized, _ = load_quantized(path)
     with torch.no_grad(), counting(quantized):
         quantized(images[:CHUNK])
-    found = audit(quantized, images[:_AUDITED])
+    found = audit(quantized, images[:_AUDITED], calibration.plan)
     for site, failure in found["failures"].items():
         _log.warning("%s %s", site, failure)
     values = {

@@ -1,4 +1,4 @@
-"""Putting a calibration on a model and taking it off, measuring what it does there, and its form on disk."""
+"""Putting a calibration on a model and taking it off, counting what it rounds there, and its form on disk."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from hashlib import sha256
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ouro.quant.bits import FLOAT
-from ouro.quant.modules import WEIGHT_SITES, Quantizer, ScaleGroups
+from ouro.quant.modules import RECURRENT_SITES, WEIGHT_SITES, Quantizer
 from ouro.quant.plan import is_rounded, make_method
 from ouro.taps import attach, detach, taps
 from ouro.types import Calibration, QuantPlan, QuantSpec
 from ouro.vision import VisionModel
 
 __all__ = [
-    "add_counts", "attach_calibration", "audit", "counting", "counts", "detach", "effective_bits", "from_tensors",
+    "add_counts", "attach_calibration", "counting", "counts", "detach", "effective_bits", "from_tensors",
     "to_tensors", "weights_digest",
 ]  # fmt: skip
 
@@ -88,16 +86,21 @@ def add_counts(model: nn.Module, counted: Mapping[str, Tensor]) -> None:
 
 
 def effective_bits(model: nn.Module) -> dict[str, float]:
-    """Mean bits per element over what was counted: {"weights", "activations", "outlier_share"} (of activations).
+    """Mean bits per element over what was counted: {"weights", "activations", "outlier_share" (of activations), "states"}.
 
-    Weights or activations that the calibration leaves in floating point have 32.
+    Weights or activations that the calibration leaves in floating point have 32. "states" is the mean width inside the
+    recurrence, over its sites that are rounded there, 32 if none is.
 
     Raises:
         RuntimeError: nothing was counted.
     """
     sums = {"weights": torch.zeros(2, dtype=torch.float64), "activations": torch.zeros(2, dtype=torch.float64)}
-    outliers, sites = 0, {path: tap.site for path, tap in taps(model)}
+    outliers, states = 0, []
+    sites = {path: tap.site for path, tap in taps(model)}
     for path, quantizer in _quantizers(model):
+        if sites[path] in RECURRENT_SITES:
+            states.append(quantizer.spec.bits)
+            continue
         small, large = quantizer.counts.tolist()
         if small + large == 0:
             raise RuntimeError(f"the quantizer of {path!r} counted nothing; run images inside `with counting(model)`")
@@ -106,33 +109,8 @@ def effective_bits(model: nn.Module) -> dict[str, float]:
         sums[kind] += torch.tensor([bits, small + large], dtype=torch.float64)
         outliers += large
     means = {kind: (bits / count).item() if count else float(FLOAT) for kind, (bits, count) in sums.items()}
-    return {**means, "outlier_share": outliers / max(1.0, sums["activations"][1].item())}
-
-
-def audit(model: nn.Module, images: Tensor) -> dict[str, Any]:
-    """Runs the images and looks at what every quantizer really put out: {"sites", "sealed", "failures"}.
-
-    Sealed: each of them was called, and no group of elements that share a step held more values than its bits allow.
-    """
-    quantizers = dict(_quantizers(model))
-    failures = {path: "was never called" for path in quantizers}
-
-    def look(path: str, quantizer: Quantizer, inputs: tuple[Tensor], output: Tensor) -> None:
-        # a forward hook: what it returned would replace the output
-        failures.pop(path, None)
-        for groups in quantizer.groups(inputs[0]):
-            values = _most_values(output, groups)
-            if values > 2**groups.bits:
-                failures[path] = f"{values} values in one group, {groups.bits} bits allow {2**groups.bits}"
-
-    handles = [module.register_forward_hook(partial(look, path)) for path, module in quantizers.items()]
-    try:
-        with torch.no_grad():
-            model(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {"sites": len(quantizers), "sealed": bool(quantizers) and not failures, "failures": failures}
+    share = outliers / max(1.0, sums["activations"][1].item())
+    return {**means, "outlier_share": share, "states": sum(states) / len(states) if states else float(FLOAT)}
 
 
 def to_tensors(calibration: Calibration) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -166,7 +144,7 @@ def from_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
         path, _, name = key.rpartition(_KEY)
         if path not in state:
             raise ValueError(f"tensor {key!r} belongs to no site of the plan; quantize again")
-        if not tensor.isfinite().all() or (name == "scale" and not (tensor > 0).all()):
+        if not tensor.isfinite().all() or (name in ("scale", "smooth") and not (tensor > 0).all()):
             raise ValueError(f"tensor {key!r} holds steps that cannot be used (NaN, infinite or not positive)")
         state[path][name] = tensor
     return Calibration(plan, state, set_digest, provenance)
@@ -176,14 +154,3 @@ def _quantizers(model: nn.Module) -> Iterator[tuple[str, Quantizer]]:
     for path, tap in taps(model):
         if isinstance(tap.quantizer, Quantizer):
             yield path, tap.quantizer
-
-
-def _most_values(x: Tensor, groups: ScaleGroups) -> int:
-    """The greatest number of different values of x in one group."""
-    taking_part = groups.group >= 0
-    if not taking_part.any():
-        return 0
-    # adding 0 makes one zero of the two that floats have
-    bits = (x[taking_part].float() + 0.0).view(torch.int32).long() & 0xFFFFFFFF
-    pairs = torch.unique((groups.group[taking_part].long() << 32) | bits)
-    return int(torch.unique(pairs >> 32, return_counts=True)[1].max())

@@ -1,32 +1,41 @@
-"""Calibration, block after block: fit every quantizer of a block, let its steps learn, go on with what it puts out.
+"""Calibration, section after section: fit every quantizer, let it learn, go on with what it puts out.
 
 Source: OuroMamba's and PTQ4VM's block-wise learning. A float chain gives every block's target; the quantized chain
-gives its input, so that a block can make up for errors of those before it.
+gives its input, so that a block can make up for errors of those before it. Only one section's tensors are kept.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ouro.quant.apply import weights_digest
-from ouro.quant.modules import WEIGHT_SITES, Quantizer
-from ouro.quant.plan import Learning, Method, is_rounded, make_plan
-from ouro.taps import Tap, attach, record, taps
-from ouro.types import Calibration, Progress, QuantPlan, QuantSpec
+from ouro.quant.learning import Run, State, distance, learn
+from ouro.quant.method import Block, Method, Seen
+from ouro.quant.modules import RECURRENT_SITES, WEIGHT_SITES, Quantizer
+from ouro.quant.plan import is_rounded, make_plan
+from ouro.taps import Tap, record, taps
+from ouro.types import Calibration, Progress, QuantPlan, QuantSpec, ScanInputs
 from ouro.vision import VisionModel
 
 CHUNK = 32
 """Images that pass through a block at a time; gradients of the chunks add up to those of the whole set."""
+_OPERANDS = ("u", "delta", "A", "B", "C")
 
-State = tuple[Any, ...]
-"""What blocks hand on; the first part is the last block's own output, the rest is the model's business."""
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A part of the model that is calibrated at once: a block, or what comes before or after all blocks."""
+
+    name: str
+    run: Run
+    sites: Mapping[str, tuple[Tap, QuantSpec]]
 
 
 def quantize(
@@ -37,25 +46,29 @@ def quantize(
     bits: str = "w4a4o8",
     scope: str = "lin",
     seed: int = 0,
+    site_bits: Mapping[str, int] | None = None,
     progress: Callable[[Progress], None] | None = None,
     **options: Any,
 ) -> Calibration:
     """Calibrates a method on images [s 3 h w] in model space; the model itself stays as it is.
 
     Args:
-        bits: as in "w4a4o8"; 32 leaves weights or activations in floating point, o16 outliers.
-        scope: "lin" for the linear layers, "ssm" for the scan's operands as well.
+        bits: as in "w4a4o8h8"; 32 leaves weights or activations in floating point, o16 outliers.
+        scope: "lin" for the linear layers, "ssm" for the scan's operands as well, "rec" for what lives inside the
+            recurrence, "full" for everything.
         seed: for methods that draw anything; kept in the plan.
-        progress: called after every block.
+        site_bits: tap path -> width of single sites, for mixed precision.
+        progress: called after every section.
         options: of the method, see its class.
 
     Returns:
         What `ouro.quant.apply.attach_calibration` puts on this model or on a fresh one with the same weights.
 
     Raises:
-        ValueError: unknown names, images that do not fit, or a model that is quantized already.
+        ValueError: unknown names, images that do not fit, a model that is quantized already, or a tensor that is not
+            finite; the message names its site.
     """
-    steps = calibrating(model, images, method=method, bits=bits, scope=scope, seed=seed, **options)
+    steps = calibrating(model, images, method=method, bits=bits, scope=scope, seed=seed, site_bits=site_bits, **options)
     while True:
         try:
             beat = next(steps)
@@ -66,34 +79,44 @@ def quantize(
 
 
 def calibrating(
-    model: VisionModel, images: Tensor, *, method: str, bits: str, scope: str, seed: int, **options: Any
+    model: VisionModel,
+    images: Tensor,
+    *,
+    method: str,
+    bits: str,
+    scope: str,
+    seed: int,
+    site_bits: Mapping[str, int] | None = None,
+    **options: Any,
 ) -> Generator[Progress, None, Calibration]:
-    """`quantize` as a generator: one Progress per block, the Calibration at the end."""
+    """`quantize` as a generator: one Progress per section, the Calibration at the end."""
     for path, tap in taps(model):
         if tap.quantizer is not None:
             raise ValueError(f"tap {path!r} already has a quantizer; detach(model) first")
-    chosen, plan = make_plan(model, method, bits, scope, seed, options)
+    chosen, plan = make_plan(model, method, bits, scope, seed, options, site_bits)
     check_images(images, model.info.input_size)
     work = copy.deepcopy(model).eval().requires_grad_(False)
     device = next(work.parameters()).device
-    with torch.no_grad():
-        exact: list[State] = [work.stem(chunk.to(device)) for chunk in images.split(CHUNK)]
+    exact: list[State] = [(chunk.to(device),) for chunk in images.split(CHUNK)]
     rounded = list(exact)
     state: dict[str, Mapping[str, Tensor]] = {}
     log: list[dict[str, Any]] = []
-    blocks = work.blocks()
-    for index, (path, block) in enumerate(blocks.items(), 1):
-        exact = [_advance(block, chunk) for chunk in exact]
-        sites = _sites_of(path, block, plan)
-        _fit_block(chosen, block, sites, rounded)
-        losses = learn(block, rounded, [chunk[0] for chunk in exact], chosen.learning) if sites else []
-        rounded = [_advance(block, chunk) for chunk in rounded]
-        for name, (tap, _) in sites.items():
+    parts = sections(work, plan, exact[0][0][:1])
+    told = [part for part in parts if part.name not in ("stem", "head") or part.sites]
+    for number, part in enumerate(parts):
+        exact = [_advance(part.run, chunk) for chunk in exact]
+        losses: dict[str, list[float]] = {}
+        if part.sites:
+            losses = _calibrate(chosen, work, part, rounded, [chunk[0] for chunk in exact], (seed, number))
+        rounded = [_advance(part.run, chunk) for chunk in rounded]
+        for path, (tap, _) in part.sites.items():
             assert tap.quantizer is not None
-            state[f"{path}.{name}"] = {key: value.detach().cpu() for key, value in tap.quantizer.state_dict().items()}
-        entry = {"block": path, "losses": losses, "error": _distance(exact, rounded)}
-        log.append(entry)
-        yield Progress(index, len(blocks), f"{path}: cosine distance {entry['error']:.2e}", entry)
+            state[path] = {key: value.detach().cpu() for key, value in tap.quantizer.state_dict().items()}
+        if part in told:
+            entry = {"block": part.name, "losses": losses.get("all", []), "error": _distance(exact, rounded)}
+            entry |= {"losses_weights": losses["weights"]} if losses.get("weights") else {}
+            log.append(entry)
+            yield Progress(len(log), len(told), f"{part.name}: cosine distance {entry['error']:.2e}", entry)
     provenance = {
         "model": model.info.name,
         "weights": weights_digest(model),
@@ -102,61 +125,6 @@ def calibrating(
         "blocks": log,
     }
     return Calibration(plan, state, images_digest(images), provenance)
-
-
-def learn(block: nn.Module, inputs: Sequence[State], targets: Sequence[Tensor], learning: Learning) -> list[float]:
-    """Lets the steps of every quantizer of a block learn, in place; returns the loss at the start and after each step.
-
-    The loss is the mean over samples and tokens of 1 - cos(target, output); each optimizer step sees the whole set.
-    What learns is the logarithm of a step size: steps stay positive, and one rate suits those of 4 and of 8 bits.
-    Of all states that were seen, the one with the least loss is kept.
-    """
-    groups: dict[str, list[nn.Parameter]] = {"weights": [], "activations": []}
-    for _, tap in taps(block):
-        if tap.quantizer is not None:
-            kind = "weights" if tap.site in WEIGHT_SITES else "activations"
-            groups[kind] += tap.quantizer.parameters()
-    steps = groups["weights"] + groups["activations"]
-    if not learning.steps or not steps:
-        return []
-    logs = [step.detach().log() for step in steps]
-    split = len(groups["weights"])
-    optimizer = torch.optim.Adam(
-        [{"params": logs[:split], "lr": learning.lr_weights}, {"params": logs[split:], "lr": learning.lr_activations}]
-    )
-    best, losses = [step.detach().clone() for step in steps], []
-    for turn in range(learning.steps + 1):
-        # the last turn only looks at what the last step brought
-        with torch.set_grad_enabled(turn < learning.steps):
-            losses.append(_pass(block, inputs, targets))
-        if losses[-1] <= min(losses):
-            best = [step.detach().clone() for step in steps]
-        if turn < learning.steps:
-            for log, step in zip(logs, steps, strict=True):
-                assert step.grad is not None, "a quantizer without gradient never learns"
-                log.grad, step.grad = step.grad * step.detach(), None
-            nn.utils.clip_grad_norm_(logs, learning.clip)
-            optimizer.step()
-            _assign(steps, [log.exp() for log in logs])
-    _assign(steps, best)
-    return losses
-
-
-def _pass(block: nn.Module, inputs: Sequence[State], targets: Sequence[Tensor]) -> float:
-    """Loss over the whole set; where gradients are enabled they are left, summed over the chunks, on the parameters."""
-    total, loss = sum(len(target) for target in targets), 0.0
-    for state, target in zip(inputs, targets, strict=True):
-        part = _cosine_distance(target, block(*state)[0]).mean() * (len(target) / total)
-        loss += part.item()
-        if part.requires_grad:
-            part.backward()
-    return loss
-
-
-def _assign(parameters: Sequence[nn.Parameter], values: Sequence[Tensor]) -> None:
-    with torch.no_grad():
-        for parameter, value in zip(parameters, values, strict=True):
-            parameter.copy_(value)
 
 
 def check_images(images: Tensor, input_size: tuple[int, int, int]) -> None:
@@ -179,46 +147,170 @@ def images_digest(images: Tensor) -> str:
     return sha256(images.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
-def _sites_of(path: str, block: nn.Module, plan: QuantPlan) -> dict[str, tuple[Tap, QuantSpec]]:
-    """The block's taps that are to be rounded, by their path inside the block."""
-    specs = {name: plan.sites.get(f"{path}.{name}") for name, _ in taps(block)}
-    return {name: (tap, spec) for name, tap in taps(block) if (spec := specs[name]) is not None and is_rounded(spec)}
+def sections(model: VisionModel, plan: QuantPlan, image: Tensor) -> list[Section]:
+    """Stem, blocks and head, each with the taps that the plan rounds; the image shows which tap belongs to the stem."""
+    rounded = {
+        path: (tap, plan.sites[path])
+        for path, tap in taps(model)
+        if path in plan.sites and is_rounded(plan.sites[path])
+    }
+    blocks = model.blocks()
+    owned = {name: {path: site for path, site in rounded.items() if path.startswith(name + ".")} for name in blocks}
+    outer = {path: site for path, site in rounded.items() if not any(path in sites for sites in owned.values())}
+    first = _firing({path: tap for path, (tap, _) in outer.items()}, lambda: model.stem(image))
+    return [
+        Section("stem", model.stem, {path: site for path, site in outer.items() if path in first}),
+        *(Section(name, block, owned[name]) for name, block in blocks.items()),
+        Section(
+            "head",
+            lambda *state: (model.forward_head(model.tail(*state)),),
+            {path: site for path, site in outer.items() if path not in first},
+        ),
+    ]
 
 
-def _fit_block(
-    method: Method, block: nn.Module, sites: Mapping[str, tuple[Tap, QuantSpec]], states: Sequence[State]
-) -> None:
-    """Fits and attaches every quantizer of a block; activations are seen with the weights rounded already."""
-    weights = {name: site for name, site in sites.items() if site[0].site in WEIGHT_SITES}
-    for chosen in (weights, {name: site for name, site in sites.items() if name not in weights}):
-        if not chosen:
-            continue
-        # weights and constants are the same for every chunk
-        fed = any("b" in tap.axes for tap, _ in chosen.values())
-        seen: dict[str, list[Tensor]] = {name: [] for name in chosen}
-        for state in states if fed else states[:1]:
-            with torch.no_grad(), record(block, *chosen) as trace:
-                block(*state)
-            for name, (tap, _) in chosen.items():
-                if "b" in tap.axes or not seen[name]:
-                    seen[name].append(trace.tensors[name])
-        attach(block, {name: _fitted(method, tap, spec, seen[name]) for name, (tap, spec) in chosen.items()})
+def _firing(chosen: Mapping[str, Tap], run: Callable[[], Any]) -> set[str]:
+    """Which of the taps a tensor passes."""
+    fired: set[str] = set()
+
+    def listen(path: str) -> Any:
+        return chosen[path].register_forward_hook(lambda *_: fired.add(path))
+
+    handles = [listen(path) for path in chosen]
+    try:
+        with torch.no_grad():
+            run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return fired
 
 
-def _fitted(method: Method, tap: Tap, spec: QuantSpec, chunks: Sequence[Tensor]) -> Quantizer:
-    return method.build(tap, spec, method.fit(tap, spec, chunks))
+def _calibrate(
+    method: Method, model: nn.Module, part: Section, states: Sequence[State], targets: Sequence[Tensor],
+    seed: tuple[int, ...],
+) -> dict[str, list[float]]:  # fmt: skip
+    """Fits and attaches every quantizer of a section and lets it learn: weights, activations, the recurrence.
+
+    Each kind is seen with the ones before it rounded already. Returns the losses of both rounds of learning.
+    """
+    look = _Looker(model, part, states)
+    weights = {path: site for path, site in part.sites.items() if site[0].site in WEIGHT_SITES}
+    inside = {path: site for path, site in part.sites.items() if site[0].site in RECURRENT_SITES}
+    around = {path: site for path, site in part.sites.items() if path not in weights and path not in inside}
+    layers = {path: weight for path in around if (weight := _weight_of(path)) in weights}
+    bases = method.bases(Block(layers, look.scan_paths(), look.chunks, look.constant, look.scans))
+    inputs = {weight: path for path, weight in layers.items()}
+    # what one look brings is dropped before the next one
+    seen = look.at([path for path in inputs.values()] if method.looks_at_inputs else [])
+    for path, (tap, spec) in weights.items():
+        partner = seen.get(inputs.get(path, ""), [])
+        _fit(method, path, tap, spec, [look.constant(path)], bases, partner=partner)
+    losses = {"weights": learn(part.run, _taps(weights), states, targets, method.learning_weights, (*seed, 0))}
+    seen = look.at(list(around))
+    for path, (tap, spec) in around.items():
+        partner = [look.constant(layers[path])] if path in layers else []
+        _fit(method, path, tap, spec, seen.pop(path), bases, partner=partner)
+    for path, weight in layers.items():
+        _share_basis(part.sites[path][0], part.sites[weight][0])
+    for path, (tap, spec) in inside.items():
+        _fit(method, path, tap, spec, [], bases, scans=look.scans(path.rpartition(".")[0]))
+    losses["all"] = learn(part.run, _taps(part.sites), states, targets, method.learning, (*seed, 1))
+    return losses
 
 
-def _advance(block: nn.Module, state: State) -> State:
+def _fit(
+    method: Method, path: str, tap: Tap, spec: QuantSpec, chunks: Sequence[Tensor], bases: Mapping[str, Tensor],
+    *, partner: Sequence[Tensor] = (), scans: Sequence[ScanInputs] = (),
+) -> None:  # fmt: skip
+    """Fits one quantizer, in its basis, and attaches it."""
+    basis = {"smooth": bases[path]} if path in bases else {}
+    # nothing but the way into the basis is needed of it
+    frame = Quantizer(tap, spec, basis)
+    for found in (*chunks, *(tensor for scan in scans for tensor in (scan.u, scan.delta, scan.B))):
+        if not found.isfinite().all():
+            raise ValueError(f"{path}: calibration images bring NaN or infinity here; is the model's weight damaged?")
     with torch.no_grad():
-        return block(*state)
+        state = method.fit(Seen(path, tap, spec, [frame.inside(chunk) for chunk in chunks], partner, scans))
+    tap.quantizer = method.build(tap, spec, {**basis, **state})
 
 
-def _cosine_distance(target: Tensor, output: Tensor) -> Tensor:
-    return 1 - F.cosine_similarity(target, output, dim=-1)
+class _Looker:
+    """Records what a section's taps see of the calibration images, on demand, through the quantized chain."""
+
+    def __init__(self, model: nn.Module, part: Section, states: Sequence[State]) -> None:
+        self.model, self.part, self.states = model, part, states
+        self.known = dict(taps(model))
+
+    def at(self, paths: Sequence[str]) -> dict[str, list[Tensor]]:
+        """Tap path -> tensors, chunk by chunk of images; one for what is the same for every image."""
+        if not paths:
+            return {}
+        fed = any("b" in self.known[path].axes for path in paths)
+        seen: dict[str, list[Tensor]] = {path: [] for path in paths}
+        for state in self.states if fed else self.states[:1]:
+            with torch.no_grad(), record(self.model, *map(_literal, paths)) as trace:
+                self.part.run(*state)
+            for path in paths:
+                if "b" in self.known[path].axes or not seen[path]:
+                    seen[path].append(trace.tensors[path])
+        return seen
+
+    def chunks(self, path: str) -> list[Tensor]:
+        return self.at([path])[path]
+
+    def constant(self, path: str) -> Tensor:
+        """A weight or constant, in floating point."""
+        tap = self.known[path]
+        attached, tap.quantizer = tap.quantizer, None
+        try:
+            return self.at([path])[path][0]
+        finally:
+            tap.quantizer = attached
+
+    def scan_paths(self) -> list[str]:
+        """Scans of which the section rounds anything."""
+        found = {path.rpartition(".")[0] for path, (tap, _) in self.part.sites.items() if tap.site.startswith("scan.")}
+        return sorted(found)
+
+    def scans(self, path: str) -> list[ScanInputs]:
+        """Operands of one scan, chunk by chunk, as they reach the recurrence; D plays no part there."""
+        seen = self.at([f"{path}.tap_{name}" for name in _OPERANDS])
+        constant = {name: seen[f"{path}.tap_{name}"] for name in _OPERANDS}
+        return [
+            ScanInputs(*(found[index if len(found) > 1 else 0] for found in constant.values()))
+            for index in range(max(map(len, constant.values())))
+        ]
+
+
+def _literal(path: str) -> str:
+    """A path as a pattern that matches only itself."""
+    return path.replace("[", "[[]")
+
+
+def _weight_of(path: str) -> str:
+    """The tap of the weight that an input meets: layers call them tap_in and tap_w."""
+    layer, _, name = path.rpartition(".")
+    return f"{layer}.tap_w" if name == "tap_in" else ""
+
+
+def _share_basis(inner: Tap, weight: Tap) -> None:
+    """One smoothing factor for an input and its weight: what one learns the other knows."""
+    if isinstance(inner.quantizer, Quantizer) and hasattr(inner.quantizer, "smooth"):
+        assert isinstance(weight.quantizer, Quantizer)
+        weight.quantizer.smooth = inner.quantizer.smooth
+
+
+def _taps(sites: Mapping[str, tuple[Tap, QuantSpec]]) -> dict[str, Tap]:
+    return {path: tap for path, (tap, _) in sites.items()}
+
+
+def _advance(run: Run, state: State) -> State:
+    with torch.no_grad():
+        return run(*state)
 
 
 def _distance(exact: Sequence[State], rounded: Sequence[State]) -> float:
     """Mean cosine distance between the first parts of two chains of states."""
-    parts = [_cosine_distance(a[0], b[0]).flatten() for a, b in zip(exact, rounded, strict=True)]
+    parts = [distance(a[0], b[0]).flatten() for a, b in zip(exact, rounded, strict=True)]
     return torch.cat(parts).mean().item()

@@ -1,26 +1,31 @@
 """The quantizers that sit on taps: one class per granularity, pure, per sample, never in place.
 
 A quantizer's steps are parameters, so that they can learn; what does not learn is a buffer. Its state dict is all
-that a `Calibration` stores of it.
+that a `Calibration` stores of it. A tensor may be rounded in another basis than its own: `inside` leads there,
+`outside` back. Where an input is divided by `smooth` its weight is multiplied by it, and both are rotated by the same
+matrix, so that a packed model can leave out the way back (`ouro.quant.lower`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ouro.quant.bits import FLOAT_OUTLIERS
-from ouro.quant.grid import asymmetric, fake_quantize, range_of, symmetric
+from ouro.quant.grid import Grid, asymmetric, fake_quantize, range_of, symmetric
 from ouro.quant.observers import Rows
 from ouro.quant.outliers import OutlierRule, quantize_with_outliers
+from ouro.quant.rotation import rotation
 from ouro.taps import SITES, Tap
-from ouro.types import QuantSpec
+from ouro.types import Companding, QuantSpec, StateQuantizer
 
 WEIGHT_SITES = frozenset(site for site in SITES if site.endswith(".weight"))
 """Sites whose tensor is a parameter with output channels in front."""
+RECURRENT_SITES = frozenset({"scan.h", "scan.A_bar", "scan.B_bar"})
+"""Sites inside the recurrence: their quantizer states a rule, and the scan applies it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,22 +40,53 @@ class ScaleGroups:
 
 
 class Quantizer(nn.Module):
-    """Base of all quantizers. While `counting`, `counts` adds up how many inliers and outliers were rounded."""
+    """Base of all quantizers. While `counting`, `counts` adds up how many inliers and outliers were rounded.
 
+    Tensors of a state named in `learnable` become parameters, all others buffers.
+    """
+
+    learnable: tuple[str, ...] = ("scale", "smooth", "rounding")
     counts: Tensor
-    scale: nn.Parameter
+    scale: Tensor
     zero: Tensor
 
-    def __init__(self, spec: QuantSpec, state: Mapping[str, Tensor]) -> None:
+    def __init__(self, tap: Tap, spec: QuantSpec, state: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.spec = spec
         self.counting = False
+        self.is_weight = tap.site in WEIGHT_SITES
+        self.channel_axis = 1 if self.is_weight else _channel_axis(tap.axes)
+        self.rows = Rows(tap.axes)
         self.register_buffer("counts", torch.zeros(2, dtype=torch.int64), persistent=False)
         for name, tensor in state.items():
-            if name == "scale":
-                self.scale = nn.Parameter(tensor.detach().clone())
+            value = tensor.detach().clone()
+            if name in self.learnable:
+                self.register_parameter(name, nn.Parameter(value))
             else:
-                self.register_buffer(name, tensor.detach().clone())
+                self.register_buffer(name, value)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outside(self.rounded(self.inside(x)), x)
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """Rounds what `inside` made of a tensor, and counts."""
+        raise NotImplementedError
+
+    def inside(self, x: Tensor) -> Tensor:
+        """x in the basis in which it is rounded."""
+        smooth = self._smooth(x)
+        if smooth is not None:
+            x = x * smooth if self.is_weight else x / smooth
+        return x @ self._rotation(x) if self.spec.rotate else x
+
+    def outside(self, x: Tensor, like: Tensor) -> Tensor:
+        """The way back from `inside`."""
+        if self.spec.rotate:
+            x = x @ self._rotation(x).T
+        smooth = self._smooth(like)
+        if smooth is None:
+            return x
+        return x / smooth if self.is_weight else x * smooth
 
     def count(self, x: Tensor, outliers: Tensor | None = None) -> None:
         """Adds x to `counts` if somebody asked for that."""
@@ -59,36 +95,73 @@ class Quantizer(nn.Module):
             self.counts += torch.stack([x.numel() - large, large]).to(self.counts.device)
 
     def groups(self, x: Tensor) -> Iterator[ScaleGroups]:
-        """Which elements of the quantizer's output for x share a step, one partition per width."""
+        """Which elements of `rounded(x)` share a step, one partition per width."""
         raise NotImplementedError
+
+    @property
+    def grid(self) -> Grid:
+        """Codes of inliers."""
+        return symmetric(self.spec.bits, narrow=self.spec.narrow) if self.spec.signed else asymmetric(self.spec.bits)
 
     def extra_repr(self) -> str:
         return f"{self.spec.bits} bits per {self.spec.granularity}"
+
+    def _smooth(self, x: Tensor) -> Tensor | None:
+        smooth = getattr(self, "smooth", None)
+        return None if smooth is None else smooth.view(-1, *[1] * (x.dim() - 1 - self.channel_axis))
+
+    def _rotation(self, x: Tensor) -> Tensor:
+        return rotation(x.shape[-1]).to(x)
 
 
 class ChannelQuantizer(Quantizer):
     """Symmetric narrow grid, one static step per output channel: `scale` [o] of a weight [o ...]."""
 
-    def forward(self, weight: Tensor) -> Tensor:
-        if len(weight) != len(self.scale):
-            raise ValueError(f"weight has {len(weight)} output channels, its quantizer {len(self.scale)} steps")
-        self.count(weight)
-        scale = self.scale.view(-1, *[1] * (weight.dim() - 1))
-        return fake_quantize(weight, scale, symmetric(self.spec.bits))
+    def rounded(self, x: Tensor) -> Tensor:
+        if len(x) != len(self.scale):
+            raise ValueError(f"weight has {len(x)} output channels, its quantizer {len(self.scale)} steps")
+        self.count(x)
+        return fake_quantize(x, self._column(x), self.grid)
 
     def groups(self, x: Tensor) -> Iterator[ScaleGroups]:
         rows = torch.arange(len(x), device=x.device).view(-1, *[1] * (x.dim() - 1))
         yield ScaleGroups(rows.expand_as(x), self.spec.bits)
 
+    def _column(self, x: Tensor) -> Tensor:
+        return self.scale.view(-1, *[1] * (x.dim() - 1))
+
+
+class LearnedRounding(ChannelQuantizer):
+    """As `ChannelQuantizer`, but whether an element goes up or down is learned (AdaRound, Nagel et al. 2020).
+
+    `rounding` has the weight's shape: an element is rounded up where it is positive. While `soft` it counts as a share,
+    clip(1.2 sigmoid(rounding) - 0.1, 0, 1), so that it has a gradient.
+    """
+
+    learnable = ("rounding",)
+    rounding: Tensor
+
+    def __init__(self, tap: Tap, spec: QuantSpec, state: Mapping[str, Tensor]) -> None:
+        super().__init__(tap, spec, state)
+        self.soft = False
+
+    def share(self) -> Tensor:
+        """How far every element is rounded up, 0..1."""
+        return (torch.sigmoid(self.rounding) * 1.2 - 0.1).clamp(0, 1)
+
+    def rounded(self, x: Tensor) -> Tensor:
+        self.count(x)
+        scale = self._column(x)
+        up = self.share() if self.soft else (self.rounding > 0).to(x)
+        return ((x / scale).floor() + up).clamp(self.grid.low, self.grid.high) * scale
+
 
 class TensorQuantizer(Quantizer):
     """One static step (and zero point, unless signed) for the whole tensor: `scale` [1], `zero` [1]."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def rounded(self, x: Tensor) -> Tensor:
         self.count(x)
-        if self.spec.signed:
-            return fake_quantize(x, self.scale, symmetric(self.spec.bits))
-        return fake_quantize(x, self.scale, asymmetric(self.spec.bits), self.zero)
+        return fake_quantize(x, self.scale, self.grid, None if self.spec.signed else self.zero)
 
     def groups(self, x: Tensor) -> Iterator[ScaleGroups]:
         yield ScaleGroups(torch.zeros_like(x, dtype=torch.int64), self.spec.bits)
@@ -97,11 +170,7 @@ class TensorQuantizer(Quantizer):
 class TokenQuantizer(Quantizer):
     """Dynamic: every sample and time step gets the asymmetric grid of its own range; nothing is stored."""
 
-    def __init__(self, spec: QuantSpec, state: Mapping[str, Tensor], axes: tuple[str, ...]) -> None:
-        super().__init__(spec, state)
-        self.rows = Rows(axes)
-
-    def forward(self, x: Tensor) -> Tensor:
+    def rounded(self, x: Tensor) -> Tensor:
         self.count(x)
         rows = self.rows(x)
         bits = self.spec.bits
@@ -120,15 +189,14 @@ class StepQuantizer(Quantizer):
     """
 
     def __init__(
-        self, spec: QuantSpec, state: Mapping[str, Tensor], axes: tuple[str, ...], *, kappa: float, refresh: int
+        self, tap: Tap, spec: QuantSpec, state: Mapping[str, Tensor], *, kappa: float = 3.0, refresh: int = 10
     ) -> None:
-        super().__init__(spec, state)
-        self.rows = Rows(axes)
+        super().__init__(tap, spec, state)
         self.rule = None
         if spec.outlier_bits is not None:
             self.rule = OutlierRule(spec.bits, spec.outlier_bits, spec.signed, kappa, refresh)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def rounded(self, x: Tensor) -> Tensor:
         y, listed = self._round(x)
         self.count(x, listed)
         return self.rows.back(y, x)
@@ -148,41 +216,109 @@ class StepQuantizer(Quantizer):
     def _round(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """(rounded rows, their outlier list)."""
         rows = self.rows(x)
-        if rows.shape[1] != len(self.scale):
-            raise ValueError(
-                f"the input has {rows.shape[1]} time steps, its quantizer was calibrated for {len(self.scale)}; "
-                "calibrate at the size of the images that are to be seen"
-            )
+        _check_steps(rows, len(self.scale))
         zero = None if self.spec.signed else self.zero
         if self.rule is not None:
             return quantize_with_outliers(rows, self.rule, self.scale, zero, getattr(self, "theta", None))
-        grid = symmetric(self.spec.bits) if self.spec.signed else asymmetric(self.spec.bits)
-        return fake_quantize(rows, self.scale[:, None], grid, None if zero is None else zero[:, None]), None
+        return fake_quantize(rows, self.scale[:, None], self.grid, None if zero is None else zero[:, None]), None
 
 
-def build(
-    tap: Tap, spec: QuantSpec, state: Mapping[str, Tensor], *, kappa: float = 3.0, refresh: int = 10
-) -> Quantizer:
-    """The quantizer that a spec describes, holding a calibrated state; kappa and refresh serve the outlier rule.
+class ClusterQuantizer(Quantizer):
+    """Static, symmetric, a few steps `scale` [k]: `labels` says which serves a time step [l], or a channel [c]."""
+
+    labels: Tensor
+
+    def rounded(self, x: Tensor) -> Tensor:
+        self.count(x)
+        rows = self.rows(x)
+        return self.rows.back(fake_quantize(rows, self._spread(rows), self.grid), x)
+
+    def groups(self, x: Tensor) -> Iterator[ScaleGroups]:
+        rows = self.rows(x)
+        labels = self.labels[:, None] if self._over_steps else self.labels
+        yield ScaleGroups(self.rows.back(labels.expand_as(rows), x), self.spec.bits)
+
+    @property
+    def _over_steps(self) -> bool:
+        return self.spec.granularity == "step clusters"
+
+    def _spread(self, rows: Tensor) -> Tensor:
+        if self._over_steps:
+            _check_steps(rows, len(self.labels))
+            return self.scale[self.labels][:, None]
+        return self.scale[self.labels]
+
+
+class StateRounding(Quantizer):
+    """The rule by which the scan rounds h [b e l n]: `scale` [l] or [1], `channel` [e] and `state` [n] factors."""
+
+    learnable = ()
+    channel: Tensor
+    state: Tensor
+
+    def rule(self) -> StateQuantizer:
+        """What the scan applies inside the recurrence."""
+        return StateQuantizer(self.scale, self.spec.bits, self.channel, self.state)
+
+
+class CompandedRounding(Quantizer):
+    """The rule by which the scan rounds A_bar or B_bar [b e l n]: `low`, `high` [1] or [n], `power` [1]."""
+
+    learnable = ()
+    low: Tensor
+    high: Tensor
+    power: Tensor
+
+    def rule(self) -> Companding:
+        """What the scan applies inside the recurrence."""
+        return Companding(self.spec.bits, self.low, self.high, int(self.power), self.spec.signed)
+
+
+_CLASSES: dict[str, tuple[type[Quantizer], tuple[str, ...]]] = {
+    "tensor": (TensorQuantizer, ("scale",)),
+    "channel": (ChannelQuantizer, ("scale",)),
+    "learned rounding": (LearnedRounding, ("scale", "rounding")),
+    "step": (StepQuantizer, ("scale",)),
+    "step clusters": (ClusterQuantizer, ("scale", "labels")),
+    "channel clusters": (ClusterQuantizer, ("scale", "labels")),
+    "token": (TokenQuantizer, ()),
+    "state": (StateRounding, ("scale", "channel", "state")),
+    "companded": (CompandedRounding, ("low", "high", "power")),
+}
+"""Granularity -> its quantizer, and what a state must hold (a "zero" beside every "scale" of an unsigned grid)."""
+_OPTIONAL = {"theta", "smooth"}
+
+
+def build(tap: Tap, spec: QuantSpec, state: Mapping[str, Tensor], **settings: float) -> Quantizer:
+    """The quantizer that a spec describes, holding a calibrated state; settings serve the outlier rule.
 
     Raises:
         ValueError: unknown granularity, or a state that does not belong to the spec.
     """
-    wanted = set() if spec.granularity == "token" else {"scale"} if spec.signed else {"scale", "zero"}
-    shapes = {tuple(tensor.shape) for tensor in state.values()}
-    if set(state) - {"theta"} != wanted or len(shapes) > 1:
+    if spec.granularity not in _CLASSES:
+        raise ValueError(f"unknown granularity {spec.granularity!r}; known: {', '.join(_CLASSES)}")
+    kind, names = _CLASSES[spec.granularity]
+    wanted = {*names} | ({"zero"} if "scale" in names and not spec.signed else set())
+    shapes = {tuple(state[name].shape) for name in ("scale", "zero", "theta") if name in state}
+    if set(state) - _OPTIONAL != wanted or len(shapes) > 1:
         found = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in state.items()) or "nothing"
         raise ValueError(f"a quantizer per {spec.granularity} needs {' and '.join(sorted(wanted)) or 'nothing'} of one "
                          f"shape, its state holds {found}; quantize again")  # fmt: skip
-    if spec.granularity == "channel":
-        return ChannelQuantizer(spec, state)
-    if spec.granularity == "tensor":
-        return TensorQuantizer(spec, state)
-    if spec.granularity == "token":
-        return TokenQuantizer(spec, state, tap.axes)
-    if spec.granularity == "step":
-        return StepQuantizer(spec, state, tap.axes, kappa=kappa, refresh=refresh)
-    raise ValueError(f"unknown granularity {spec.granularity!r}; known: channel, tensor, token, step")
+    make: Callable[..., Quantizer] = kind
+    return make(tap, spec, state, **(settings if kind is StepQuantizer else {}))
+
+
+def _channel_axis(axes: tuple[str, ...]) -> int:
+    """Where the channels of an activation are; of several such axes the last."""
+    return max((place for place, axis in enumerate(axes) if axis in "cegn"), default=len(axes) - 1)
+
+
+def _check_steps(rows: Tensor, steps: int) -> None:
+    if rows.shape[1] != steps:
+        raise ValueError(
+            f"the input has {rows.shape[1]} time steps, its quantizer was calibrated for {steps}; "
+            "calibrate at the size of the images that are to be seen"
+        )
 
 
 def _tokens(rows: Tensor) -> Tensor:

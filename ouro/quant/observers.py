@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ouro.quant.grid import Grid, asymmetric, dequantize, positive, quantize, range_of, symmetric
+from ouro.types import QuantSpec
 
 _CHANNEL_AXES = frozenset("cegn")
 
@@ -112,6 +113,44 @@ def best_range(
 
     grid = symmetric(bits) if signed else asymmetric(bits)
     return _least_error(grids(), lambda s, z: _error(centers, s, grid, z, norm, seen.counts))
+
+
+def clipped_range(
+    rows: Sequence[Tensor],
+    spec: QuantSpec,
+    *,
+    norm: float,
+    candidates: int,
+    per_step: bool = False,
+    keep: Sequence[Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """{"scale"} (and "zero", unless the spec is signed) of rows [b l c], with the least L^norm error."""
+    seen = histogram(rows, *ranges(rows, per_step=per_step, keep=keep), spec.bits, keep=keep)
+    scale, zero = best_range(seen, spec.bits, signed=spec.signed, norm=norm, candidates=candidates)
+    return {"scale": scale} if zero is None else {"scale": scale, "zero": zero}
+
+
+def clipped_weight(weight: Tensor, spec: QuantSpec, *, norm: float, candidates: int) -> dict[str, Tensor]:
+    """{"scale"} per output channel of a weight, with the least L^norm error."""
+    return {"scale": best_channel_scale(weight, spec.bits, norm=norm, candidates=candidates)}
+
+
+def percentiles(rows: Sequence[Tensor], keep: float) -> tuple[Tensor, Tensor]:
+    """Ends, each [1], between which the share `keep` of all values lies, as many left out on either side.
+
+    Read off a histogram of 65536 bins, so that memory does not grow with the images.
+    """
+    low, high = ranges(rows, per_step=False)
+    counts = torch.zeros(65536, dtype=torch.float64)
+    for chunk in rows:
+        counts += torch.histc(chunk.float(), len(counts), low.item(), high.item()).double().cpu()
+    below = counts.cumsum(0) / counts.sum().clamp(min=1)
+    outside = (1 - keep) / 2
+    # the last bin of which less than the share left out is below or inside, and the first one above all but that
+    first = int((below <= outside).sum())
+    last = int((below < 1 - outside).sum()) + 1
+    width = (high - low) / len(counts)
+    return low + first * width, torch.minimum(low + last * width, high)
 
 
 def best_channel_scale(weight: Tensor, bits: int, *, norm: float = 2.4, candidates: int = 100) -> Tensor:

@@ -1,43 +1,37 @@
 """Dynamic per-token quantization: every sample and time step brings its own range, measured as it runs.
 
-The strongest simple baseline, and the costliest at run time: no calibration image is needed for its activations.
+The strongest simple baseline, and the costliest at run time: no calibration image is needed for its activations. What
+has no time steps that bring a range of their own (constants, the recurrence) is rounded as by `MinMax`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from ouro.quant import observers
 from ouro.quant.bits import Bits
-from ouro.quant.modules import WEIGHT_SITES, Quantizer, build
-from ouro.quant.plan import Learning
-from ouro.taps import Tap
+from ouro.quant.method import Method, Seen
+from ouro.quant.modules import RECURRENT_SITES, WEIGHT_SITES
 from ouro.types import QuantSpec
 
 
 @dataclass(frozen=True, slots=True)
-class DynamicToken:
+class DynamicToken(Method):
     """Asymmetric min-max per sample and time step; weights per output channel, clipped as in `Clipped`."""
 
     norm: float = 2.4
     candidates: int = 100
 
-    has_outliers = False
-    learning = Learning()
-
     def spec(self, site: str, bits: Bits) -> QuantSpec:
-        if site in WEIGHT_SITES:
-            return QuantSpec(bits.weights, signed=True, granularity="channel")
+        if site in WEIGHT_SITES | RECURRENT_SITES:
+            # named: a dataclass with slots is a new class, which super() without names does not know
+            return Method.spec(self, site, bits)
         return QuantSpec(bits.activations, signed=False, granularity="token")
 
-    def fit(self, tap: Tap, spec: QuantSpec, chunks: Sequence[Tensor]) -> dict[str, Tensor]:
-        if spec.granularity == "token":
-            return {}
-        scale = observers.best_channel_scale(chunks[0], spec.bits, norm=self.norm, candidates=self.candidates)
-        return {"scale": scale}
+    def fit_weight(self, seen: Seen) -> dict[str, Tensor]:
+        return observers.clipped_weight(seen.chunks[0], seen.spec, norm=self.norm, candidates=self.candidates)
 
-    def build(self, tap: Tap, spec: QuantSpec, state: Mapping[str, Tensor]) -> Quantizer:
-        return build(tap, spec, state)
+    def fit_activation(self, seen: Seen) -> dict[str, Tensor]:
+        return {}

@@ -2,30 +2,32 @@
 
 Source: arXiv 2503.10959 and its released code (quant/vim/quantize/ouroquant). Where the two differ this follows the
 code: the threshold is computed as the model runs (`theta="calibrated"` fixes it beforehand, as the text has it), and
-outliers share one dynamic step per sample and time step. The step size before softplus is rounded asymmetrically
-with kappa 4; it, u, B, C, A and D only belong to scopes beyond "lin".
+outliers share one dynamic step per sample and time step (`outlier_steps="channel"` gives each channel its own, as the
+text has it). The step size before softplus is rounded asymmetrically with kappa 4; it, u, B, C, A and D only belong to
+scopes beyond "lin". Inside the recurrence, where the code rounds nothing that has an effect, h has one clipped static
+step per time step here, and A_bar and B_bar follow from rounded operands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ouro.quant import observers
-from ouro.quant.bits import Bits
-from ouro.quant.modules import WEIGHT_SITES, Quantizer, build
-from ouro.quant.observers import Rows
+from ouro.quant.bits import FLOAT, Bits
+from ouro.quant.method import Learning, Method, Seen, recurrent_spec, state_of
+from ouro.quant.modules import RECURRENT_SITES, WEIGHT_SITES, Quantizer, build
 from ouro.quant.outliers import OutlierRule, outlier_list, threshold
-from ouro.quant.plan import Learning
+from ouro.scan import selective_scan
 from ouro.taps import Tap
 from ouro.types import QuantSpec
 
 
 @dataclass(frozen=True, slots=True)
-class OuroMambaQuant:
+class OuroMambaQuant(Method):
     """Options, with the values of the paper's code but for the learning rates (see `Learning`).
 
     kappa, kappa_delta: a channel is an outlier above mean + kappa std; kappa_delta serves the raw step size.
@@ -61,27 +63,34 @@ class OuroMambaQuant:
     def spec(self, site: str, bits: Bits) -> QuantSpec:
         if site in WEIGHT_SITES:
             return QuantSpec(bits.weights, signed=True, granularity="channel")
+        if site in RECURRENT_SITES:
+            spec = recurrent_spec(site, bits)
+            return spec if site == "scan.h" else replace(spec, bits=FLOAT)
         return QuantSpec(bits.activations, site != "scan.delta_raw", "step", bits.outliers)
 
-    def fit(self, tap: Tap, spec: QuantSpec, chunks: Sequence[Tensor]) -> dict[str, Tensor]:
-        if spec.granularity == "channel":
-            return {
-                "scale": observers.best_channel_scale(chunks[0], spec.bits, norm=self.norm, candidates=self.candidates)
-            }
-        rows = [Rows(tap.axes)(chunk) for chunk in chunks]
+    def fit_weight(self, seen: Seen) -> dict[str, Tensor]:
+        return observers.clipped_weight(seen.chunks[0], seen.spec, norm=self.norm, candidates=self.candidates)
+
+    def fit_activation(self, seen: Seen) -> dict[str, Tensor]:
+        rows, spec = seen.rows, seen.spec
         state: dict[str, Tensor] = {}
         keep = None
         if spec.outlier_bits is not None:
-            rule = OutlierRule(spec.bits, spec.outlier_bits, spec.signed, self._kappa(tap), self.refresh)
+            rule = OutlierRule(spec.bits, spec.outlier_bits, spec.signed, self._kappa(seen.tap), self.refresh)
             if self.theta == "calibrated":
                 state["theta"] = _mean_threshold(rows, rule.kappa)
             keep = [~outlier_list(chunk, rule, theta=state.get("theta")) for chunk in rows]
-        seen = observers.histogram(rows, *observers.ranges(rows, per_step=True, keep=keep), spec.bits, keep=keep)
-        scale, zero = observers.best_range(
-            seen, spec.bits, signed=spec.signed, norm=self.norm, candidates=self.candidates
-        )
-        state["scale"] = scale
-        return state if zero is None else {**state, "zero": zero}
+        return {
+            **state,
+            **observers.clipped_range(rows, spec, norm=self.norm, candidates=self.candidates, per_step=True, keep=keep),
+        }
+
+    def fit_recurrence(self, seen: Seen) -> dict[str, Tensor]:
+        rows = (selective_scan(inputs, keep_states=True).h for inputs in seen.scans)
+        # [b e l n] as rows [b l (e n)]: a step per time step
+        chunks = [h.transpose(1, 2).flatten(2) for h in rows if h is not None]
+        found = observers.clipped_range(chunks, seen.spec, norm=self.norm, candidates=self.candidates, per_step=True)
+        return state_of(found["scale"], seen.scans[0])
 
     def build(self, tap: Tap, spec: QuantSpec, state: Mapping[str, Tensor]) -> Quantizer:
         return build(tap, spec, state, kappa=self._kappa(tap), refresh=self.refresh)

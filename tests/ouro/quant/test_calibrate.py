@@ -66,7 +66,6 @@ def test_plan_leaves_out_an_idle_outlier_width(model, images):
         ({"method": "mimax"}, "unknown quantization method 'mimax' (did you mean 'minmax'?); known: "),
         ({"bits": "w4"}, "bits 'w4' cannot be read; "),
         ({"scope": "all"}, "unknown scope 'all'; known: lin, ssm, rec, full"),
-        ({"scope": "rec"}, "scope 'rec' cannot be calibrated yet; use lin or ssm"),
         ({"method": "minmax", "kappa": 3}, "method 'minmax' has no option 'kappa'; known: none"),
         ({"method": "clipped", "kappa": 3}, "method 'clipped' has no option 'kappa'; known: norm, candidates, "),
         ({"method": "ouro", "theta": "offline"}, "theta is 'offline'; known: online, calibrated"),
