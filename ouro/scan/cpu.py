@@ -3,9 +3,10 @@
 A task takes LANES channels of one sample and walks the states one by one: for each n it fills a [l, LANES] tile of
 decays, runs the recurrence down the tile and adds C_n h_n to y. Every loop over lanes has a constant trip count, so
 LLVM vectorizes it whatever N is, and the scratch of a task ([l, LANES], a few tiles) stays in cache: nothing of size
-b e l n is ever stored. The backward recomputes the tiles. The exponential is a Cody-Waite reduction with a degree-6
-polynomial (`max_exp_ulp` measures it). Kernels are compiled on first use and cached on disk. Sums over channels run
-in blocks of LANES, so that a sample's result depends neither on its batch-mates nor on the number of threads.
+b e l n is ever stored. The backward recomputes the tiles. What is rounded inside the recurrence is rounded tile by
+tile, by kernels of their own. The exponential is a Cody-Waite reduction with a degree-6 polynomial (`max_exp_ulp`
+measures it). Kernels are compiled on first use and cached on disk. Sums over channels run in blocks of LANES, so that
+a sample's result depends neither on its batch-mates nor on the number of threads.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from numba.core import types as nb_types
 from numba.extending import intrinsic
 from torch import Tensor
 
+from ouro.scan.companding import bounds, levels
 from ouro.scan.order import raster_steps
-from ouro.types import PatchWindow, ScanInputs, ScanOutput, StateQuantizer
+from ouro.types import Companding, PatchWindow, ScanInputs, ScanOutput, ScanRounding, StateQuantizer
 
 LANES = 64
 """Channels that move together. Several registers' worth: the recurrence waits for its own result at every step, and
@@ -48,6 +50,16 @@ def _float_from_bits(_context, bits):
         return builder.bitcast(args[0], ir.FloatType())
 
     return nb_types.float32(nb_types.int32), codegen
+
+
+@intrinsic
+def _bits_of_float(_context, x):
+    """Reinterprets a float32 as int32."""
+
+    def codegen(_context, builder, _signature, args):
+        return builder.bitcast(args[0], ir.IntType(32))
+
+    return nb_types.int32(nb_types.float32), codegen
 
 
 @intrinsic
@@ -141,6 +153,74 @@ def _recur_rounded(decay, x, b, step, lane_step, limit, states, carried):
             carried[t + 1, c] = min(max(_round_half_even(new / scale), -limit), limit - one) * scale
 
 
+@njit(inline="always")
+def _cube_root(v, third):
+    """v^(1/3) for v in [0, 1], without a division: Newton's rule for v^(-1/3), from a guess at its bits."""
+    thirds = np.int32(np.float32(_bits_of_float(np.float32(v))) * np.float32(1 / 3))
+    r = (v - v) + _float_from_bits(np.int32(0x54A2FA8C) - thirds)
+    four_thirds = third + third + third + third
+    for _ in range(4):
+        # v first: the other three may overflow where v is zero
+        r = r * (four_thirds - third * (v * r * r * r))
+    return v * r * r
+
+
+@njit(fastmath=STRICT, error_model="numpy")
+def _compand(x, rule, out):
+    """out = `ouro.scan.companding.compand` of a tile of one state, maybe in place; for `rule` see `_rule_by_state`."""
+    low, high, top, power, signed = rule[0], rule[1], rule[2], int(rule[3]), rule[4] > 0
+    one = top / top
+    zero = one - one
+    third = one / (one + one + one)
+    span = high if signed else high - low
+    if not span > zero:
+        out[:] = zero if signed else high
+        return
+    v = np.empty(LANES, out.dtype)
+    fraction = np.empty(LANES, out.dtype)
+    # kept apart: a loop that reads x and writes out does not vectorize where the two are one tile
+    sign = np.empty(LANES, out.dtype)
+    for t in range(out.shape[0]):
+        for c in range(LANES):
+            sign[c] = -one if x[t, c] < zero else one
+        for c in range(LANES):
+            distance = (abs(x[t, c]) if signed else high - x[t, c]) / span
+            distance = zero if distance < zero else distance
+            v[c] = one if distance > one else distance
+        if power == 3:
+            for c in range(LANES):
+                v[c] = _cube_root(v[c], third)
+        else:
+            for _ in range(power // 2):
+                for c in range(LANES):
+                    v[c] = np.sqrt(v[c])
+        for c in range(LANES):
+            v[c] = _round_half_even(v[c] * top) / top
+            fraction[c] = v[c]
+        for _ in range(power - 1):
+            for c in range(LANES):
+                fraction[c] *= v[c]
+        if signed:
+            for c in range(LANES):
+                out[t, c] = sign[c] * high * fraction[c]
+        else:
+            for c in range(LANES):
+                out[t, c] = high - span * fraction[c]
+
+
+@njit(fastmath=STRICT, error_model="numpy")
+def _drive(delta, b, rule, u, B_bar, out):
+    """B_bar = delta b, rounded, and out = B_bar u, tiles [l, LANES]."""
+    for t in range(out.shape[0]):
+        bt = b[t]
+        for c in range(LANES):
+            B_bar[t, c] = delta[t, c] * bt
+    _compand(B_bar, rule, B_bar)
+    for t in range(out.shape[0]):
+        for c in range(LANES):
+            out[t, c] = B_bar[t, c] * u[t, c]
+
+
 @njit(fastmath=FAST, error_model="numpy")
 def box_tile(grid, height, width, half, scratch, out):
     """out[r, c] = sum of grid over the window of half-width `half` around cell (r, c); tiles [h w, LANES]."""
@@ -163,14 +243,17 @@ def box_tile(grid, height, width, half, scratch, out):
 
 
 @cache
-def _kernels(dtype: str, KEEP: bool, QUANT: bool, WINDOW: bool) -> SimpleNamespace:
+def _kernels(dtype: str, KEEP: bool, QUANT: bool, WINDOW: bool, ROUND_A: bool, ROUND_B: bool) -> SimpleNamespace:
     """Forward and backward for one dtype and one set of options; u, delta and gradients come as [b l e] views."""
     # a flag and not the function: as a cell variable a compiled function makes numba's key new in every process
     DOUBLE = dtype == "float64"
     real = np.float64 if dtype == "float64" else np.float32
 
     @njit(fastmath=FAST, error_model="numpy", parallel=True, cache=True)
-    def forward(u, delta, A, B, C, D, step, channel, state, limit, weights, steps, half, height, width, y, h, y_p):
+    def forward(
+        u, delta, A, B, C, D, step, channel, state, limit, rule_A, rule_B, weights, steps, half, height, width,
+        y, h, y_p,
+    ):  # fmt: skip
         batch, L, channels = u.shape
         groups, N = B.shape[1], A.shape[1]
         per_group = channels // groups
@@ -187,6 +270,10 @@ def _kernels(dtype: str, KEEP: bool, QUANT: bool, WINDOW: bool) -> SimpleNamespa
             decay = np.empty((L, LANES), real)
             states = np.zeros((L + 1, LANES), real)
             carried = np.zeros((L + 1 if QUANT else 1, LANES), real)
+            B_bar = np.empty((L if ROUND_B else 0, LANES), real)
+            # what enters the state is matrix[t] drive[t]: B and u delta, or ones and B_bar u where B_bar is rounded
+            drive = np.empty((L, LANES), real) if ROUND_B else x
+            ones = np.ones(L if ROUND_B else 0, real)
             lane = np.zeros(LANES, real)
             lane_step = np.ones(LANES, real)
             grid = np.empty((cells, LANES), real)
@@ -200,7 +287,8 @@ def _kernels(dtype: str, KEEP: bool, QUANT: bool, WINDOW: bool) -> SimpleNamespa
             for t in range(L):
                 for c in range(LANES):
                     total[t, c] = lane[c] * x[t, c]
-                    x[t, c] *= dt[t, c]
+                    if not ROUND_B:
+                        x[t, c] *= dt[t, c]
             for n in range(N):
                 for c in range(count):
                     lane[c] = A[first + c, n]
@@ -208,12 +296,19 @@ def _kernels(dtype: str, KEEP: bool, QUANT: bool, WINDOW: bool) -> SimpleNamespa
                     decays64(dt, lane, decay)
                 else:
                     decays32(dt, lane, decay)
+                if ROUND_A:
+                    _compand(decay, rule_A[n], decay)
+                if ROUND_B:
+                    _drive(dt, B[b, g, n], rule_B[n], x, B_bar, drive)
+                    matrix = ones
+                else:
+                    matrix = B[b, g, n]
                 if QUANT:
                     for c in range(count):
                         lane_step[c] = channel[first + c] * state[n]
-                    _recur_rounded(decay, x, B[b, g, n], step, lane_step, limit, states, carried)
+                    _recur_rounded(decay, drive, matrix, step, lane_step, limit, states, carried)
                 else:
-                    _recur(decay, x, B[b, g, n], states)
+                    _recur(decay, drive, matrix, states)
                 for t in range(L):
                     Ct = C[b, g, n, t]
                     for c in range(LANES):
@@ -242,7 +337,7 @@ def _kernels(dtype: str, KEEP: bool, QUANT: bool, WINDOW: bool) -> SimpleNamespa
 
     @njit(fastmath=FAST, error_model="numpy", parallel=True, cache=True)
     def backward(
-        u, delta, A, B, C, D, step, channel, state, limit, weights, steps, half, height, width,
+        u, delta, A, B, C, D, step, channel, state, limit, rule_A, rule_B, weights, steps, half, height, width,
         dy, dy_p, du, ddelta, dA, dB, dC, dD, dweights,
     ):  # fmt: skip
         batch, L, channels = u.shape
@@ -264,6 +359,11 @@ def _kernels(dtype: str, KEEP: bool, QUANT: bool, WINDOW: bool) -> SimpleNamespa
             states = np.zeros((L + 1, LANES), real)
             # what entered the next step: the states themselves, or their rounded copy
             carried = np.zeros((L + 1, LANES), real) if QUANT else states
+            A_bar = np.empty((L, LANES), real) if ROUND_A else decay
+            B_bar = np.empty((L if ROUND_B else 0, LANES), real)
+            drive = np.empty((L, LANES), real) if ROUND_B else x
+            ones = np.ones(L if ROUND_B else 0, real)
+            into_B_bar = np.zeros((L if ROUND_B else 0, LANES), real)
             into_decay = np.empty((L, LANES), real)
             into_drive = np.empty((L, LANES), real)
             from_window = np.zeros((L, LANES), real)
@@ -291,12 +391,19 @@ def _kernels(dtype: str, KEEP: bool, QUANT: bool, WINDOW: bool) -> SimpleNamespa
                     decays64(dt, lane, decay)
                 else:
                     decays32(dt, lane, decay)
+                if ROUND_A:
+                    _compand(decay, rule_A[n], A_bar)
+                if ROUND_B:
+                    _drive(dt, B[b, g, n], rule_B[n], ut, B_bar, drive)
+                    matrix = ones
+                else:
+                    matrix = B[b, g, n]
                 if QUANT:
                     for c in range(count):
                         lane_step[c] = channel[first + c] * state[n]
-                    _recur_rounded(decay, x, B[b, g, n], step, lane_step, limit, states, carried)
+                    _recur_rounded(A_bar, drive, matrix, step, lane_step, limit, states, carried)
                 else:
-                    _recur(decay, x, B[b, g, n], states)
+                    _recur(A_bar, drive, matrix, states)
                 if WINDOW:
                     for p in range(cells):
                         w = weights[b, steps[p]]
@@ -339,11 +446,21 @@ def _kernels(dtype: str, KEEP: bool, QUANT: bool, WINDOW: bool) -> SimpleNamespa
                         if WINDOW:
                             new += from_window[t, c]
                         to_C += gy[t, c] * states[t + 1, c]
-                        to_B += new * x[t, c]
-                        into_drive[t, c] += new * Bt
-                        passed = new * decay[t, c]
+                        if ROUND_B:
+                            inside = rule_B[n, 0] <= dt[t, c] * Bt <= rule_B[n, 1]
+                            kept = new if inside else real(0)
+                            to_B += kept * x[t, c]
+                            into_B_bar[t, c] += kept * Bt
+                            into_drive[t, c] += new * B_bar[t, c]
+                        else:
+                            to_B += new * x[t, c]
+                            into_drive[t, c] += new * Bt
+                        passed = new * A_bar[t, c]
                         grad[c] = passed
-                        # d exp(delta a) = exp(delta a) (a d delta + delta d a), decay is in `passed` already
+                        # d exp(delta a) = exp(delta a) (a d delta + delta d a): with the exact decay
+                        if ROUND_A:
+                            inside = rule_A[n, 0] <= decay[t, c] <= rule_A[n, 1]
+                            passed = new * decay[t, c] if inside else real(0)
                         decay[t, c] = passed * carried[t, c]
                     dB[b, g, k, n, t] += to_B
                     dC[b, g, k, n, t] += to_C
@@ -363,8 +480,12 @@ def _kernels(dtype: str, KEEP: bool, QUANT: bool, WINDOW: bool) -> SimpleNamespa
             for t in range(L):
                 for c in range(LANES):
                     grad[c] += gy[t, c] * ut[t, c]
-                    into_decay[t, c] += into_drive[t, c] * ut[t, c]
-                    into_drive[t, c] = into_drive[t, c] * dt[t, c] + gy[t, c] * lane[c]
+                    if ROUND_B:
+                        into_decay[t, c] += into_B_bar[t, c] * ut[t, c]
+                        into_drive[t, c] += gy[t, c] * lane[c]
+                    else:
+                        into_decay[t, c] += into_drive[t, c] * ut[t, c]
+                        into_drive[t, c] = into_drive[t, c] * dt[t, c] + gy[t, c] * lane[c]
             for t in range(L):
                 for c in range(count):
                     ddelta[b, t, first + c] = into_decay[t, c]
@@ -389,11 +510,33 @@ def _grouped(matrix: Tensor) -> Tensor:
     return matrix.unsqueeze(1) if matrix.dim() == 3 else matrix
 
 
+def _state_rule(rule: StateQuantizer | None, channels: int, L: int, N: int, dtype: torch.dtype) -> list[Any]:
+    """step [l], channel [e], state [n] and half the number of codes; empty without a rule."""
+    real = np.dtype(str(dtype).removeprefix("torch."))
+    if rule is None:
+        return [np.empty(0, real)] * 3 + [real.type(0)]
+    return [
+        as_array(rule.step.expand(L), dtype),
+        np.ones(channels, real) if rule.channel is None else as_array(rule.channel, dtype),
+        np.ones(N, real) if rule.state is None else as_array(rule.state, dtype),
+        real.type(2 ** (rule.bits - 1)),
+    ]
+
+
+def _rule_by_state(rule: Companding | None, N: int, dtype: torch.dtype) -> np.ndarray:
+    """[n 5]: low, high, steps from one to the other, power, whether signed; empty without a rule."""
+    if rule is None:
+        return as_array(torch.zeros(0, 5), dtype)
+    low, high = (bound.to(dtype).expand(N) for bound in bounds(rule))
+    others = (torch.full((N,), value, dtype=dtype) for value in (levels(rule), rule.power, rule.signed))
+    return as_array(torch.stack([low, high, *others], dim=1), dtype)
+
+
 class _Scan(torch.autograd.Function):
-    """Bridges torch and the kernels; the state quantizer's steps get no gradient here."""
+    """Bridges torch and the kernels; the rules of rounding get no gradient here."""
 
     @staticmethod
-    def forward(ctx, u, delta, A, B, C, D, weights, quantizer, window, keep_states):
+    def forward(ctx, u, delta, A, B, C, D, weights, rounding, window, keep_states):
         dtype = torch.float64 if u.dtype == torch.float64 else torch.float32
         batch, channels, L = u.shape
         N = A.shape[1]
@@ -401,21 +544,15 @@ class _Scan(torch.autograd.Function):
         arrays: list[Any] = [by_lane(u, dtype), by_lane(delta, dtype)]
         arrays += [as_array(x, dtype) for x in (A, _grouped(B), _grouped(C))]
         arrays.append(np.zeros(channels, real) if D is None else as_array(D, dtype))
-        if quantizer is None:
-            arrays += [np.empty(0, real)] * 3 + [real.type(0)]
-        else:
-            arrays += [
-                as_array(quantizer.step.expand(L), dtype),
-                np.ones(channels, real) if quantizer.channel is None else as_array(quantizer.channel, dtype),
-                np.ones(N, real) if quantizer.state is None else as_array(quantizer.state, dtype),
-                real.type(2 ** (quantizer.bits - 1)),
-            ]
+        arrays += _state_rule(rounding.h, channels, L, N, dtype)
+        arrays += [_rule_by_state(rule, N, dtype) for rule in (rounding.A_bar, rounding.B_bar)]
         height, width = (0, 0) if window is None else window.order.grid
         if window is None:
             arrays += [np.empty((0, 0), real), np.empty(0, np.int64), 0, height, width]
         else:
             arrays += [as_array(weights, dtype), raster_steps(window.order).numpy(), window.size // 2, height, width]
-        kernels = _kernels(real.name, keep_states, quantizer is not None, window is not None)
+        rounded = [rule is not None for rule in (rounding.h, rounding.A_bar, rounding.B_bar)]
+        kernels = _kernels(real.name, keep_states, rounded[0], window is not None, *rounded[1:])
         y = np.empty((batch, L, channels), real)
         h = np.empty((batch, N, L, channels) if keep_states else (0, 0, 0, 0), real)
         y_p = np.empty((batch, height * width, channels), real)
@@ -466,13 +603,13 @@ def run_kernel(kernel, *arrays) -> None:
 def scan(
     inputs: ScanInputs,
     keep_states: bool = False,
-    state_quantizer: StateQuantizer | None = None,
+    rounding: ScanRounding | None = None,
     window: PatchWindow | None = None,
 ) -> ScanOutput:
     """The compiled scan; float64 stays float64, other types are computed in float32. h carries no gradient."""
     u = inputs.u
     y, y_p, h = _Scan.apply(
         u, inputs.delta, inputs.A, inputs.B, inputs.C, inputs.D,
-        None if window is None else window.weights, state_quantizer, window, keep_states,
+        None if window is None else window.weights, rounding or ScanRounding(), window, keep_states,
     )  # fmt: skip
     return ScanOutput(y.to(u.dtype), h if keep_states else None, None if window is None else y_p.to(u.dtype))

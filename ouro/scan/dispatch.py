@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import torch
 
 from ouro.scan import reference
-from ouro.types import PatchWindow, ScanInputs, ScanOutput, StateQuantizer
+from ouro.types import Companding, PatchWindow, ScanInputs, ScanOutput, ScanRounding, StateQuantizer
 
 BACKENDS = ("cpu", "mamba_ssm", "reference")
 """"auto" takes the first of these that serves the request."""
@@ -23,7 +23,7 @@ def refusal(
     inputs: ScanInputs,
     *,
     keep_states: bool = False,
-    state_quantizer: StateQuantizer | None = None,
+    rounding: ScanRounding | None = None,
     window: PatchWindow | None = None,
 ) -> str | None:
     """Why `backend` cannot serve this request, or None if it can."""
@@ -41,8 +41,8 @@ def refusal(
     if backend == "mamba_ssm":
         if inputs.u.device.type != "cuda":
             return f"it runs on CUDA devices, the inputs are on {inputs.u.device}"
-        if keep_states or state_quantizer is not None or window is not None:
-            return "it returns y only: no states, no state quantizer, no window"
+        if keep_states or rounding is not None or window is not None:
+            return "it returns y only: no states, no rounding, no window"
         if find_spec("selective_scan_cuda") is None:
             return "its CUDA extension selective_scan_cuda is not installed"
         return None
@@ -61,11 +61,11 @@ def backends() -> list[tuple[str, bool, str]]:
     ]  # fmt: skip
 
 
-def check(inputs: ScanInputs, window: PatchWindow | None = None) -> None:
-    """Verifies shapes before any backend sees them.
+def check(inputs: ScanInputs, window: PatchWindow | None = None, rounding: ScanRounding | None = None) -> None:
+    """Verifies shapes and rules before any backend sees them.
 
     Raises:
-        ValueError: an operand's shape does not fit the others; the message has both.
+        ValueError: an operand or a rule does not fit the others; the message has both.
     """
     u = inputs.u
     if u.dim() != 3 or 0 in u.shape:
@@ -93,6 +93,35 @@ def check(inputs: ScanInputs, window: PatchWindow | None = None) -> None:
             raise ValueError(f"window is {window.size}, expected an odd number from 1 up")
         if tuple(window.weights.shape) != (batch, L):
             raise ValueError(f"window weights are {tuple(window.weights.shape)}, expected (b, l) = {(batch, L)}")
+    if rounding is not None:
+        if rounding.h is not None:
+            _check_state_quantizer(rounding.h, channels, L, N)
+        for name, rule in (("A_bar", rounding.A_bar), ("B_bar", rounding.B_bar)):
+            if rule is not None:
+                _check_companding(name, rule, N)
+
+
+def _check_state_quantizer(rule: StateQuantizer, channels: int, L: int, N: int) -> None:
+    _check_bits("h", rule.bits)
+    if tuple(rule.step.shape) not in ((1,), (L,)):
+        raise ValueError(f"step of h is {tuple(rule.step.shape)}, expected (1,) or (l,) = ({L},)")
+    for name, factor, axis, size in (("channel", rule.channel, "e", channels), ("state", rule.state, "n", N)):
+        if factor is not None and tuple(factor.shape) != (size,):
+            raise ValueError(f"{name} of h is {tuple(factor.shape)}, expected ({axis},) = ({size},)")
+
+
+def _check_companding(name: str, rule: Companding, N: int) -> None:
+    _check_bits(name, rule.bits)
+    if rule.power not in (1, 2, 3, 4):
+        raise ValueError(f"power of {name} is {rule.power}, expected 1 to 4")
+    for end, bound in (("low", rule.low), ("high", rule.high)):
+        if tuple(bound.shape) not in ((1,), (N,)):
+            raise ValueError(f"{end} of {name} is {tuple(bound.shape)}, expected (1,) or (n,) = ({N},)")
+
+
+def _check_bits(name: str, bits: int) -> None:
+    if not 2 <= bits <= 16:
+        raise ValueError(f"{name} has {bits} bits, expected 2 to 16; no rule leaves it in floating point")
 
 
 def selective_scan(
@@ -100,7 +129,7 @@ def selective_scan(
     *,
     backend: str = "auto",
     keep_states: bool = False,
-    state_quantizer: StateQuantizer | None = None,
+    rounding: ScanRounding | None = None,
     window: PatchWindow | None = None,
 ) -> ScanOutput:
     """Runs h_t = A_bar_t h_{t-1} + B_bar_t u_t, y_t = C_t h_t + D u_t.
@@ -110,19 +139,19 @@ def selective_scan(
     Args:
         backend: "auto" or one of `BACKENDS`.
         keep_states: also return every h; costs b e l n floats.
-        state_quantizer: rounds the stored state at every step, inside the recurrence.
+        rounding: rounds the stored state, A_bar or B_bar at every step, inside the recurrence.
         window: also return y_p = C h_p over this neighbourhood, in raster order.
 
     Raises:
         BackendError: the named backend cannot serve this request; the message says why.
-        ValueError: operands whose shapes do not fit.
+        ValueError: operands whose shapes do not fit, or a rule of rounding that they do not allow.
     """
-    check(inputs, window)
+    check(inputs, window, rounding)
     names = BACKENDS if backend == "auto" else (backend,)
     for name in names:
-        why = refusal(name, inputs, keep_states=keep_states, state_quantizer=state_quantizer, window=window)
+        why = refusal(name, inputs, keep_states=keep_states, rounding=rounding, window=window)
         if why is None:
-            return _backend(name)(inputs, keep_states, state_quantizer, window)
+            return _backend(name)(inputs, keep_states, rounding, window)
     raise BackendError(f"scan backend {backend!r} cannot serve this request: {why}")
 
 

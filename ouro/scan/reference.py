@@ -8,10 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ouro.scan.companding import compand
 from ouro.scan.discretize import discretize, per_channel
 from ouro.scan.order import to_raster
 from ouro.scan.window import patched_states
-from ouro.types import PatchWindow, ScanInputs, ScanOutput, StateQuantizer
+from ouro.types import PatchWindow, ScanInputs, ScanOutput, ScanRounding, StateQuantizer
 
 
 def round_state(h: Tensor, quantizer: StateQuantizer, step: int) -> Tensor:
@@ -30,12 +31,17 @@ def round_state(h: Tensor, quantizer: StateQuantizer, step: int) -> Tensor:
 def scan(
     inputs: ScanInputs,
     keep_states: bool = False,
-    state_quantizer: StateQuantizer | None = None,
+    rounding: ScanRounding | None = None,
     window: PatchWindow | None = None,
 ) -> ScanOutput:
     """h_t = A_bar_t h_{t-1} + B_bar_t u_t; y_t = C_t h_t + D u_t, any floating dtype, any device."""
     u, C = inputs.u, per_channel(inputs.C, inputs.u.shape[1])
+    rounding = rounding or ScanRounding()
     A_bar, B_bar = discretize(inputs)
+    if rounding.A_bar is not None:
+        A_bar = compand(A_bar, rounding.A_bar)
+    if rounding.B_bar is not None:
+        B_bar = compand(B_bar, rounding.B_bar)
     drive = B_bar * u.unsqueeze(-1)
     carried = torch.zeros_like(drive[:, :, 0])
     outputs, states = [], []
@@ -44,7 +50,7 @@ def scan(
         outputs.append((h * C[:, :, t]).sum(-1))
         if keep_states or window is not None:
             states.append(h)
-        carried = h if state_quantizer is None else round_state(h, state_quantizer, t)
+        carried = h if rounding.h is None else round_state(h, rounding.h, t)
     y = torch.stack(outputs, dim=2)
     if inputs.D is not None:
         y = y + inputs.D[:, None] * u

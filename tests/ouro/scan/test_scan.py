@@ -12,7 +12,7 @@ from ouro.scan.cpu import max_exp_ulp
 from ouro.scan.discretize import discretize
 from ouro.scan.dispatch import backends
 from ouro.scan.order import reverse, row_major
-from ouro.types import PatchWindow, ScanInputs, ScanOrder, StateQuantizer
+from ouro.types import PatchWindow, ScanInputs, ScanOrder, ScanRounding, StateQuantizer
 from tests.testing import assert_close
 
 NAMES = ("u", "delta", "A", "B", "C", "D")
@@ -75,7 +75,7 @@ def test_compiled_scan_agrees_with_the_definition(size: tuple, windowed: bool, q
     window = square_window(length, batch, 3, torch.float64) if windowed else None
     if window is not None:
         window.weights.requires_grad_()
-    request = {"window": window, "state_quantizer": rule(length, e, n, torch.float64) if quantized else None}
+    request = {"window": window, "rounding": ScanRounding(rule(length, e, n, torch.float64)) if quantized else None}
     expected = outputs_and_gradients(leaves, "reference", **request)
     actual = outputs_and_gradients(leaves, "cpu", **request)
     for name in expected:
@@ -116,7 +116,7 @@ def test_states_reproduce_y_and_obey_the_recurrence(backend: str) -> None:
 def test_a_rounded_state_changes_the_recurrence_and_lies_on_its_grid() -> None:
     inputs, quantizer = ScanInputs(*operands((1, 4, 9, 3, None))), rule(9, 4, 3)
     exact = selective_scan(inputs)
-    rounded = selective_scan(inputs, state_quantizer=quantizer, keep_states=True)
+    rounded = selective_scan(inputs, rounding=ScanRounding(quantizer), keep_states=True)
     assert (rounded.y[..., 0] - exact.y[..., 0]).abs().max() < 1e-6, "y_0 reads the unrounded state"
     assert (rounded.y[..., 1:] - exact.y[..., 1:]).abs().max() > 1e-3
     A_bar, B_bar = discretize(inputs)
