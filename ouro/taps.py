@@ -27,6 +27,8 @@ SITES = {
     "scan.B": "input matrix",
     "scan.C": "output matrix",
     "scan.D": "skip",
+    "scan.A_bar": "decay of the state, inside the recurrence",
+    "scan.B_bar": "what the input is multiplied by on its way into the state, inside the recurrence",
     "scan.h": "hidden state, inside the recurrence",
     "scan.y": "scan output, skip included",
     "gate": "gate after SiLU",
@@ -53,8 +55,8 @@ class Tap(nn.Module):
     Args:
         site: a key of `SITES`.
         axes: the tensor's axes in order, as in "b e l".
-        costly: recording it changes what is computed (h is only stored on request), so a pattern must
-            spell out its last path component to match it.
+        costly: recording it changes what is computed (h is only stored, A_bar and B_bar only formed on request),
+            so a pattern must spell out its last path component to match it.
     """
 
     quantizer: nn.Module | None
@@ -93,7 +95,7 @@ def taps(model: nn.Module) -> Iterator[tuple[str, Tap]]:
 
 
 def match_taps(model: nn.Module, *patterns: str) -> dict[str, Tap]:
-    """Taps whose path matches any of the shell-style patterns; "layers.*.scans.*" takes all of every scan but h.
+    """Taps whose path matches any of the shell-style patterns; "layers.*.scans.*" takes all but costly ones.
 
     Raises:
         ValueError: a pattern matches no tap.

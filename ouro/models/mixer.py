@@ -16,8 +16,10 @@ from torch.nn import functional as F
 
 from ouro.models.layers import Linear, TokenConv1d, TokenConv2d
 from ouro.scan import selective_scan
+from ouro.scan.companding import compand
+from ouro.scan.discretize import discretize
 from ouro.taps import Tap
-from ouro.types import PADDING, ScanInputs, ScanOrder, StateQuantizer
+from ouro.types import PADDING, ScanInputs, ScanOrder, ScanRounding
 
 CONVOLUTIONS = ("path", "line", "grid")
 GATES = ("path", "merge", "concat", "none")
@@ -88,6 +90,8 @@ class Scan(nn.Module):
         self.tap_B = Tap("scan.B", "b n l")
         self.tap_C = Tap("scan.C", "b n l")
         self.tap_D = Tap("scan.D", "e")
+        self.tap_A_bar = Tap("scan.A_bar", "b e l n", costly=True)
+        self.tap_B_bar = Tap("scan.B_bar", "b e l n", costly=True)
         self.tap_h = Tap("scan.h", "b e l n", costly=True)
         self.tap_y = Tap("scan.y", "b e l")
 
@@ -108,12 +112,27 @@ class Scan(nn.Module):
             C=self.tap_C(C.transpose(1, 2)),
             D=self.tap_D(self.D),
         )
-        # a quantizer of h states its rule, and the scan applies it inside the recurrence
-        rule: StateQuantizer | None = None if self.tap_h.quantizer is None else cast(Any, self.tap_h.quantizer).rule()
-        out = selective_scan(inputs, backend=self.backend, keep_states=self.tap_h.recorded, state_quantizer=rule)
+        rounding = self._rounding()
+        out = selective_scan(inputs, backend=self.backend, keep_states=self.tap_h.recorded, rounding=rounding)
         if out.h is not None:
             self.tap_h.observe(out.h)
+        self._observe_discretized(inputs, rounding or ScanRounding())
         return self.tap_y(out.y).transpose(1, 2)
+
+    def _rounding(self) -> ScanRounding | None:
+        """What is rounded inside the recurrence: a quantizer there states its rule, and the scan applies it."""
+        held = (tap.quantizer for tap in (self.tap_h, self.tap_A_bar, self.tap_B_bar))
+        rules = [None if quantizer is None else cast(Any, quantizer).rule() for quantizer in held]
+        return ScanRounding(*rules) if any(rule is not None for rule in rules) else None
+
+    def _observe_discretized(self, inputs: ScanInputs, rounding: ScanRounding) -> None:
+        """Shows A_bar and B_bar as they enter the recurrence to whoever records them; nobody else pays for them."""
+        if not (self.tap_A_bar.recorded or self.tap_B_bar.recorded):
+            return
+        taps, rules = (self.tap_A_bar, self.tap_B_bar), (rounding.A_bar, rounding.B_bar)
+        for tap, exact, rule in zip(taps, discretize(inputs), rules, strict=True):
+            if tap.recorded:
+                tap.observe(exact if rule is None else compand(exact, rule))
 
 
 class Mixer(nn.Module):

@@ -27,7 +27,7 @@ def model(request):
 @pytest.fixture(scope="module")
 def traced(model):
     """(trace with every operand of every scan, output) of three images."""
-    with torch.no_grad(), record(model, "*", "*.tap_h") as trace:
+    with torch.no_grad(), record(model, "*", "*.tap_h", "*.tap_A_bar", "*.tap_B_bar") as trace:
         output = model(zoo.inputs(model))
     return trace, output
 
