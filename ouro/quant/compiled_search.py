@@ -185,7 +185,7 @@ def _greedy(u, delta, A, B, C, unit, factors, low, high, step):
 
 
 def greedy_steps(inputs: ScanInputs, unit: Tensor, factors: Tensor, grid: Grid) -> Tensor:
-    """Step [l] of the state of every time step, in units of `unit` [e n]: its initial step times the best of factors [i].
+    """Step [l] of the state of every time step in units of `unit` [e n]: its initial step times the best factor [i].
 
     factors[0] has to be 1; equal scores go to the earlier factor. See `ouro.quant.reparam.search_steps`.
     """
