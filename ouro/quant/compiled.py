@@ -70,6 +70,29 @@ def _merge(inlier, outlier, listed, out):
 
 
 @njit(error_model="numpy", nogil=True, cache=True)
+def grow(row, listed, count, ends, limit, theta, t, kappa, signed):
+    """Adds to the list who joins at step t, and returns its length; ends is scratch [2]."""
+    _reach(row.view(np.int32), listed, 0, ends.view(np.int32))
+    if not (max(ends[0], ends[1]) if signed else ends[0] + ends[1]) > limit[t]:
+        return count
+    bound = np.float64(theta[t]) if len(theta) else _threshold(row, listed, kappa)
+    count = 0
+    for c in range(len(row)):
+        listed[c] |= np.float64(abs(row[c])) > bound
+        count += listed[c]
+    return count
+
+
+@njit(error_model="numpy", nogil=True, cache=True)
+def own_grid(row, listed, ends, high, signed):
+    """(step, lowest code less the zero point) of the grid over the channels whose flag is 1, with codes up to high."""
+    _reach(row.view(np.int32), listed, 1, ends.view(np.int32))
+    step = (max(ends[0], ends[1]) if signed else ends[0] + ends[1]) / high
+    step = step if step > 0 else np.float32(1)
+    return step, -high if signed else (-ends[0] / step + _WHOLE) - _WHOLE
+
+
+@njit(error_model="numpy", nogil=True, cache=True)
 def _walk(x, limit, theta, scale, zero, kappa, refresh, low, high, outlier_high, signed, y, lists):
     """Fills y and lists [b l c]; an empty theta asks for the threshold on the spot, outlier_high 0 keeps outliers."""
     batch, steps, channels = x.shape
@@ -81,13 +104,7 @@ def _walk(x, limit, theta, scale, zero, kappa, refresh, low, high, outlier_high,
             if t % refresh == 0:
                 listed[:] = 0
                 count = 0
-            _reach(row.view(np.int32), listed, 0, ends.view(np.int32))
-            if (max(ends[0], ends[1]) if signed else ends[0] + ends[1]) > limit[t]:
-                bound = np.float64(theta[t]) if len(theta) else _threshold(row, listed, kappa)
-                count = 0
-                for c in range(channels):
-                    listed[c] |= np.float64(abs(row[c])) > bound
-                    count += listed[c]
+            count = grow(row, listed, count, ends, limit, theta, t, kappa, signed)
             _round(row, scale[t], low - zero[t], high - zero[t], out)
             for c in range(channels):
                 lists[b, t, c] = listed[c]
@@ -96,12 +113,8 @@ def _walk(x, limit, theta, scale, zero, kappa, refresh, low, high, outlier_high,
             if outlier_high == 0:
                 _merge(out, row, listed, out)
                 continue
-            _reach(row.view(np.int32), listed, 1, ends.view(np.int32))
-            step = (max(ends[0], ends[1]) if signed else ends[0] + ends[1]) / outlier_high
-            step = step if step > 0 else np.float32(1)
-            bottom = -outlier_high if signed else (-ends[0] / step + _WHOLE) - _WHOLE
-            top = outlier_high if signed else bottom + outlier_high
-            _round(row, step, bottom, top, outlier)
+            step, bottom = own_grid(row, listed, ends, outlier_high, signed)
+            _round(row, step, bottom, outlier_high if signed else bottom + outlier_high, outlier)
             _merge(out, outlier, listed, out)
 
 
