@@ -1,0 +1,78 @@
+"""What every site loses at every width it could have: what a budget of bits is spent by (`ouro.quant.budget`)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ouro.evaluate.sensitivity import BATCH, Subsets, damage, grouped, staged
+from ouro.quant.apply import attach_calibration, counting, counts
+from ouro.quant.budget import Item
+from ouro.quant.calibrate import calibrating
+from ouro.quant.modules import RECURRENT_SITES, WEIGHT_SITES
+from ouro.quant.plan import is_rounded, make_plan
+from ouro.taps import taps
+from ouro.types import Calibration, Progress
+from ouro.vision import VisionModel
+
+
+def damages_by_width(
+    model: VisionModel,
+    images: Tensor,
+    widths: Sequence[int],
+    *,
+    by: str = "site",
+    method: str,
+    bits: str,
+    scope: str,
+    seed: int,
+    **options: Any,
+) -> Generator[Progress, None, list[Item]]:
+    """What `ouro.quant.budget.allocate` chooses from: the isolated KL of every site, or group, at every width.
+
+    Every width is calibrated once, with all sites at this width, and judged, on the same images. Sites inside the
+    recurrence, and those that `bits` leave in floating point, are not to be chosen for.
+    """
+    _, plan = make_plan(model, method, bits, scope, seed, options)
+    site_of = {path: tap.site for path, tap in taps(model)}
+    chosen = {
+        path: spec for path, spec in plan.sites.items() if is_rounded(spec) and site_of[path] not in RECURRENT_SITES
+    }
+    groups = grouped(model, replace(plan, sites=chosen), images[:1], by)
+    found: list[dict[int, float]] = [{} for _ in groups]
+    sizes: dict[str, int] = {}
+    for number, width in enumerate(widths):
+        site_bits = dict.fromkeys(chosen, width)
+        job = calibrating(
+            model, images, method=method, bits=bits, scope=scope, seed=seed, site_bits=site_bits, **options
+        )
+        calibration = yield from staged(job, 2 * number, 2 * len(widths), f"{width} bits")
+        subsets = Subsets(model, calibration, images, BATCH)
+        measuring = subsets.logits([(), *(group.paths for group in groups)])
+        exact, *alone = yield from staged(measuring, 2 * number + 1, 2 * len(widths), f"damage at {width} bits")
+        for damages, logits in zip(found, alone, strict=True):
+            damages[width] = damage(exact, logits).kl
+        sizes = sizes or elements(model, calibration, images[:1])
+    return [
+        Item(
+            group.name,
+            group.paths,
+            "weights" if site_of[group.paths[0]] in WEIGHT_SITES else "activations",
+            sum(sizes[path] for path in group.paths),
+            damages,
+        )
+        for group, damages in zip(groups, found, strict=True)
+    ]
+
+
+def elements(model: VisionModel, calibration: Calibration, image: Tensor) -> dict[str, int]:
+    """Tap path -> elements that are rounded there for one image [1 3 h w]."""
+    rounded = attach_calibration(copy.deepcopy(model).eval(), calibration)
+    with torch.no_grad(), counting(rounded):
+        rounded(image.to(next(model.parameters()).device))
+    return {path: int(counted.sum()) for path, counted in counts(rounded).items()}
