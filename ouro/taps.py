@@ -57,17 +57,19 @@ class Tap(nn.Module):
         axes: the tensor's axes in order, as in "b e l".
         costly: recording it changes what is computed (h is only stored, A_bar and B_bar only formed on request),
             so a pattern must spell out its last path component to match it.
+        role: which layer of its kind it belongs to, where methods tell them apart ("in_proj", "out_proj").
     """
 
     quantizer: nn.Module | None
 
-    def __init__(self, site: str, axes: str, *, costly: bool = False) -> None:
+    def __init__(self, site: str, axes: str, *, costly: bool = False, role: str = "") -> None:
         super().__init__()
         if site not in SITES:
             raise ValueError(f"unknown site {site!r}; known: {', '.join(SITES)}")
         self.site = site
         self.axes = tuple(axes.split())
         self.costly = costly
+        self.role = role
         self.quantizer = None
 
     @property

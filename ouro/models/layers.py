@@ -23,12 +23,14 @@ def as_tokens(maps: Tensor) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """nn.Linear with taps on its input and its weight; `site` is "linear" or "head"."""
+    """nn.Linear with taps on its input and its weight; `site` is "linear" or "head", `role` is for methods to know."""
 
-    def __init__(self, c_in: int, c_out: int, bias: bool, *, site: str = "linear", axes: str = "b l c") -> None:
+    def __init__(
+        self, c_in: int, c_out: int, bias: bool, *, site: str = "linear", axes: str = "b l c", role: str = ""
+    ) -> None:
         super().__init__(c_in, c_out, bias=bias)
-        self.tap_in = Tap(f"{site}.in", axes)
-        self.tap_w = Tap(f"{site}.weight", "o c")
+        self.tap_in = Tap(f"{site}.in", axes, role=role)
+        self.tap_w = Tap(f"{site}.weight", "o c", role=role)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(self.tap_in(x), self.tap_w(self.weight), self.bias)

@@ -78,8 +78,8 @@ class Scan(nn.Module):
         self.step_biases = spec.step_biases
         self.split = (spec.rank, spec.states, spec.states)
         self.conv1d = TokenConv1d(spec.inner, spec.kernel, bias=spec.conv_bias) if spec.conv == "path" else None
-        self.x_proj = Linear(spec.inner, spec.rank + 2 * spec.states, bias=False)
-        self.dt_proj = Linear(spec.rank, spec.inner, bias=True)
+        self.x_proj = Linear(spec.inner, spec.rank + 2 * spec.states, bias=False, role="x_proj")
+        self.dt_proj = Linear(spec.rank, spec.inner, bias=True, role="dt_proj")
         self.A_log = nn.Parameter(torch.arange(1, spec.states + 1).float().log().repeat(spec.inner, 1))
         self.D = nn.Parameter(torch.ones(spec.inner))
         _init_step_size(self.dt_proj, spec.rank)
@@ -142,7 +142,7 @@ class Mixer(nn.Module):
         super().__init__()
         self.spec = spec
         gated, inner = spec.gate != "none", spec.inner
-        self.in_proj = Linear(spec.width, (1 + gated) * inner, bias=False)
+        self.in_proj = Linear(spec.width, (1 + gated) * inner, bias=False, role="in_proj")
         self.conv, self.conv_gate = _conv_before_paths(spec), None
         if gated:
             self.tap_gate = Tap("gate", "b l e")
@@ -152,7 +152,7 @@ class Mixer(nn.Module):
         self.walks = [Walk(order, spec.tokens) for order in spec.orders]
         self.attention = ChannelAttention(inner) if spec.channel_attention else None
         self.norm = nn.LayerNorm(inner) if spec.norm else None
-        self.out_proj = Linear((1 + (spec.gate == "concat")) * inner, spec.width, bias=False)
+        self.out_proj = Linear((1 + (spec.gate == "concat")) * inner, spec.width, bias=False, role="out_proj")
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens [b l c] in the model's own order -> [b l c]."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -118,17 +118,10 @@ def _check_recurrence(
 ) -> None:  # fmt: skip
     """Whether h_l = A_bar_l Q(h_{l-1}) + B_bar_l u_l, with all three rounded by the rules that are attached."""
     h, u = seen["h"], seen["u"]
-    rules: dict[str, Any] = {
-        name: _quantizer(tap).rule() for name in ("A_bar", "B_bar", "h")
-        if isinstance((tap := known[f"{scan}.tap_{name}"]).quantizer, Quantizer)
-    }  # fmt: skip
-    exact = dict(
-        zip(
-            ("A_bar", "B_bar"),
-            discretize(ScanInputs(*(seen[name] for name in ["u", "delta", "A", "B", "C"]))),
-            strict=True,
-        )
-    )
+    attached = {name: known[f"{scan}.tap_{name}"].quantizer for name in ("A_bar", "B_bar", "h")}
+    rules = {name: cast(Any, quantizer).rule() for name, quantizer in attached.items() if quantizer is not None}
+    system = ScanInputs(*(seen[name] for name in ("u", "delta", "A", "B", "C")))
+    exact = dict(zip(("A_bar", "B_bar"), discretize(system), strict=True))
     drives: dict[str, Tensor] = {}
     for name, x in exact.items():
         drives[name] = compand(x, rules[name]) if name in rules else x

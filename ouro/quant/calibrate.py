@@ -198,19 +198,30 @@ def _calibrate(
     weights = {path: site for path, site in part.sites.items() if site[0].site in WEIGHT_SITES}
     inside = {path: site for path, site in part.sites.items() if site[0].site in RECURRENT_SITES}
     around = {path: site for path, site in part.sites.items() if path not in weights and path not in inside}
-    layers = {path: weight for path in around if (weight := _weight_of(path)) in weights}
-    bases = method.bases(Block(layers, look.scan_paths(), look.chunks, look.constant, look.scans))
+    # matrices only: a convolution's weight meets its input at several places
+    layers = {
+        path: weight
+        for path in around
+        if (weight := _weight_of(path)) in weights and weights[weight][0].axes == ("o", "c")
+    }
     inputs = {weight: path for path, weight in layers.items()}
-    # what one look brings is dropped before the next one
-    seen = look.at([path for path in inputs.values()] if method.looks_at_inputs else [])
+    seen: dict[str, list[Tensor]] = {}
+
+    def input_of(path: str) -> list[Tensor]:
+        # all of the section at once, when one is asked for
+        seen.update({} if seen else look.at(list(layers)))
+        return seen[path]
+
+    bases = method.bases(Block(layers, look.scan_paths(), input_of, look.constant, look.scans))
     for path, (tap, spec) in weights.items():
-        partner = seen.get(inputs.get(path, ""), [])
+        partner = input_of(inputs[path]) if method.looks_at_inputs and path in inputs else ()
         _fit(method, path, tap, spec, [look.constant(path)], bases, partner=partner)
     losses = {"weights": learn(part.run, _taps(weights), states, targets, method.learning_weights, (*seed, 0))}
-    seen = look.at(list(around))
+    # what one look brought is dropped before the next one
+    seen.clear()
+    seen.update(look.at(list(around)))
     for path, (tap, spec) in around.items():
-        partner = [look.constant(layers[path])] if path in layers else []
-        _fit(method, path, tap, spec, seen.pop(path), bases, partner=partner)
+        _fit(method, path, tap, spec, seen.pop(path), bases)
     for path, weight in layers.items():
         _share_basis(part.sites[path][0], part.sites[weight][0])
     for path, (tap, spec) in inside.items():
@@ -255,9 +266,6 @@ class _Looker:
                 if "b" in self.known[path].axes or not seen[path]:
                     seen[path].append(trace.tensors[path])
         return seen
-
-    def chunks(self, path: str) -> list[Tensor]:
-        return self.at([path])[path]
 
     def constant(self, path: str) -> Tensor:
         """A weight or constant, in floating point."""

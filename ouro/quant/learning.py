@@ -118,14 +118,13 @@ def _pass(run: Run, chunks: Sequence[tuple[State, Tensor]], learning: Learning, 
 
 
 def _pull(rounders: Sequence[LearnedRounding], done: float, weight: float) -> None:
-    """Adds the gradient of weight * sum(1 - |2 share - 1|^beta), which is least where every share is 0 or 1."""
+    """Adds the gradient of weight * mean(1 - |2 share - 1|^beta), which is least where every share is 0 or 1."""
     if done < _WARM_UP:
         return
     first, last = _BETAS
     beta = last + 0.5 * (first - last) * (1 + np.cos(np.pi * (done - _WARM_UP) / (1 - _WARM_UP)))
-    total = sum((1 - (2 * rounder.share() - 1).abs().pow(beta)).sum() for rounder in rounders)
-    assert isinstance(total, Tensor)
-    (weight * total).backward()
+    total = torch.stack([(1 - (2 * rounder.share() - 1).abs().pow(beta)).sum() for rounder in rounders]).sum()
+    (weight / sum(rounder.rounding.numel() for rounder in rounders) * total).backward()
 
 
 def _soften(rounders: Sequence[LearnedRounding], soft: bool) -> None:

@@ -52,7 +52,7 @@ class Seen:
     """One site in calibration: its tap, what the plan wants, and what calibration images bring there.
 
     chunks: the tensor chunk by chunk of images, in the basis in which it is rounded; a weight or constant is one chunk.
-    partner: of a weight its layer's inputs, of an input its layer's weight; empty elsewhere, or if not asked for.
+    partner: of a linear layer's weight the layer's inputs, if the method looks at them.
     scans: of a site inside the recurrence the operands of its scan, rounded as they will be.
     """
 
@@ -103,12 +103,12 @@ class Method:
         """When everything in the block is rounded."""
         return Learning()
 
-    def spec(self, site: str, bits: Bits) -> QuantSpec:
-        """How a tensor of this site is rounded."""
-        if site in WEIGHT_SITES:
+    def spec(self, tap: Tap, bits: Bits) -> QuantSpec:
+        """How a tensor is rounded."""
+        if tap.site in WEIGHT_SITES:
             return QuantSpec(bits.weights, signed=True, granularity="channel")
-        if site in RECURRENT_SITES:
-            return recurrent_spec(site, bits)
+        if tap.site in RECURRENT_SITES:
+            return recurrent_spec(tap, bits)
         return QuantSpec(bits.activations, signed=False, granularity="tensor")
 
     def bases(self, block: Block) -> dict[str, Tensor]:
@@ -149,11 +149,11 @@ class Method:
         return build(tap, spec, state)
 
 
-def recurrent_spec(site: str, bits: Bits) -> QuantSpec:
+def recurrent_spec(tap: Tap, bits: Bits) -> QuantSpec:
     """Of a site inside the recurrence, which has a width of its own."""
-    if site == "scan.h":
+    if tap.site == "scan.h":
         return QuantSpec(bits.recurrence, signed=True, granularity="state", narrow=False)
-    return QuantSpec(bits.recurrence, signed=site == "scan.B_bar", granularity="companded")
+    return QuantSpec(bits.recurrence, signed=tap.site == "scan.B_bar", granularity="companded")
 
 
 def state_of(

@@ -8,7 +8,7 @@ matrix, so that a packed model can leave out the way back (`ouro.quant.lower`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -189,12 +189,10 @@ class StepQuantizer(Quantizer):
     """
 
     def __init__(
-        self, tap: Tap, spec: QuantSpec, state: Mapping[str, Tensor], *, kappa: float = 3.0, refresh: int = 10
+        self, tap: Tap, spec: QuantSpec, state: Mapping[str, Tensor], *, rule: OutlierRule | None = None
     ) -> None:
         super().__init__(tap, spec, state)
-        self.rule = None
-        if spec.outlier_bits is not None:
-            self.rule = OutlierRule(spec.bits, spec.outlier_bits, spec.signed, kappa, refresh)
+        self.rule = rule
 
     def rounded(self, x: Tensor) -> Tensor:
         y, listed = self._round(x)
@@ -210,8 +208,8 @@ class StepQuantizer(Quantizer):
             return
         yield ScaleGroups(self.rows.back(steps.masked_fill(listed, -1), x), self.spec.bits)
         if self.rule.outlier_bits != FLOAT_OUTLIERS:
-            tokens = _tokens(rows).masked_fill(~listed, -1)
-            yield ScaleGroups(self.rows.back(tokens, x), self.rule.outlier_bits)
+            shared = _windows(rows, self.rule.refresh) if self.rule.per_channel else _tokens(rows)
+            yield ScaleGroups(self.rows.back(shared.masked_fill(~listed, -1), x), self.rule.outlier_bits)
 
     def _round(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """(rounded rows, their outlier list)."""
@@ -289,8 +287,8 @@ _CLASSES: dict[str, tuple[type[Quantizer], tuple[str, ...]]] = {
 _OPTIONAL = {"theta", "smooth"}
 
 
-def build(tap: Tap, spec: QuantSpec, state: Mapping[str, Tensor], **settings: float) -> Quantizer:
-    """The quantizer that a spec describes, holding a calibrated state; settings serve the outlier rule.
+def build(tap: Tap, spec: QuantSpec, state: Mapping[str, Tensor], *, rule: OutlierRule | None = None) -> Quantizer:
+    """The quantizer that a spec describes, holding a calibrated state; the rule is for a spec with outliers.
 
     Raises:
         ValueError: unknown granularity, or a state that does not belong to the spec.
@@ -304,8 +302,9 @@ def build(tap: Tap, spec: QuantSpec, state: Mapping[str, Tensor], **settings: fl
         found = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in state.items()) or "nothing"
         raise ValueError(f"a quantizer per {spec.granularity} needs {' and '.join(sorted(wanted)) or 'nothing'} of one "
                          f"shape, its state holds {found}; quantize again")  # fmt: skip
-    make: Callable[..., Quantizer] = kind
-    return make(tap, spec, state, **(settings if kind is StepQuantizer else {}))
+    if kind is StepQuantizer:
+        return StepQuantizer(tap, spec, state, rule=rule)
+    return kind(tap, spec, state)
 
 
 def _channel_axis(axes: tuple[str, ...]) -> int:
@@ -319,6 +318,14 @@ def _check_steps(rows: Tensor, steps: int) -> None:
             f"the input has {rows.shape[1]} time steps, its quantizer was calibrated for {steps}; "
             "calibrate at the size of the images that are to be seen"
         )
+
+
+def _windows(rows: Tensor, refresh: int) -> Tensor:
+    """A number per sample, refresh window and channel [b l c]."""
+    batch, steps, channels = rows.shape
+    window = torch.arange(steps, device=rows.device)[:, None] // refresh
+    place = (torch.arange(batch, device=rows.device)[:, None, None] * steps + window) * channels
+    return place + torch.arange(channels, device=rows.device)
 
 
 def _tokens(rows: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from importlib import import_module
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ouro.quant.bits import FLOAT_OUTLIERS
 from ouro.quant.grid import (
@@ -34,6 +35,7 @@ class OutlierRule:
     """When a channel joins the list (`kappa`), how long it stays (`refresh` steps at most), and what listed ones get.
 
     signed: symmetric grids around 0, for inliers and outliers; otherwise asymmetric ones.
+    per_channel: outliers share a step per sample, window and channel, instead of per sample and time step.
     """
 
     bits: int
@@ -41,6 +43,7 @@ class OutlierRule:
     signed: bool = True
     kappa: float = 3.0
     refresh: int = 10
+    per_channel: bool = False
 
     @property
     def grid(self) -> Grid:
@@ -118,12 +121,24 @@ def round_two_ways(x: Tensor, listed: Tensor, rule: OutlierRule, scale: Tensor, 
     grid = rule.outlier_grid
     if grid is None:
         return torch.where(listed, x, inliers)
-    large = x.masked_fill(~listed, 0)
+    low, high = _ends(x.masked_fill(~listed, 0), rule)
     if rule.signed:
-        step, own_zero = positive(large.abs().amax(-1, keepdim=True) / grid.high), None
+        step, own_zero = positive(torch.maximum(high, -low) / grid.high), None
     else:
-        step, own_zero = range_of(large.amin(-1, keepdim=True), large.amax(-1, keepdim=True), rule.outlier_bits)
+        step, own_zero = range_of(low, high, rule.outlier_bits)
+    large = x.masked_fill(~listed, 0)
     return torch.where(listed, dequantize(quantize(large, step, grid, own_zero), step, own_zero), inliers)
+
+
+def _ends(large: Tensor, rule: OutlierRule) -> tuple[Tensor, Tensor]:
+    """Least and greatest outlier among those that share a step, both broadcastable to [b l c]."""
+    if not rule.per_channel:
+        return large.amin(-1, keepdim=True), large.amax(-1, keepdim=True)
+    steps = large.shape[1]
+    windows = F.pad(large, (0, 0, 0, -steps % rule.refresh)).unflatten(1, (-1, rule.refresh))  # [b w r c]
+    ends = windows.amin(2), windows.amax(2)
+    low, high = (end.repeat_interleave(rule.refresh, 1)[:, :steps] for end in ends)
+    return low, high
 
 
 def quantize_with_outliers(
@@ -151,6 +166,8 @@ class _QuantizeWithOutliers(torch.autograd.Function):
     def forward(ctx, x, scale, zero, theta, rule):
         if _compilable(x):
             y, listed = _compiled()(x, rule, scale, zero, theta)
+            if rule.per_channel:
+                y = round_two_ways(x, listed, rule, scale, zero)
         else:
             listed = outlier_list_reference(x, rule, scale=scale, theta=theta)
             y = round_two_ways(x, listed, rule, scale, zero)

@@ -69,7 +69,7 @@ def make_plan(
     if not method.has_outliers:
         widths = replace(widths, outliers=None)
     sites = {
-        path: method.spec(tap.site, widths.wide if tap.site in _FULL - _REC else widths)
+        path: method.spec(tap, widths.wide if tap.site in _FULL - _REC else widths)
         for path, tap in taps(model)
         if tap.site in SCOPES[scope]
     }

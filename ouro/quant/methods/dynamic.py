@@ -14,6 +14,7 @@ from ouro.quant import observers
 from ouro.quant.bits import Bits
 from ouro.quant.method import Method, Seen
 from ouro.quant.modules import RECURRENT_SITES, WEIGHT_SITES
+from ouro.taps import Tap
 from ouro.types import QuantSpec
 
 
@@ -24,10 +25,10 @@ class DynamicToken(Method):
     norm: float = 2.4
     candidates: int = 100
 
-    def spec(self, site: str, bits: Bits) -> QuantSpec:
-        if site in WEIGHT_SITES | RECURRENT_SITES:
+    def spec(self, tap: Tap, bits: Bits) -> QuantSpec:
+        if tap.site in WEIGHT_SITES | RECURRENT_SITES:
             # named: a dataclass with slots is a new class, which super() without names does not know
-            return Method.spec(self, site, bits)
+            return Method.spec(self, tap, bits)
         return QuantSpec(bits.activations, signed=False, granularity="token")
 
     def fit_weight(self, seen: Seen) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ouro.quant import observers
+from ouro.quant import observers, reparam
 from ouro.quant.bits import FLOAT, Bits
 from ouro.quant.method import Learning, Method, Seen, recurrent_spec, state_of
 from ouro.quant.modules import RECURRENT_SITES, WEIGHT_SITES, Quantizer, build
@@ -33,7 +33,10 @@ class OuroMambaQuant(Method):
     kappa, kappa_delta: a channel is an outlier above mean + kappa std; kappa_delta serves the raw step size.
     refresh: steps after which the outlier list is cleared.
     theta: "online" computes that threshold per sample and step, "calibrated" fixes its mean per step.
+    outlier_steps: "token", one dynamic step for a sample's outliers at a time step, or "channel", one for each outlier
+        channel of a sample, over the steps of a refresh window in which it is listed.
     norm, candidates: of the search for the initial step sizes.
+    reparam: round h as arXiv 2501.16738 does (`ouro.quant.reparam`) instead.
     steps_per_block, lr_weights, lr_activations: of block-wise learning; 0 steps for none, rates are relative.
     """
 
@@ -41,8 +44,10 @@ class OuroMambaQuant(Method):
     kappa_delta: float = 4.0
     refresh: int = 10
     theta: str = "online"
+    outlier_steps: str = "token"
     norm: float = 2.4
     candidates: int = 100
+    reparam: bool = False
     steps_per_block: int = 10
     lr_weights: float = 0.01
     lr_activations: float = 0.01
@@ -52,6 +57,8 @@ class OuroMambaQuant(Method):
     def __post_init__(self) -> None:
         if self.theta not in ("online", "calibrated"):
             raise ValueError(f"theta is {self.theta!r}; known: online, calibrated")
+        if self.outlier_steps not in ("token", "channel"):
+            raise ValueError(f"outlier_steps is {self.outlier_steps!r}; known: token, channel")
         for name in ("refresh", "candidates"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
@@ -60,32 +67,41 @@ class OuroMambaQuant(Method):
     def learning(self) -> Learning:
         return Learning(self.steps_per_block, self.lr_weights, self.lr_activations)
 
-    def spec(self, site: str, bits: Bits) -> QuantSpec:
-        if site in WEIGHT_SITES:
+    def spec(self, tap: Tap, bits: Bits) -> QuantSpec:
+        if tap.site in WEIGHT_SITES:
             return QuantSpec(bits.weights, signed=True, granularity="channel")
-        if site in RECURRENT_SITES:
-            spec = recurrent_spec(site, bits)
-            return spec if site == "scan.h" else replace(spec, bits=FLOAT)
-        return QuantSpec(bits.activations, site != "scan.delta_raw", "step", bits.outliers)
+        if tap.site in RECURRENT_SITES:
+            spec = recurrent_spec(tap, bits)
+            return spec if tap.site == "scan.h" else replace(spec, bits=FLOAT)
+        if "b" in tap.axes and "l" not in tap.axes:
+            # an image or a pooled feature has no time steps
+            return Method.spec(self, tap, bits)
+        return QuantSpec(bits.activations, tap.site != "scan.delta_raw", "step", bits.outliers)
 
     def fit_weight(self, seen: Seen) -> dict[str, Tensor]:
         return observers.clipped_weight(seen.chunks[0], seen.spec, norm=self.norm, candidates=self.candidates)
 
     def fit_activation(self, seen: Seen) -> dict[str, Tensor]:
-        rows, spec = seen.rows, seen.spec
+        rows, spec, per_step = seen.rows, seen.spec, seen.spec.granularity == "step"
         state: dict[str, Tensor] = {}
         keep = None
-        if spec.outlier_bits is not None:
-            rule = OutlierRule(spec.bits, spec.outlier_bits, spec.signed, self._kappa(seen.tap), self.refresh)
+        rule = self._rule(seen.tap, spec)
+        if rule is not None:
             if self.theta == "calibrated":
                 state["theta"] = _mean_threshold(rows, rule.kappa)
             keep = [~outlier_list(chunk, rule, theta=state.get("theta")) for chunk in rows]
         return {
             **state,
-            **observers.clipped_range(rows, spec, norm=self.norm, candidates=self.candidates, per_step=True, keep=keep),
+            **observers.clipped_range(
+                rows, spec, norm=self.norm, candidates=self.candidates, per_step=per_step, keep=keep
+            ),
         }
 
     def fit_recurrence(self, seen: Seen) -> dict[str, Tensor]:
+        if self.reparam:
+            basis = reparam.factors(reparam.mean_state(seen.scans))
+            scale = reparam.search_steps(seen.scans, basis, seen.spec.bits)
+            return state_of(scale, seen.scans[0], basis.channel, basis.state)
         rows = (selective_scan(inputs, keep_states=True).h for inputs in seen.scans)
         # [b e l n] as rows [b l (e n)]: a step per time step
         chunks = [h.transpose(1, 2).flatten(2) for h in rows if h is not None]
@@ -93,10 +109,14 @@ class OuroMambaQuant(Method):
         return state_of(found["scale"], seen.scans[0])
 
     def build(self, tap: Tap, spec: QuantSpec, state: Mapping[str, Tensor]) -> Quantizer:
-        return build(tap, spec, state, kappa=self._kappa(tap), refresh=self.refresh)
+        return build(tap, spec, state, rule=self._rule(tap, spec))
 
-    def _kappa(self, tap: Tap) -> float:
-        return self.kappa_delta if tap.site == "scan.delta_raw" else self.kappa
+    def _rule(self, tap: Tap, spec: QuantSpec) -> OutlierRule | None:
+        if spec.outlier_bits is None:
+            return None
+        kappa = self.kappa_delta if tap.site == "scan.delta_raw" else self.kappa
+        per_channel = self.outlier_steps == "channel"
+        return OutlierRule(spec.bits, spec.outlier_bits, spec.signed, kappa, self.refresh, per_channel)
 
 
 def _mean_threshold(rows: Sequence[Tensor], kappa: float) -> Tensor:

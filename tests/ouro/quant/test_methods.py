@@ -9,12 +9,17 @@ from ouro.quant import quantize
 from ouro.quant.apply import attach_calibration, counting, detach, effective_bits, from_tensors, to_tensors
 from ouro.quant.audit import audit
 from ouro.quant.modules import Quantizer
+from ouro.quant.plan import is_rounded
 from ouro.registry import QUANTIZERS
 from ouro.taps import record, taps
 from tests.testing import assert_close
 
-CASES = [pytest.param(method, scope, id=f"{method}-{scope}") for method in QUANTIZERS for scope in ("lin", "ssm")]
-QUICK = {"ouro": {"steps_per_block": 1}}
+CASES = [pytest.param(method, scope, id=f"{method}-{scope}") for method in QUANTIZERS for scope in ("lin", "full")]
+QUICK = {
+    "ouro": {"steps_per_block": 1},
+    "ptq4vm": {"steps_per_block": 1},
+    "brecq": {"iterations": 2, "activation_steps": 1},
+}
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +93,12 @@ def test_every_quantizer_is_exactly_batch_invariant_and_pure(model, images, cali
 def test_every_site_is_sealed(model, images, calibrations, method, scope):
     calibration = calibrations(method, scope)
     found = audit(attach_calibration(model, calibration), images[:2])
-    assert found["sealed"] and not found["failures"] and found["sites"] == len(calibration.plan.sites)
-    assert set(found["rows"]) == set(calibration.plan.sites)
-    assert all(row["calls"] == 1 and 1 <= row["values"] <= 2 ** row["bits"] for row in found["rows"].values())
-    assert found["sites"] == 2 * 2 * (6 if scope == "lin" else 12)
+    rounded = {path for path, spec in calibration.plan.sites.items() if is_rounded(spec)}
+    assert found["sealed"] and not found["failures"] and found["sites"] == len(rounded)
+    assert set(found["rows"]) == rounded
+    assert all(row["calls"] == 1 and 1 <= row["values"] <= 2 ** row["bits"] for row in found["rows"].values()), found
+    if scope == "lin":
+        assert found["sites"] == 2 * 2 * 6
 
 
 @pytest.mark.parametrize(("method", "scope"), CASES)
@@ -109,23 +116,34 @@ def test_eight_bits_come_close_and_four_less_so(model, images, calibrations, met
         attach_calibration(model, calibrations(method, "lin", bits))
         errors.append(((logits(model, images) - exact).norm() / exact.norm()).item())
         detach(model)
-    assert errors[0] < 0.1 and errors[0] < errors[1] / 4
+    # a scale that is a power of two times another one is up to 1.4 times too large or too small
+    assert errors[0] < (0.2 if method == "kscale" else 0.1) and errors[0] < errors[1] / 4
 
 
 @pytest.mark.parametrize("method", list(QUANTIZERS))
-def test_weights_use_at_most_fifteen_of_sixteen_codes(model, images, calibrations, method):
+def test_weights_use_at_most_as_many_codes_as_their_grid_has(model, images, calibrations, method):
     attach_calibration(model, calibrations(method))
     for path, tap in taps(model):
         if tap.site == "linear.weight":
             weight = model.get_submodule(path.removesuffix(".tap_w")).weight
-            assert all(len(row.unique()) <= 15 for row in tap.quantizer(weight)), path
+            codes = 15 if tap.quantizer.spec.narrow else 16
+            rounded = tap.quantizer.rounded(tap.quantizer.inside(weight))
+            assert all(len(row.unique()) <= codes for row in rounded), path
 
 
 @pytest.mark.parametrize(("method", "scope"), CASES)
 def test_every_step_size_gets_a_gradient(model, images, calibrations, method, scope):
     attach_calibration(model, calibrations(method, scope))
     model(images).square().sum().backward()
-    scales = {path: tap.quantizer.scale for path, tap in taps(model) if hasattr(tap.quantizer, "scale")}
+    learnable = {
+        path: tap.quantizer for path, tap in taps(model) if tap.quantizer and dict(tap.quantizer.named_parameters())
+    }
+    scales = {
+        f"{path} {name}": parameter
+        for path, quantizer in learnable.items()
+        for name, parameter in quantizer.named_parameters()
+        if name != "rounding"
+    }
     without = [path for path, scale in scales.items() if scale.grad is None or not scale.grad.any()]
     model.zero_grad()
     assert not without

@@ -1,0 +1,114 @@
+"""k-scaled quantization and hidden-state reparameterization: static, K scales a tensor, searched by cosine similarity.
+
+Source: arXiv 2501.16738 (Access-IC-Lab/PTQ_for_ViM, quant_configs/PTQ4ViM.py). Time steps of what linear layers read
+and write share K scales, channels of what convolutions, SiLU and softplus put out do, all powers of two times the first
+one. h is rounded in the basis of the rank-1 factors of `ouro.quant.reparam`, B and C with the factor r_D that the
+projection before them can absorb. A_bar and B_bar follow from rounded operands, A and D stay in floating point.
+Unlike in the released code the input of out_proj is rounded, B, C and the low-rank step have a scale each, and weights
+have a scale per output channel unless `per_channel` is off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ouro.quant import kscale, reparam
+from ouro.quant.bits import FLOAT, Bits
+from ouro.quant.method import Block, Method, Seen, recurrent_spec, state_of
+from ouro.quant.modules import RECURRENT_SITES, WEIGHT_SITES
+from ouro.taps import Tap
+from ouro.types import QuantSpec
+
+_OVER_STEPS = frozenset({"linear.in", "scan.y", "block.out"})
+_OVER_CHANNELS = frozenset({"scan.u", "scan.delta", "gate", "conv.in"})
+_FLOAT_SITES = frozenset({"scan.A", "scan.D", "scan.A_bar", "scan.B_bar"})
+
+
+@dataclass(frozen=True, slots=True)
+class KScaled(Method):
+    """k: scales per tensor. power_of_two: whether they are shifts of the first. rounds: of the search over channels.
+
+    h_scale: "per_step" has a scale of h per time step, "shared" one for all steps and the factor r_L instead.
+    reparam: whether h is divided by its rank-1 factors. samples: images that the search for h looks at.
+
+    Raises:
+        ValueError: fewer than one scale, or an h_scale that is not known.
+    """
+
+    k: int = 4
+    power_of_two: bool = True
+    rounds: int = 3
+    per_channel: bool = True
+    h_scale: str = "per_step"
+    reparam: bool = True
+    samples: int = 16
+
+    looks_at_inputs = True
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"k is {self.k}, expected 1 or more")
+        if self.h_scale not in ("per_step", "shared"):
+            raise ValueError(f"h_scale is {self.h_scale!r}; known: per_step, shared")
+
+    def spec(self, tap: Tap, bits: Bits) -> QuantSpec:
+        if tap.site in WEIGHT_SITES:
+            return QuantSpec(bits.weights, True, "channel" if self.per_channel else "tensor", narrow=False)
+        if tap.site in RECURRENT_SITES:
+            spec = recurrent_spec(tap, bits)
+            return replace(spec, bits=FLOAT) if tap.site in _FLOAT_SITES else spec
+        width = FLOAT if tap.site in _FLOAT_SITES else bits.activations
+        # x_proj reads what SiLU puts out
+        if tap.site in _OVER_CHANNELS or tap.role == "x_proj":
+            return QuantSpec(width, True, "channel clusters", narrow=False)
+        return QuantSpec(width, True, "step clusters" if tap.site in _OVER_STEPS else "tensor", narrow=False)
+
+    def bases(self, block: Block) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
+        for scan in block.scans if self.reparam else ():
+            state = reparam.factors(reparam.mean_state(block.operands(scan))).state
+            # B / r_D and C r_D; both hold the powers of a mean, so they are positive
+            found |= {f"{scan}.tap_B": state, f"{scan}.tap_C": 1 / state}
+        return found
+
+    def fit_weight(self, seen: Seen) -> dict[str, Tensor]:
+        weight, bits = seen.chunks[0], seen.spec.bits
+        if seen.partner and weight.dim() == 2:
+            rows = [x if x.dim() == 3 else x.flatten(0, -2)[None] for x in seen.partner]
+            return {"scale": kscale.search_weight(weight, rows, bits, per_channel=self.per_channel)}
+        # a convolution's: min-max, as published
+        peak = weight.flatten(1).abs().amax(1) if self.per_channel else weight.abs().amax()[None]
+        return {"scale": kscale.initial(peak, bits)}
+
+    def fit_activation(self, seen: Seen) -> dict[str, Tensor]:
+        rows, bits = seen.rows, seen.spec.bits
+        if seen.spec.granularity == "channel clusters":
+            labels = kscale.clusters(_mean_size(rows, over_steps=False), self.k)
+            scale = kscale.search_channels(rows, labels, bits, rounds=self.rounds, tie=self.power_of_two)
+            return {"scale": scale, "labels": labels}
+        if seen.spec.granularity == "step clusters":
+            labels = kscale.clusters(_mean_size(rows, over_steps=True), self.k)
+            return {"scale": kscale.search_tokens(rows, labels, bits, tie=self.power_of_two), "labels": labels}
+        return {"scale": kscale.search_tokens(rows, torch.zeros(rows[0].shape[1], dtype=torch.int64), bits)}
+
+    def fit_recurrence(self, seen: Seen) -> dict[str, Tensor]:
+        found = reparam.factors(reparam.mean_state(seen.scans)) if self.reparam else None
+        bits, channel, state = seen.spec.bits, None, None
+        if found is not None:
+            channel, state = found.channel, found.state
+        if self.h_scale == "per_step":
+            scale = reparam.search_steps(seen.scans, found, bits, samples=self.samples)
+        else:
+            scale = reparam.search_shared(seen.scans, found, bits, samples=self.samples)
+            scale = scale if found is None else scale * found.step
+        return state_of(scale, seen.scans[0], channel, state)
+
+
+def _mean_size(rows: list[Tensor], *, over_steps: bool) -> Tensor:
+    """Mean |x| of every time step [l], or channel [c]."""
+    kept = 1 if over_steps else 2
+    sums = torch.stack([x.abs().sum([axis for axis in (0, 1, 2) if axis != kept], dtype=torch.float64) for x in rows])
+    return sums.sum(0) / (sum(len(x) for x in rows) * rows[0].shape[3 - kept])
