@@ -297,6 +297,11 @@ def quantize(
     calib: Annotated[str, typer.Option(help="A generated set, noise[:N] or real:N.")] = "noise:128",
     scope: Annotated[str, typer.Option(help="What is quantized: lin or ssm.")] = "lin",
     option: Annotated[list[str], typer.Option(help="Setting of the method, as name=value; repeatable.")] = [],
+    budget: Annotated[float | None, typer.Option(help="Mean bits that a search spreads over the sites.")] = None,
+    widths: Annotated[str, typer.Option(help="With --budget: what a site can get.")] = "3,4,6,8",
+    by: Annotated[str, typer.Option(help="With --budget: a width per site, or per group (block and kind).")] = "site",
+    packed: Annotated[bool, typer.Option("--packed", help="Write integer codes in place of the weights.")] = False,
+    floats: Annotated[str, typer.Option(help="With --packed: fp32 or fp16 for what stays in floating point.")] = "fp32",
     out: Annotated[Path | None, typer.Option(help="Write the quantized model here (.safetensors).")] = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -304,14 +309,17 @@ def quantize(
 ) -> None:
     """Calibrate a quantized model.
 
-    JSON: {model, method, bits, scope, calib, n, effective_bits, path, bytes, seconds, audit: {sites, sealed}, ...}.
+    JSON: {model, method, bits, scope, calib, n, effective_bits, path, bytes, seconds, audit: {sites, sealed}, ...}; with
+    --budget also {budget, mean_bits: {weights, activations}, predicted_kl, measured_kl}, with --packed {packed: {ratio,
+    parts, load_seconds, agreement, max_error}}.
     """
     from ouro.jobs.quantize import QuantizeSpec
     from ouro.jobs.quantize import quantize as job
 
     spec = QuantizeSpec(
-        model, method, bits, calib, scope, seed, out=str(out) if out else None, options=_options(option)
-    )
+        model, method, bits, calib, scope, seed, out=str(out) if out else None, options=_options(option),
+        budget=budget, widths=_widths(widths), by=by, packed=packed, floats=floats,
+    )  # fmt: skip
     values = _run_values(_follow("quantize", job(spec)))
     if json_:
         return _print_json(values)
@@ -320,8 +328,72 @@ def quantize(
         f"{model} {bits} by {method}, scope {scope}, calibrated on {calib}: {audit['sites']} sites, "
         f"{'all verified' if audit['sealed'] else 'NOT all verified'}; {values['seconds']:.0f} s"
     )
+    if budget is not None:
+        mean = values["mean_bits"]
+        _out.print(
+            f"mean bits: weights {mean['weights']:.2f}, activations {mean['activations']:.2f}; KL predicted "
+            f"{values['predicted_kl']:.4f}, measured {values['measured_kl']:.4f}"
+        )
     if values.get("path"):
         _out.print(f"written to {values['path']} ({values['bytes']:,} bytes)")
+    if packed:
+        found = values["packed"]
+        _out.print(
+            f"packed: {found['ratio']:.2f}x smaller than float32, loads in {found['load_seconds']:.2f} s, same top-1 as "
+            f"the simulated model on {_percent(found['agreement'])} of the calibration images"
+        )
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    """What "3,4,6,8" says: (3, 4, 6, 8)."""
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise ValueError(f"widths {text!r} cannot be read; write whole numbers with commas, as in 3,4,6,8")
+    return tuple(map(int, parts))
+
+
+@app.command()
+@_guarded
+def sensitivity(
+    model: Model,
+    bits: Annotated[str, typer.Option(help="Weights, activations, outliers: w8a8, w4a4o8 ...")] = "w4a4o8",
+    method: Annotated[str, typer.Option(help="As for quantize.")] = "ouro",
+    calib: Annotated[str, typer.Option(help="A generated set, noise[:N] or real:N.")] = "noise:128",
+    scope: Annotated[str, typer.Option(help="What is quantized: lin, ssm, rec or full.")] = "lin",
+    mode: Annotated[str, typer.Option(help="isolated, cumulative or leave_one_float.")] = "isolated",
+    by: Annotated[str, typer.Option(help="site, or group: the sites of a block that are of one kind.")] = "site",
+    data: Annotated[str, typer.Option(help="scenes, digits or folder:PATH; the model's own set by default.")] = "",
+    limit: Annotated[int, typer.Option(help="Held-out images to measure on.", min=1)] = 200,
+    option: Annotated[list[str], typer.Option(help="Setting of the method, as name=value; repeatable.")] = [],
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON here.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """What rounding each site costs, ranked: KL from the float model in nats, drop of top-1, SQNR of the logits.
+
+    JSON: {model, method, bits, scope, calib, data, n, mode, by, fp_top1, whole: {kl, top1_drop, sqnr_db}, rows: [{name,
+    block, kind, sites, bits, kl, top1_drop, sqnr_db, isolated_kl}], seconds, device, seed, ...}.
+    """
+    from ouro.jobs.sensitivity import SensitivitySpec, measure_sensitivity
+
+    spec = SensitivitySpec(
+        model, method, bits, calib, scope, mode, by, data, limit, seed, options=_options(option)
+    )  # fmt: skip
+    values = _run_values(_follow("sensitivity", measure_sensitivity(spec)))
+    if _handed_over(values, out, json_):
+        return
+    whole = values["whole"]
+    title = (
+        f"{model} {values['bits']} by {method}, scope {scope}, {mode}, n = {values['n']}; all rounded: KL "
+        f"{whole['kl']:.3g}, top-1 {_percent(values['fp_top1'] - whole['top1_drop'])} of {_percent(values['fp_top1'])}"
+    )
+    table = _table(title, "name", "sites", "bits", "KL", "top-1 drop", "SQNR dB")
+    for row in values["rows"]:
+        sqnr = "-" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}"
+        widths = ", ".join(map(str, row["bits"]))
+        table.add_row(row["name"], str(row["sites"]), widths, f"{row['kl']:.3g}", _percent(row["top1_drop"]), sqnr)
+    _out.print(table)
 
 
 @app.command()
@@ -473,6 +545,31 @@ def bench_model_command(
     spec = ModelBenchSpec(model, batch=b, repeats=repeats, seed=seed)
     values = _run_values(_follow("bench", bench_model(spec)))
     _tell_bench(values, "", out, json_)
+
+
+@bench_app.command("packed")
+@_guarded
+def bench_packed_command(
+    model: Model,
+    bits: Annotated[list[str], typer.Option(help="Repeatable.")] = ["w8a8", "w4a8"],
+    b: Annotated[list[int], typer.Option(help="Batch; repeatable.")] = [1, 8],
+    repeats: Annotated[int, typer.Option(help="Timed forwards of each.")] = 30,
+    images: Annotated[int, typer.Option(help="Held-out images that pass the gate.")] = 64,
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON here.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """A packed model's forward against the same model in float32.
+
+    JSON: {op, model, device, gate, rows: [{case, backend, gate, max_error, agreement, p20_ms, p50_ms, p80_ms, ratio}]}.
+    """
+    from ouro.jobs.pack import PackedBenchSpec, bench_packed
+
+    spec = PackedBenchSpec(model, tuple(bits), tuple(b), repeats, images, seed=seed)
+    values = _run_values(_follow("bench", bench_packed(spec)))
+    agreement = min(row["agreement"] for row in values["rows"])
+    _tell_bench(values, f"; same top-1 as simulated on {_percent(agreement)} of {images}", out, json_)
 
 
 def _tell_bench(values: dict[str, Any], words: str, out: Path | None, json_: bool) -> None:

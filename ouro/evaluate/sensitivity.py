@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ from ouro.quant.calibrate import sections
 from ouro.taps import detach, taps
 from ouro.types import Calibration, Progress, QuantPlan
 from ouro.vision import VisionModel
+
+_Result = TypeVar("_Result")
 
 BATCH = 32
 """Images that go through the model at once, for as many of which the float states of every block are kept."""
@@ -108,14 +110,14 @@ def grouped(model: VisionModel, plan: QuantPlan, image: Tensor, by: str) -> list
     Raises:
         ValueError: unknown grouping.
     """
-    if by not in _KEYS:
-        raise ValueError(f"unknown grouping {by!r}; known: {', '.join(_KEYS)}")
+    if by not in GROUPINGS:
+        raise ValueError(f"unknown grouping {by!r}; known: {', '.join(GROUPINGS)}")
     # where a site is does not depend on its width
     every = replace(plan, sites={path: replace(spec, bits=WIDE) for path, spec in plan.sites.items()})
     found: dict[tuple[str, str], list[str]] = {}
     for part in sections(model, every, image):
         for path, (tap, _) in part.sites.items():
-            found.setdefault((part.name, _KEYS[by](part.name, path, tap.site)), []).append(path)
+            found.setdefault((part.name, GROUPINGS[by](part.name, path, tap.site)), []).append(path)
     return [
         Group(
             name=paths[0] if by == "site" else f"{block} {kind}",
@@ -128,7 +130,7 @@ def grouped(model: VisionModel, plan: QuantPlan, image: Tensor, by: str) -> list
     ]
 
 
-_KEYS: dict[str, Callable[[str, str, str], str]] = {
+GROUPINGS: dict[str, Callable[[str, str, str], str]] = {
     "site": lambda block, path, site: path.removeprefix(f"{block}."),
     "group": lambda block, path, site: site,
 }
@@ -231,9 +233,9 @@ def _leave_one_float(
 def _cumulative(
     subsets: Subsets, groups: Sequence[Group], labels: Tensor | None
 ) -> Generator[Progress, None, Sensitivity]:
-    ranked = (yield from staged(_isolated(subsets, groups, labels), 0, 2, "alone")).rows[::-1]
+    ranked = (yield from staged(_isolated(subsets, groups, labels), 0, 0.5, "alone")).rows[::-1]
     grown = [_union([row.group for row in ranked[: count + 1]]) for count in range(len(ranked))]
-    exact, *found = yield from staged(subsets.logits([(), *grown]), 1, 2, "one after another")
+    exact, *found = yield from staged(subsets.logits([(), *grown]), 0.5, 1, "one after another")
     rows = [replace(row, damage=damage(exact, logits, labels)) for row, logits in zip(ranked, found, strict=True)]
     return _judged(rows, exact, found[-1], labels)
 
@@ -255,11 +257,14 @@ def _judged(rows: Sequence[Row], exact: Tensor, whole: Tensor, labels: Tensor | 
     return Sensitivity(tuple(rows), top1, damage(exact, whole, labels))
 
 
-def staged(job: Generator[Progress, None, Any], stage: int, stages: int, said: str) -> Generator[Progress, None, Any]:
-    """The job as one of several stages of equal length."""
+def staged(
+    job: Generator[Progress, None, _Result], begin: float, end: float, said: str
+) -> Generator[Progress, None, _Result]:
+    """The job as a part of a longer one, from `begin` to `end` of its time (parts of 1)."""
     while True:
         try:
             beat = next(job)
-        except StopIteration as end:
-            return end.value
-        yield Progress(100 * stage + 100 * beat.step // beat.total, 100 * stages, f"{said}: {beat.message}", beat.data)
+        except StopIteration as done:
+            return done.value
+        part = begin + (end - begin) * beat.step / beat.total
+        yield Progress(round(1000 * part), 1000, f"{said}: {beat.message}", beat.data)

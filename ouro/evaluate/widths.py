@@ -47,14 +47,15 @@ def damages_by_width(
     found: list[dict[int, float]] = [{} for _ in groups]
     sizes: dict[str, int] = {}
     for number, width in enumerate(widths):
+        begin, middle, end = (place / (2 * len(widths)) for place in range(2 * number, 2 * number + 3))
         site_bits = dict.fromkeys(chosen, width)
         job = calibrating(
             model, images, method=method, bits=bits, scope=scope, seed=seed, site_bits=site_bits, **options
         )
-        calibration = yield from staged(job, 2 * number, 2 * len(widths), f"{width} bits")
+        calibration = yield from staged(job, begin, middle, f"{width} bits")
         subsets = Subsets(model, calibration, images, BATCH)
         measuring = subsets.logits([(), *(group.paths for group in groups)])
-        exact, *alone = yield from staged(measuring, 2 * number + 1, 2 * len(widths), f"damage at {width} bits")
+        exact, *alone = yield from staged(measuring, middle, end, f"damage at {width} bits")
         for damages, logits in zip(found, alone, strict=True):
             damages[width] = damage(exact, logits).kl
         sizes = sizes or elements(model, calibration, images[:1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import time
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from ouro.data import normalize
 from ouro.evaluate.images import open_data
+from ouro.evaluate.sensitivity import GROUPINGS, divergence, staged
+from ouro.evaluate.widths import damages_by_width
+from ouro.jobs.pack import open_packed, packed_values
 from ouro.jobs.provenance import run_info
 from ouro.models import create_model, variant
 from ouro.quant.apply import (
@@ -25,7 +29,9 @@ from ouro.quant.apply import (
     weights_digest,
 )
 from ouro.quant.audit import audit
+from ouro.quant.budget import WIDTHS, Allocation, allocate, check_budget
 from ouro.quant.calibrate import CHUNK, calibrating, check_images
+from ouro.quant.lower import FLOATS, PACKED_FORMAT, lower, packed_tensors
 from ouro.quant.plan import make_plan
 from ouro.store import Store, check_writable, read_tensors, write_tensors
 from ouro.types import Calibration, CalibrationSet, ModelInfo, Progress, Report
@@ -40,6 +46,11 @@ class QuantizeSpec:
     """What a quantized model depends on; `options` go to the method, `calib` is read by `calibration_set`.
 
     out: file to write; by default tensors.safetensors in the run's folder.
+    budget: mean bits, of weights and of activations alike, that a search may spend: every site, or group of the same
+        kind in a block (`by`), outside the recurrence gets one of `widths`. None: `bits` says it all. What `bits` leave
+        in floating point stays there; outliers have their own bits, beyond the budget.
+    packed: write integer codes in place of the weights, see `ouro.quant.lower`; `floats` (fp32 or fp16) is how
+        parameters that stay in floating point are stored there.
     """
 
     model: str
@@ -50,42 +61,72 @@ class QuantizeSpec:
     seed: int = 0
     out: str | None = None
     options: tuple[tuple[str, Any], ...] = ()
+    budget: float | None = None
+    widths: tuple[int, ...] = WIDTHS
+    by: str = "site"
+    packed: bool = False
+    floats: str = "fp32"
 
 
 def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) -> Generator[Progress, None, Report]:
     """Calibrates, writes the file, and audits what was written.
 
     The report has {model, method, bits, scope, calib, n, effective_bits, path, bytes, seconds, seed,
-    audit: {sites, sealed}}; effective bits are measured on calibration images.
+    audit: {sites, sealed}}; effective bits are measured on calibration images. With a budget it also has {budget,
+    mean_bits: {weights, activations}, predicted_kl, measured_kl}: bits as chosen, the sum of the sites' damages alone,
+    and the damage of the model that came out, in nats on the first 32 calibration images. A packed one has {packed:
+    {ratio, parts, load_seconds, agreement, max_error}}, see `ouro.jobs.pack.packed_values`.
 
     Args:
         root: where runs are stored; `ouro.store.default_root()` by default.
 
     Raises:
-        ValueError: unknown names, bits or options, or a calibration set that does not fit the model.
+        ValueError: unknown names, bits or options, a budget below the smallest width, or a calibration set that does
+            not fit the model.
         WriteError: the file cannot be written.
     """
     started = time.perf_counter()
     if spec.out is not None:
         check_writable(spec.out)
+    if spec.floats not in FLOATS:
+        raise ValueError(f"floats is {spec.floats!r}; known: {', '.join(FLOATS)}")
+    if spec.budget is not None:
+        check_budget(spec.budget, spec.widths)
+        if spec.by not in GROUPINGS:
+            raise ValueError(f"by is {spec.by!r}; known: {', '.join(GROUPINGS)}")
     model = create_model(spec.model, pretrained=True)
     options = dict(spec.options)
     make_plan(model, spec.method, spec.bits, spec.scope, spec.seed, options)
     yield Progress(0, len(model.blocks()), f"calibration set {spec.calib}")
     images = calibration_set(spec.calib, spec.model, model.info, spec.seed).images
     run = Store(root).open(asdict(spec) | {"out": None, "options": options, "weights": weights_digest(model)})
-    steps = calibrating(model, images, method=spec.method, bits=spec.bits, scope=spec.scope, seed=spec.seed, **options)
-    calibration = yield from steps
-    calibration = replace(calibration, provenance={**calibration.provenance, "calib": spec.calib})
+    how: dict[str, Any] = {"method": spec.method, "bits": spec.bits, "scope": spec.scope, "seed": spec.seed, **options}
+    chosen: Allocation | None = None
+    if spec.budget is None:
+        calibration = yield from calibrating(model, images, **how)
+    else:
+        search = damages_by_width(model, images[:CHUNK], spec.widths, by=spec.by, **how)
+        items = yield from staged(search, 0, 0.85, f"budget of {spec.budget:g} bits")
+        chosen = allocate(items, spec.budget)
+        last = calibrating(model, images, site_bits=chosen.site_bits, **how)
+        calibration = yield from staged(last, 0.85, 1, "calibration")
+    calibration = replace(
+        calibration, provenance={**calibration.provenance, "calib": spec.calib, "budget": spec.budget}
+    )
     tensors, metadata = to_tensors(calibration)
+    simulated: VisionModel | None = None
+    if spec.packed:
+        simulated = attach_calibration(copy.deepcopy(model), calibration)
+        tensors, metadata = packed_tensors(lower(simulated), calibration, spec.floats)
     path = run.save_tensors(tensors, metadata=metadata)
     if spec.out is not None:
         path = write_tensors(spec.out, tensors, metadata)
     # from the file, so that what is audited is what others will load
     quantized, _ = load_quantized(path)
     with torch.no_grad(), counting(quantized):
-        quantized(images[:CHUNK])
-    found = audit(quantized, images[:_AUDITED], calibration.plan)
+        logits = quantized(images[:CHUNK])
+    # a packed model never calls the quantizers whose codes it multiplies
+    found = audit(simulated or quantized, images[:_AUDITED], calibration.plan)
     for site, failure in found["failures"].items():
         _log.warning("%s %s", site, failure)
     values = {
@@ -102,6 +143,13 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
         "seed": spec.seed,
         "audit": {"sites": found["sites"], "sealed": found["sealed"]},
     }
+    if simulated is not None:
+        values["packed"] = packed_values(model, simulated, logits, images[:CHUNK], path)
+    if chosen is not None:
+        with torch.no_grad():
+            measured = divergence(model(images[:CHUNK]), logits)
+        values |= {"budget": spec.budget, "mean_bits": dict(chosen.mean_bits)}
+        values |= {"predicted_kl": chosen.predicted, "measured_kl": measured}
     run.save_report(values)
     blocks = calibration.provenance["blocks"]
     arrays = {"block_error": torch.tensor([block["error"] for block in blocks])}
@@ -118,7 +166,10 @@ def load_quantized(path: str | os.PathLike[str]) -> tuple[VisionModel, Calibrati
         ValueError: it is truncated, no quantized model, or one of a model that is not known (or not the same) here.
     """
     try:
-        calibration = from_tensors(*read_tensors(path))
+        tensors, metadata = read_tensors(path)
+        if metadata.get("format") == PACKED_FORMAT:
+            return open_packed(tensors, metadata)
+        calibration = from_tensors(tensors, metadata)
         model = create_model(str(calibration.provenance.get("model")), pretrained=True)
         return attach_calibration(model, calibration), calibration
     except ValueError as error:

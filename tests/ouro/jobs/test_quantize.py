@@ -26,7 +26,7 @@ def test_journey(tiny_zoo, tmp_path):
     values = report.values
     assert tuple(values) == KEYS
     assert values["audit"] == {"sites": 24, "sealed": True}
-    assert values["effective_bits"] == {"weights": 4, "activations": 8, "outlier_share": 0}
+    assert values["effective_bits"] == {"weights": 4, "activations": 8, "outlier_share": 0, "states": 32}
     assert (values["n"], values["seed"], values["path"]) == (6, 3, spec.out)
     assert values["bytes"] == (tmp_path / "q.safetensors").stat().st_size
     assert report.arrays["block_error"].shape == (2,) and "losses" not in report.arrays
@@ -96,7 +96,7 @@ def test_a_set_that_does_not_fit_is_refused(tiny_zoo, tmp_path, tensors, message
         ({"model": "vim_nana"}, "unknown model 'vim_nana' (did you mean 'vim_nano'?); known: "),
         ({"method": "rtn"}, "unknown quantization method 'rtn'"),
         ({"bits": "four"}, "bits 'four' cannot be read; "),
-        ({"scope": "full"}, "scope 'full' cannot be calibrated yet; use lin or ssm"),
+        ({"scope": "all"}, "unknown scope 'all'; known: lin, ssm, rec, full"),
         ({"options": (("alpha", 1),)}, "method 'minmax' has no option 'alpha'; known: none"),
         ({"calib": "real:many"}, "calibration set 'real:many' lacks a count; write real:128, noise:128 or "),
         ({"calib": "noise:0"}, "calibration set 'noise:0' lacks a count; "),

@@ -1,0 +1,120 @@
+"""Model + calibration set + held-out images -> what rounding each of its sites costs, ranked."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any
+
+import torch
+
+from ouro.data import batches
+from ouro.evaluate.images import open_data
+from ouro.evaluate.sensitivity import BATCH, GROUPINGS, MODES, Damage, Row, sensitivity, staged
+from ouro.jobs.provenance import run_info
+from ouro.jobs.quantize import calibration_set
+from ouro.models import create_model, variant
+from ouro.quant.apply import weights_digest
+from ouro.quant.calibrate import calibrating
+from ouro.quant.plan import make_plan
+from ouro.store import Store
+from ouro.types import Progress, Report
+
+
+@dataclass(frozen=True, slots=True)
+class SensitivitySpec:
+    """What is rounded (as in `QuantizeSpec`), and how its sites are looked at (as in `ouro.evaluate.sensitivity`).
+
+    data: "" is the set that the model was trained on. limit: the first so many images of its test split.
+    batch: images per forward; does not change the result.
+    """
+
+    model: str
+    method: str = "ouro"
+    bits: str = "w4a4o8"
+    calib: str = "real:128"
+    scope: str = "lin"
+    mode: str = "isolated"
+    by: str = "site"
+    data: str = ""
+    limit: int = 200
+    seed: int = 0
+    batch: int = BATCH
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+def measure_sensitivity(
+    spec: SensitivitySpec, *, root: str | os.PathLike[str] | None = None
+) -> Generator[Progress, None, Report]:
+    """Calibrates once and measures the sites in the mode that was asked for.
+
+    The report has {model, method, bits, scope, calib, data, n, mode, by, fp_top1, whole: {kl, top1_drop, sqnr_db}, rows:
+    [{name, block, kind, sites, bits, kl, top1_drop, sqnr_db, isolated_kl}], seconds, seed}. KL in nats, top-1 as a part
+    of 1; `sqnr_db` is None where the logits are the float model's, `isolated_kl` where it was not measured.
+
+    Args:
+        root: where runs are stored; `ouro.store.default_root()` by default.
+
+    Raises:
+        ValueError: unknown names, bits, options, mode or grouping, or a limit or batch below 1.
+        RuntimeError: logits that are NaN.
+    """
+    started = time.perf_counter()
+    for name in ("limit", "batch"):
+        if getattr(spec, name) < 1:
+            raise ValueError(f"{name} is {getattr(spec, name)}, expected 1 or more")
+    for name, known in (("mode", MODES), ("by", GROUPINGS)):
+        if getattr(spec, name) not in known:
+            raise ValueError(f"{name} is {getattr(spec, name)!r}; known: {', '.join(known)}")
+    model = create_model(spec.model, pretrained=True)
+    info, data, options = model.info, spec.data or variant(spec.model).data, dict(spec.options)
+    make_plan(model, spec.method, spec.bits, spec.scope, spec.seed, options)
+    dataset = open_data(data, "test", spec.model, info)
+    if len(dataset.classes) != info.num_classes:
+        raise ValueError(f"{data} has {len(dataset.classes)} classes, {spec.model} tells {info.num_classes} apart")
+    yield Progress(0, 1000, f"calibration set {spec.calib}")
+    images = calibration_set(spec.calib, spec.model, info, spec.seed).images
+    key = asdict(spec) | {"job": "sensitivity", "data": data, "options": options, "weights": weights_digest(model)}
+    run = Store(root).open(key)
+    job = calibrating(model, images, method=spec.method, bits=spec.bits, scope=spec.scope, seed=spec.seed, **options)
+    calibration = yield from staged(job, 0, 0.3, "calibration")
+    shown, labels = zip(*batches(dataset, spec.batch, limit=spec.limit, mean=info.mean, std=info.std), strict=True)
+    measuring = sensitivity(
+        model, calibration, torch.cat(shown), torch.cat(labels), mode=spec.mode, by=spec.by, batch=spec.batch
+    )
+    found = yield from staged(measuring, 0.3, 1, spec.mode)
+    rows = [_row(row) for row in found.rows]
+    values = {
+        "model": spec.model,
+        "method": spec.method,
+        "bits": calibration.plan.bits,
+        "scope": spec.scope,
+        "calib": spec.calib,
+        "data": data,
+        "n": sum(map(len, shown)),
+        "mode": spec.mode,
+        "by": spec.by,
+        "fp_top1": found.top1,
+        "whole": _damage(found.whole),
+        "rows": rows,
+        "seconds": round(time.perf_counter() - started, 2),
+        "seed": spec.seed,
+    }
+    arrays = {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in ("kl", "top1_drop")}
+    run.save_tensors(arrays)
+    run.save_report(values)
+    return Report("sensitivity", values, run_info(spec.seed, started), arrays)
+
+
+def _damage(damage: Damage) -> dict[str, float | None]:
+    # JSON has no infinity
+    return asdict(damage) | {"sqnr_db": damage.sqnr_db if isfinite(damage.sqnr_db) else None}
+
+
+def _row(row: Row) -> dict[str, Any]:
+    group = row.group
+    told = {"name": group.name, "block": group.block, "kind": group.kind, "sites": len(group.paths)}
+    return told | {"bits": list(group.bits), **_damage(row.damage), "isolated_kl": row.isolated_kl}
