@@ -68,7 +68,7 @@ def bench_scan(spec: ScanBenchSpec) -> Generator[Progress, None, Report]:
             row |= {"gate": "passed" if passed else "failed", "max_error": 0.0 if backend == "reference" else error}
             if passed:
                 call = _call(inputs, backend, mode)
-                times = _times(call, spec.repeats if backend == "cpu" else spec.reference_repeats)
+                times = percentiles(call, spec.repeats if backend == "cpu" else spec.reference_repeats)
                 middle = times["p50_ms"]
                 base = middle if base is None else base
                 row |= times | {"ratio": round(base / middle, 2), "peak_mb": round(_peak_mb(call), 2)}
@@ -130,7 +130,7 @@ def bench_model(spec: ModelBenchSpec) -> Generator[Progress, None, Report]:
         if passed:
             call = _forward(model, images)
             # the loop has nothing to warm up, and minutes to lose
-            times = _times(call, spec.repeats if number else spec.reference_repeats, warm=bool(number))
+            times = percentiles(call, spec.repeats if number else spec.reference_repeats, warm=bool(number))
             base = rows[0]["p50_ms"] if number else times["p50_ms"]
             row |= times | {"ratio": round(base / times["p50_ms"], 2), "peak_mb": round(_peak_mb(call), 2)}
         rows.append(row)
@@ -208,7 +208,8 @@ def _call(inputs: ScanInputs, backend: str, mode: str) -> Callable[[], object]:
     return lambda: torch.autograd.grad(selective_scan(tracked, backend=backend).y, leaves, weight)
 
 
-def _times(call: Callable[[], object], repeats: int, *, warm: bool = True) -> dict[str, float]:
+def percentiles(call: Callable[[], object], repeats: int, *, warm: bool = True) -> dict[str, float]:
+    """{"p20_ms", "p50_ms", "p80_ms"} of so many calls."""
     if warm:
         call()
     seconds = []

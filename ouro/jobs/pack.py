@@ -1,0 +1,188 @@
+"""Packed models as jobs use them: opening their files, saying what packing brought, and timing them behind a gate."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import time
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ouro.data import batches
+from ouro.evaluate.images import open_data
+from ouro.jobs.bench import percentiles
+from ouro.jobs.provenance import run_info
+from ouro.models import create_model, variant
+from ouro.quant.apply import attach_calibration
+from ouro.quant.calibrate import quantize as calibrate
+from ouro.quant.lower import PackedLinear, lower, restore, weighs
+from ouro.store import read_tensors
+from ouro.types import Calibration, Progress, Report
+from ouro.vision import VisionModel
+
+LAYER_TOLERANCE = 1e-5
+"""Gate: largest error of a packed layer's output against the simulated one on the same input, relative to its peak."""
+AGREEMENT = 0.98
+"""Gate: share of images with the same top-1. A float that ends beside the border of two codes takes either, so whole
+models differ as much as the simulated one does under the rounding of its own input."""
+
+
+def open_packed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> tuple[VisionModel, Calibration]:
+    """The packed model of a file's tensors and header, and its calibration.
+
+    Raises:
+        ValueError: no packed model, a damaged one, or that of a model that is not known here.
+    """
+    try:
+        name = str(json.loads(metadata["provenance"])["model"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"this packed model's header is damaged ({error!r}); quantize again") from error
+    return restore(create_model(name), tensors, metadata)
+
+
+def packed_values(
+    exact: VisionModel, simulated: VisionModel, logits: Tensor, images: Tensor, path: str | os.PathLike[str]
+) -> dict[str, Any]:
+    """What packing brought and cost, for a report.
+
+    Args:
+        logits: of the packed model for these images.
+
+    Returns:
+        {ratio: bytes of the float model's parameters in float32 by bytes of the file, parts: its bytes by kind,
+        load_seconds, agreement: share of equal top-1, max_error: of logits, by the largest}.
+    """
+    started = time.perf_counter()
+    tensors, metadata = read_tensors(path)
+    open_packed(tensors, metadata)
+    seconds = time.perf_counter() - started
+    size = sum(4 * tensor.numel() for tensor in exact.state_dict().values())
+    return {
+        "ratio": round(size / Path(path).stat().st_size, 3),
+        "parts": weighs(tensors),
+        "load_seconds": round(seconds, 3),
+        **_compared(simulated, logits, images),
+    }
+
+
+def _compared(simulated: VisionModel, logits: Tensor, images: Tensor) -> dict[str, float]:
+    with torch.no_grad():
+        wanted = simulated(images)
+    same = (wanted.argmax(1) == logits.argmax(1)).float().mean().item()
+    return {"agreement": same, "max_error": ((logits - wanted).abs().max() / wanted.abs().max()).item()}
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBenchSpec:
+    """A model in float32 against the same one packed, at several widths and batch sizes.
+
+    bits: what is calibrated, dynamically per token unless it asks for outliers, which only "ouro" has.
+    images: so many held-out ones pass the gate.
+
+    Raises:
+        ValueError: a count below 1, or nothing to time.
+    """
+
+    model: str
+    bits: tuple[str, ...] = ("w8a8", "w4a8")
+    batches: tuple[int, ...] = (1, 8)
+    repeats: int = 30
+    images: int = 64
+    calibration: int = 32
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("repeats", "images", "calibration"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        if not self.bits or not self.batches or min(self.batches) < 1:
+            raise ValueError(f"bits {self.bits} and batches {self.batches} give nothing to time; give one of each")
+
+
+def bench_packed(spec: PackedBenchSpec) -> Generator[Progress, None, Report]:
+    """Gate first: every packed layer against the simulated one, and top-1 on held-out images; then percentiles.
+
+    The report has {op, model, device, threads, gate: {passed, max_error, tolerance}, rows: [{op, case, backend, gate,
+    max_error, agreement, p20_ms, p50_ms, p80_ms, ratio}], seed}; ratio is float32's time by this one's.
+    """
+    started = time.perf_counter()
+    exact = create_model(spec.model, pretrained=True)
+    info = exact.info
+    total = len(spec.bits) * (1 + len(spec.batches)) + len(spec.batches)
+    done = 0
+    yield Progress(done, total, "calibration")
+    dataset = open_data(variant(spec.model).data, "test", spec.model, info)
+    kept = open_data(variant(spec.model).data, "calib", spec.model, info)
+    images = next(batches(dataset, spec.images, limit=spec.images, mean=info.mean, std=info.std))[0]
+    seen = next(batches(kept, spec.calibration, limit=spec.calibration, mean=info.mean, std=info.std))[0]
+    packed: dict[str, tuple[VisionModel, dict[str, Any]]] = {}
+    for bits in spec.bits:
+        method = "ouro" if "o" in bits else "dynamic"
+        calibration = calibrate(exact, seen, method=method, bits=bits, seed=spec.seed)
+        simulated = attach_calibration(copy.deepcopy(exact), calibration)
+        lowered = lower(simulated)
+        with torch.no_grad():
+            found = _compared(simulated, lowered(images), images)
+        error = layer_error(simulated, lowered, images[:2])
+        passed = error <= LAYER_TOLERANCE and found["agreement"] >= AGREEMENT
+        gate = {"gate": "passed" if passed else "failed", "max_error": error, "agreement": found["agreement"]}
+        packed[bits] = lowered, gate
+        yield Progress(done := done + 1, total, f"gate of {bits}", gate)
+    passed = all(gate["gate"] == "passed" for _, gate in packed.values())
+    own: dict[str, Any] = {"gate": "passed", "max_error": 0.0, "agreement": 1.0}
+    contenders: list[tuple[str, VisionModel, dict[str, Any]]] = [("float32", exact, own)]
+    contenders += [(f"packed {bits}", model, gate) for bits, (model, gate) in packed.items()]
+    rows: list[dict[str, Any]] = []
+    for batch in spec.batches:
+        some = images[torch.arange(batch) % len(images)]
+        base: float | None = None
+        for backend, model, gate in contenders:
+            row: dict[str, Any] = {"op": "model forward", "case": f"{spec.model} b={batch}", "backend": backend, **gate}
+            if passed:
+                with torch.no_grad():
+                    times = percentiles(partial(model, some), spec.repeats)
+                base = times["p50_ms"] if base is None else base
+                row |= times | {"ratio": round(base / times["p50_ms"], 3)}
+            rows.append(row)
+            yield Progress(done := done + 1, total, f"{backend}, batch {batch}", row)
+    worst = max(gate["max_error"] for _, gate in packed.values())
+    values = {
+        "op": "packed",
+        "model": spec.model,
+        "device": "cpu",
+        "threads": torch.get_num_threads(),
+        "gate": {"passed": passed, "max_error": worst, "tolerance": LAYER_TOLERANCE},
+        "rows": rows,
+        "seed": spec.seed,
+    }
+    return Report("bench", values, run_info(spec.seed, started))
+
+
+def layer_error(simulated: VisionModel, packed: VisionModel, images: Tensor) -> float:
+    """Largest error of a packed layer, fed with what its simulated counterpart is fed, relative to the output's peak."""
+    layers = {path: module for path, module in packed.named_modules() if isinstance(module, PackedLinear)}
+    errors = [0.0]
+
+    def check(path: str, inputs: tuple[Tensor], output: Tensor) -> None:
+        errors.append(((layers[path](inputs[0]) - output).abs().max() / output.abs().max().clamp(min=1e-30)).item())
+
+    handles = [
+        simulated.get_submodule(path).register_forward_hook(
+            lambda _module, inputs, output, path=path: check(path, inputs, output)
+        )
+        for path in layers
+    ]
+    try:
+        with torch.no_grad():
+            simulated(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return max(errors)

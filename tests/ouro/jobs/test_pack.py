@@ -1,0 +1,109 @@
+"""Packed files are written, opened and evaluated like any quantized one; the bench times behind its gate."""
+
+import copy
+import re
+
+import pytest
+import torch
+
+from ouro.data import batches
+from ouro.evaluate.images import open_data
+from ouro.jobs import pack
+from ouro.jobs.evaluate import EvaluateSpec, evaluate
+from ouro.jobs.pack import PackedBenchSpec, bench_packed
+from ouro.jobs.quantize import QuantizeSpec, load_quantized, quantize
+from ouro.models import create_model
+from ouro.quant.apply import attach_calibration
+from ouro.quant.calibrate import quantize as calibrate
+from ouro.quant.lower import is_packed, lower
+from tests.ouro.jobs.running import finish
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """(float model, 16 images for calibration, 48 held-out ones, their labels) of the embedded model."""
+    model = create_model("vim_nano", pretrained=True)
+    parts = {}
+    for split, count in (("calib", 16), ("test", 48)):
+        dataset = open_data("scenes", split, "vim_nano", model.info)
+        parts[split] = next(batches(dataset, count, limit=count, mean=model.info.mean, std=model.info.std))
+    return model, parts["calib"][0], *parts["test"]
+
+
+@pytest.fixture
+def written(tiny_zoo, tmp_path):
+    """(report's values, path) of a packed miniature."""
+    out = tmp_path / "packed.safetensors"
+    spec = QuantizeSpec("vim_nano", "minmax", "w4a8", calib="real:6", out=str(out), packed=True)
+    return finish(quantize(spec, root=tmp_path))[1].values, out
+
+
+def test_a_packed_file_is_written_audited_and_opened(written):
+    values, out = written
+    assert values["audit"] == {"sites": 24, "sealed": True} and values["bytes"] == out.stat().st_size
+    assert values["effective_bits"] == {"weights": 4, "activations": 8, "outlier_share": 0, "states": 32}
+    found = values["packed"]
+    assert set(found) == {"ratio", "parts", "load_seconds", "agreement", "max_error"}
+    assert sum(found["parts"].values()) < values["bytes"] and found["load_seconds"] < 1
+    assert found["agreement"] >= 5 / 6 and found["max_error"] < 0.2
+    model, calibration = load_quantized(out)
+    assert is_packed(model) and calibration.plan.bits == "w4a8" and calibration.provenance["calib"] == "real:6"
+
+
+def test_evaluate_takes_a_packed_file(written):
+    values, out = written
+    report = finish(evaluate(EvaluateSpec(str(out), limit=16)))[1].values
+    assert report["n"] == 16 and (report["method"], report["bits"]) == ("minmax", "w4a8")
+    assert report["effective_bits"] == values["effective_bits"]
+
+
+def test_a_truncated_file_is_refused(written, tmp_path):
+    _, out = written
+    cut = tmp_path / "cut.safetensors"
+    for part in (0.01, 0.5, 0.99):
+        cut.write_bytes(out.read_bytes()[: int(part * out.stat().st_size)])
+        message = f"cannot load {cut}: {cut} is no readable safetensors file ("
+        with pytest.raises(ValueError, match=f"^{re.escape(message)}.*was it cut off[?]$"):
+            load_quantized(cut)
+
+
+def test_unknown_floats_are_refused(tiny_zoo):
+    with pytest.raises(ValueError, match="^floats is 'bf16'; known: fp32, fp16$"):
+        finish(quantize(QuantizeSpec("vim_nano", packed=True, floats="bf16")))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "bits"), [("minmax", "w8a8"), ("minmax", "w4a8"), ("ouro", "w4a4o8")])
+@torch.no_grad()
+def test_packed_accuracy_is_that_of_the_simulation(trained, method, bits):
+    exact, seen, images, labels = trained
+    options = {"steps_per_block": 0} if method == "ouro" else {}
+    with torch.enable_grad():
+        calibration = calibrate(exact, seen, method=method, bits=bits, **options)
+    simulated = attach_calibration(copy.deepcopy(exact), calibration)
+    ours, wanted = lower(simulated)(images).argmax(1), simulated(images).argmax(1)
+    assert (ours == wanted).float().mean() >= 46 / 48 and (ours == labels).float().mean() > 0.85
+
+
+def test_bench_passes_its_gate_before_it_times(tiny_zoo):
+    spec = PackedBenchSpec("vim_nano", ("w8a8", "w4a8"), (1, 3), repeats=2, images=2, calibration=4)
+    beats, report = finish(bench_packed(spec))
+    values = report.values
+    assert values["gate"]["passed"] and values["gate"]["max_error"] < 1e-5 and beats[-1].step == beats[-1].total
+    assert [row["backend"] for row in values["rows"]] == ["float32", "packed w8a8", "packed w4a8"] * 2
+    keys = {"op", "case", "backend", "gate", "max_error", "agreement", "p20_ms", "p50_ms", "p80_ms", "ratio"}
+    assert all(set(row) == keys for row in values["rows"])
+
+
+def test_bench_times_nothing_behind_a_failed_gate(tiny_zoo, monkeypatch):
+    monkeypatch.setattr(pack, "LAYER_TOLERANCE", 0.0)
+    spec = PackedBenchSpec("vim_nano", ("w8a8",), (1,), repeats=2, images=2, calibration=4)
+    values = finish(bench_packed(spec))[1].values
+    assert not values["gate"]["passed"] and not any("p50_ms" in row for row in values["rows"])
+
+
+def test_bench_refuses_what_cannot_be_timed():
+    with pytest.raises(ValueError, match="^repeats is 0, expected 1 or more$"):
+        PackedBenchSpec("vim_nano", repeats=0)
+    with pytest.raises(ValueError, match=r"^bits \(\) and batches \(1, 8\) give nothing to time; give one of each$"):
+        PackedBenchSpec("vim_nano", ())
