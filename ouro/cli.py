@@ -20,6 +20,8 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from ouro.registry import QUANTIZERS
+
 app = typer.Typer(
     name="ouro",
     no_args_is_help=True,
@@ -292,10 +294,10 @@ def generate(
 @_guarded
 def quantize(
     model: Model,
-    method: Annotated[str, typer.Option(help="ouro, minmax, clipped or dynamic.")] = "ouro",
+    method: Annotated[str, typer.Option(help="One of: " + ", ".join(QUANTIZERS) + ".")] = "ouro",
     bits: Annotated[str, typer.Option(help="Weights, activations, outliers: w8a8, w4a8o16, w4a4o8 ...")] = "w4a4o8",
-    calib: Annotated[str, typer.Option(help="A generated set, noise[:N] or real:N.")] = "noise:128",
-    scope: Annotated[str, typer.Option(help="What is quantized: lin or ssm.")] = "lin",
+    calib: Annotated[str, typer.Option(help="A generated set, noise[:N], real:N or synthetic:N.")] = "noise:128",
+    scope: Annotated[str, typer.Option(help="What is quantized: lin, ssm, rec or full.")] = "lin",
     option: Annotated[list[str], typer.Option(help="Setting of the method, as name=value; repeatable.")] = [],
     budget: Annotated[float | None, typer.Option(help="Mean bits that a search spreads over the sites.")] = None,
     widths: Annotated[str, typer.Option(help="With --budget: what a site can get.")] = "3,4,6,8",
@@ -358,7 +360,7 @@ def sensitivity(
     model: Model,
     bits: Annotated[str, typer.Option(help="Weights, activations, outliers: w8a8, w4a4o8 ...")] = "w4a4o8",
     method: Annotated[str, typer.Option(help="As for quantize.")] = "ouro",
-    calib: Annotated[str, typer.Option(help="A generated set, noise[:N] or real:N.")] = "noise:128",
+    calib: Annotated[str, typer.Option(help="A generated set, noise[:N], real:N or synthetic:N.")] = "noise:128",
     scope: Annotated[str, typer.Option(help="What is quantized: lin, ssm, rec or full.")] = "lin",
     mode: Annotated[str, typer.Option(help="isolated, cumulative or leave_one_float.")] = "isolated",
     by: Annotated[str, typer.Option(help="site, or group: the sites of a block that are of one kind.")] = "site",
@@ -499,6 +501,56 @@ def bench_quantization_command(
             f"{measured['activations']:.2f}", _percent(measured["outlier_share"]),
         )  # fmt: skip
     _out.print(table)
+
+
+@bench_app.command("methods")
+@_guarded
+def bench_methods_command(
+    quick: Annotated[bool, typer.Option("--quick", help="One model, one scope, one seed, two widths.")] = False,
+    limit: Annotated[
+        int | None, typer.Option(help="Held-out images per cell; 500, or 100 with --quick.", min=1)
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that share the cores.", min=1)] = 2,
+    out: Annotated[Path | None, typer.Option(help="Write the cells here (.csv), and the JSON beside it.")] = None,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Every method on every calibration set, over widths, scopes, models and seeds; stopped, the same command resumes.
+
+    JSON: {tables: [{model, scope, n, fp_top1, fp_ci95, rows: [{method, bits, calib, top1, spread, seeds, effective_bits,
+    calibration_seconds, peak_mb}], cells}], csv, workers, ...}.
+    """
+    from ouro.jobs.table import FULL, QUICK, TableSpec, table
+    from ouro.store import write_bytes, write_json
+
+    if out is not None and out.suffix != ".csv":
+        raise ValueError(f"the table is written as .csv, got {out.name!r}")
+    spec = TableSpec(QUICK if quick else FULL, limit=limit or (100 if quick else 500), workers=workers)
+    values = _run_values(_follow("methods", table(spec)))
+    if out is not None:
+        write_bytes(out, values["csv"].encode())
+        # the cells are in the CSV
+        slim = [{key: x for key, x in one.items() if key != "cells"} for one in values["tables"]]
+        write_json(out.with_suffix(".json"), {key: x for key, x in values.items() if key != "csv"} | {"tables": slim})
+    if json_:
+        return _print_json(values)
+    for one in values["tables"]:
+        _out.print(_methods_table(one))
+
+
+def _methods_table(values: dict[str, Any]) -> Table:
+    """One model and scope: a row per method and width, a column per calibration set."""
+    calibs = list(dict.fromkeys(row["calib"] for row in values["rows"]))
+    title = f"{values['model']}, scope {values['scope']}: top-1 in %, float {_percent(values['fp_top1'])}, n = {values['n']}"
+    drawn = _table(title, "what", "bits", *calibs, "activation bits", "seconds")
+    cells = {(row["method"], row["bits"], row["calib"]): row for row in values["rows"]}
+    for method, bits in dict.fromkeys((row["method"], row["bits"]) for row in values["rows"]):
+        rows = [cells[method, bits, calib] for calib in calibs]
+        drawn.add_row(
+            method, bits, *(f"{100 * row['top1']:.1f} ± {100 * row['spread']:.1f}" for row in rows),
+            f"{rows[-1]['effective_bits']['activations']:.2f}", f"{rows[-1]['calibration_seconds']:.0f}",
+        )  # fmt: skip
+    return drawn
 
 
 @bench_app.command("scan")

@@ -21,10 +21,12 @@ from ouro.data import batches
 from ouro.evaluate.accuracy import accuracy, outcomes
 from ouro.evaluate.images import open_data
 from ouro.gen.synthesize import finish
+from ouro.jobs.memory import PeakMemory
 from ouro.jobs.provenance import run_info
 from ouro.jobs.quantize import calibration_set
 from ouro.models import create_model, variant
 from ouro.quant.apply import attach_calibration, counting, detach, effective_bits, weights_digest
+from ouro.quant.audit import require_sealed
 from ouro.quant.bits import parse_bits
 from ouro.quant.calibrate import calibrating, images_digest
 from ouro.store import Store
@@ -35,6 +37,8 @@ from ouro.vision import VisionModel
 @dataclass(frozen=True, slots=True)
 class CompareSpec:
     """What the table spans. In `calibs` "{seed}" stands for the seed, so that every seed has its own synthetic set.
+
+    options: of single methods, as (method, ((name, value), ...)).
 
     Raises:
         ValueError: nothing to compare, or a limit below 1.
@@ -48,6 +52,7 @@ class CompareSpec:
     scope: str = "lin"
     limit: int = 1000
     batch: int = 64
+    options: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("methods", "bits", "calibs", "seeds"):
@@ -61,7 +66,10 @@ def compare(spec: CompareSpec, *, root: str | os.PathLike[str] | None = None) ->
     """Fills the table; the report has {model, data, scope, n, fp_top1, fp_ci95, rows, cells}.
 
     `rows` are means over seeds: {method, bits, calib, top1, spread (standard deviation), effective_bits,
-    outlier_share, seconds}; `cells` are the single runs.
+    calibration_seconds, peak_mb}; `cells` are the single runs.
+
+    Raises:
+        RuntimeError: a quantized model whose audit has a hole.
     """
     started = time.perf_counter()
     model = create_model(spec.model, pretrained=True)
@@ -78,17 +86,13 @@ def compare(spec: CompareSpec, *, root: str | os.PathLike[str] | None = None) ->
     yield Progress(0, len(wanted) + 1, "float model")
     exact = _once(store, base | {"method": "float"}, lambda: _measured(model, spec))
     for number, (seed, (label, calib), bits, method) in enumerate(wanted):
-        images = calibration_set(calib.format(seed=seed), spec.model, model.info, seed).images
+        images = calibration_set(calib.format(seed=seed), spec.model, model.info, seed, root=root).images
         key = base | {"method": method, "bits": bits, "seed": seed, "set": images_digest(images)}
+        key |= {"options": dict(chosen)} if (chosen := dict(spec.options).get(method)) else {}
         run = store.open(key)
         cell = run.report()
         if cell is None:
-            begun = time.perf_counter()
-            job = calibrating(model, images, method=method, bits=bits, scope=spec.scope, seed=seed)
-            calibration = finish(job)
-            spent = time.perf_counter() - begun
-            cell = _measured(attach_calibration(model, calibration), spec) | {"calibration_seconds": round(spent, 2)}
-            detach(model)
+            cell = _cell(model, images, spec, method, bits, seed)
             run.save_report(cell)
         cells.append({"method": method, "bits": bits, "calib": label, "seed": seed} | cell)
         said = f"{label} {bits} {method} seed {seed}: {100 * cell['top1']:.1f} %"
@@ -106,6 +110,24 @@ def compare(spec: CompareSpec, *, root: str | os.PathLike[str] | None = None) ->
         "spec": asdict(spec),
     }
     return Report("compare", values, run_info(spec.seeds[0], started))
+
+
+def _cell(
+    model: VisionModel, images: torch.Tensor, spec: CompareSpec, method: str, bits: str, seed: int
+) -> dict[str, Any]:
+    """Calibrates, audits and measures one cell; the model is as it was afterwards."""
+    options = dict(dict(spec.options).get(method, ()))
+    begun = time.perf_counter()
+    with PeakMemory() as memory:
+        job = calibrating(model, images, method=method, bits=bits, scope=spec.scope, seed=seed, **options)
+        calibration = finish(job)
+    told = {"calibration_seconds": round(time.perf_counter() - begun, 2), "peak_mb": round(memory.mb, 1)}
+    attach_calibration(model, calibration)
+    try:
+        require_sealed(model, images[:2], calibration.plan)
+        return _measured(model, spec) | told
+    finally:
+        detach(model)
 
 
 def _once(store: Store, key: Mapping[str, Any], work: Any) -> dict[str, Any]:
@@ -145,6 +167,7 @@ def _rows(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "seeds": len(same),
                 "effective_bits": {key: sum(x[key] for x in effective) / len(same) for key in effective[0]},
                 "calibration_seconds": sum(cell["calibration_seconds"] for cell in same) / len(same),
+                "peak_mb": sum(cell.get("peak_mb", 0.0) for cell in same) / len(same),
             }
         )
     return rows
@@ -163,7 +186,8 @@ def as_csv(values: Mapping[str, Any]) -> str:
     }
     lines = io.StringIO()
     names = ["model", "top1", "top1_err", "param_count", "img_size", "crop_pct", "interpolation"]
-    names += ["wbits", "abits", "obits", "method", "calib", "seed", "n", "effective_abits", "outlier_share"]
+    names += ["wbits", "abits", "obits", "hbits", "scope", "method", "calib", "seed", "n", "effective_abits"]
+    names += ["outlier_share", "calibration_seconds", "peak_mb"]
     writer = csv.DictWriter(lines, names, lineterminator="\n")
     writer.writeheader()
     for cell in values["cells"]:
@@ -172,8 +196,12 @@ def as_csv(values: Mapping[str, Any]) -> str:
         told = {"top1": top1, "top1_err": round(100 - top1, 2), "wbits": bits.weights, "abits": bits.activations}
         told |= {
             "obits": "" if bits.outliers is None else bits.outliers,
+            "hbits": bits.recurrence if values["scope"] in ("rec", "full") else "",
+            "scope": values["scope"],
             "method": cell["method"],
             "calib": cell["calib"],
+            "calibration_seconds": cell["calibration_seconds"],
+            "peak_mb": cell.get("peak_mb", ""),
         }
         told |= {"seed": cell["seed"], "n": cell["n"]}
         told |= {"effective_abits": round(cell["effective_bits"]["activations"], 3)}

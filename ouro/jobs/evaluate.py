@@ -18,6 +18,8 @@ from ouro.jobs.provenance import run_info
 from ouro.jobs.quantize import load_quantized
 from ouro.models import create_model, variant
 from ouro.quant.apply import add_counts, counting, counts, effective_bits
+from ouro.quant.audit import require_sealed
+from ouro.quant.lower import is_packed
 from ouro.registry import MODELS
 from ouro.types import Calibration, Progress, Report
 from ouro.vision import VisionModel
@@ -51,7 +53,7 @@ def evaluate(spec: EvaluateSpec) -> Generator[Progress, None, Report]:
 
     Raises:
         ValueError: unknown names, a limit or batch below 1, or a data set whose classes are not the model's.
-        RuntimeError: NaN logits.
+        RuntimeError: NaN logits, or a quantized model whose audit has a hole.
     """
     started = time.perf_counter()
     for name in ("limit", "batch"):
@@ -78,6 +80,11 @@ def evaluate(spec: EvaluateSpec) -> Generator[Progress, None, Report]:
             (fp_right,) = outcomes(exact, [batch]) if calibration else [right]
             return right, fp_right
 
+        # a packed model multiplies codes, its quantizers are not called; it was audited before it was packed
+        if calibration is not None and not is_packed(rounded):
+            # all ranks look at the same images, so that they agree whether to go on
+            first = next(batches(dataset, 2, limit=2, mean=info.mean, std=info.std))[0]
+            ranks.agreed(lambda: require_sealed(rounded, first, calibration.plan))
         right = fp_right = nothing
         with counting(rounded):
             while len(right) < total:

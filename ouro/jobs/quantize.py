@@ -17,8 +17,10 @@ from ouro.data import normalize
 from ouro.evaluate.images import open_data
 from ouro.evaluate.sensitivity import GROUPINGS, divergence, staged
 from ouro.evaluate.widths import damages_by_width
+from ouro.gen.synthesize import finish
 from ouro.jobs.pack import open_packed, packed_values
 from ouro.jobs.provenance import run_info
+from ouro.jobs.synthesize import SynthesisSpec, synthesize
 from ouro.models import create_model, variant
 from ouro.quant.apply import (
     attach_calibration,
@@ -98,7 +100,7 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
     options = dict(spec.options)
     make_plan(model, spec.method, spec.bits, spec.scope, spec.seed, options)
     yield Progress(0, len(model.blocks()), f"calibration set {spec.calib}")
-    images = calibration_set(spec.calib, spec.model, model.info, spec.seed).images
+    images = calibration_set(spec.calib, spec.model, model.info, spec.seed, root=root).images
     run = Store(root).open(asdict(spec) | {"out": None, "options": options, "weights": weights_digest(model)})
     how: dict[str, Any] = {"method": spec.method, "bits": spec.bits, "scope": spec.scope, "seed": spec.seed, **options}
     chosen: Allocation | None = None
@@ -176,12 +178,15 @@ def load_quantized(path: str | os.PathLike[str]) -> tuple[VisionModel, Calibrati
         raise ValueError(f"cannot load {path}: {error}") from error
 
 
-def calibration_set(calib: str, name: str, info: ModelInfo, seed: int) -> CalibrationSet:
+def calibration_set(
+    calib: str, name: str, info: ModelInfo, seed: int, *, root: str | os.PathLike[str] | None = None
+) -> CalibrationSet:
     """Images in model space, from what `calib` says.
 
     "real:N" or "real:N:DATA": N images drawn by the seed from the calibration split of the data set that the model
     was trained on, or of DATA ("scenes", "folder:PATH"). "noise" or "noise:N": Gaussian, 128 if N is left out.
-    Anything else is the path of a synthesized set.
+    "synthetic:N": what `ouro generate` makes for this seed, generated if it is not among the runs in `root`. Anything
+    else is the path of a synthesized set.
 
     Raises:
         FileNotFoundError: no such file.
@@ -194,6 +199,9 @@ def calibration_set(calib: str, name: str, info: ModelInfo, seed: int) -> Calibr
     elif kind == "noise":
         generator = torch.Generator().manual_seed(seed)
         images = torch.randn(_count(calib, rest or "128"), *info.input_size, generator=generator)
+    elif kind == "synthetic":
+        made = finish(synthesize(SynthesisSpec(name, num=_count(calib, rest), seed=seed), root=root))
+        return CalibrationSet(made.arrays["images"], made.arrays["labels"], {"calib": calib, "seed": seed})
     else:
         return _stored_set(calib, info)
     return CalibrationSet(images, None, {"calib": calib, "seed": seed})
@@ -201,7 +209,9 @@ def calibration_set(calib: str, name: str, info: ModelInfo, seed: int) -> Calibr
 
 def _count(calib: str, text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"calibration set {calib!r} lacks a count; write real:128, noise:128 or the path of a set")
+        raise ValueError(
+            f"calibration set {calib!r} lacks a count; write real:128, noise:128, synthetic:128 or the path of a set"
+        )
     return int(text)
 
 

@@ -67,6 +67,21 @@ def audit(model: nn.Module, images: Tensor, plan: QuantPlan | None = None) -> di
     return {"sites": len(rounding), "sealed": bool(rounding) and not failures, "failures": failures, "rows": rows}
 
 
+def require_sealed(model: nn.Module, images: Tensor, plan: QuantPlan) -> None:
+    """Refuses to let a model be reported that is not what its plan says.
+
+    Raises:
+        RuntimeError: the audit has a hole; the message names the first site.
+    """
+    failures = audit(model, images, plan)["failures"]
+    if failures:
+        path, why = next(iter(failures.items()))
+        raise RuntimeError(
+            f"{len(failures)} of {len(plan.sites)} sites are not rounded as the plan says, first {path}: {why}; "
+            "the accuracy of such a model is not reported"
+        )
+
+
 def _quantizer(tap: Tap) -> Quantizer:
     assert isinstance(tap.quantizer, Quantizer)
     return tap.quantizer

@@ -53,7 +53,7 @@ def test_rows_are_means_over_seeds(table) -> None:
         first, second = [cell["top1"] for cell in values["cells"] if cell["method"] == row["method"]]
         assert row["top1"] == pytest.approx((first + second) / 2)
         assert row["spread"] == pytest.approx(abs(first - second) / 2**0.5)
-        assert row["effective_bits"] == {"weights": 4, "activations": 4, "outlier_share": 0}
+        assert row["effective_bits"] == {"weights": 4, "activations": 4, "outlier_share": 0, "states": 32}
 
 
 def test_a_finished_cell_is_not_computed_again(table, tmp_path, monkeypatch) -> None:

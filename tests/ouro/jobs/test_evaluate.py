@@ -31,7 +31,7 @@ def test_float_model(tiny_zoo):
     assert [(beat.step, beat.total) for beat in beats] == [(10, 25), (20, 25), (25, 25)]
     assert (values["method"], values["bits"], values["scope"], values["data"]) == ("float", "w32a32", None, "scenes")
     assert values["top1"] == values["fp_top1"] == int(report.arrays["right"].sum()) / 25
-    assert values["effective_bits"] == {"weights": 32, "activations": 32, "outlier_share": 0}
+    assert values["effective_bits"] == {"weights": 32, "activations": 32, "outlier_share": 0, "states": 32}
     assert values["ci95"] == list(wilson(int(report.arrays["right"].sum()), 25))
 
 
@@ -59,7 +59,7 @@ def test_quantized_file(quantized):
     assert (values["model"], values["method"], values["bits"], values["calib"]) == (
         "vim_nano", "dynamic", "w8a8", "noise:2",
     )  # fmt: skip
-    assert values["effective_bits"] == {"weights": 8, "activations": 8, "outlier_share": 0}
+    assert values["effective_bits"] == {"weights": 8, "activations": 8, "outlier_share": 0, "states": 32}
     _, exact = finish(evaluate(EvaluateSpec("vim_nano", limit=20)))
     assert values["fp_top1"] == exact.values["top1"]
     assert torch.equal(report.arrays["fp_right"], exact.arrays["right"])

@@ -1,0 +1,142 @@
+"""The table of the field: every method on every calibration set, at several widths and scopes, on several models.
+
+One `compare` per (model, scope, seed), spread over processes; what they finish is kept, so the table goes on where it
+was stopped, and is put together from the kept cells in the end.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+from collections.abc import Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from ouro.gen.synthesize import finish
+from ouro.jobs.compare import CompareSpec, as_csv, compare
+from ouro.jobs.provenance import run_info
+from ouro.registry import MODELS, QUANTIZERS
+from ouro.types import Progress, Report
+
+Options = tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
+
+EQUAL_STEPS: Options = (
+    ("ptq4vm", (("steps_per_block", 10),)),
+    ("brecq", (("iterations", 60), ("activation_steps", 10))),
+)
+"""What learned methods are given here, so that none has more optimizer steps for step sizes than another: 10 a block,
+the number of OuroMamba's code. The roundings that only BRECQ learns have 60 steps, each on a chunk of the set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One rectangle of the table: these models with all combinations of the rest."""
+
+    models: tuple[str, ...]
+    bits: tuple[str, ...]
+    scopes: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TableSpec:
+    """What the table spans; every method on every set in every part.
+
+    calibs: (label, set), see `ouro.jobs.quantize.calibration_set`. limit: held-out images per cell. workers: processes.
+
+    Raises:
+        ValueError: an unknown model or method, or fewer than one worker.
+    """
+
+    parts: tuple[Part, ...]
+    methods: tuple[str, ...] = tuple(QUANTIZERS)
+    calibs: tuple[tuple[str, str], ...] = (("noise", "noise:32"), ("synthetic", "synthetic:32"), ("real", "real:32"))
+    limit: int = 500
+    workers: int = 2
+    options: Options = EQUAL_STEPS
+
+    def __post_init__(self) -> None:
+        for name in {name for part in self.parts for name in part.models}:
+            MODELS.get(name)
+        for method in self.methods:
+            QUANTIZERS.get(method)
+        if self.workers < 1:
+            raise ValueError(f"workers is {self.workers}, expected 1 or more")
+
+
+ZOO = ("vim_nano", "vim_nano_digits", "vmamba_nano", "localvmamba_nano", "mambavision_nano")
+"""Embedded models that are there to be quantized."""
+FULL = (
+    Part(("vim_nano",), ("w8a8", "w6a6", "w4a8o16", "w4a4o8"), ("lin", "rec"), (0, 1, 2)),
+    Part(ZOO[1:], ("w8a8", "w4a4o8"), ("lin", "rec"), (0,)),
+)
+QUICK = (Part(("vim_nano",), ("w8a8", "w4a4o8"), ("lin",), (0,)),)
+
+
+def table(spec: TableSpec, *, root: str | os.PathLike[str] | None = None) -> Generator[Progress, None, Report]:
+    """Fills the table; the report has {tables: [what `compare` reports, one per model and scope], csv, workers}.
+
+    Raises:
+        RuntimeError: a cell failed; the ones that are finished are kept.
+    """
+    started = time.perf_counter()
+    wanted = [
+        (_comparison(spec, part, model, scope, part.seeds), seed)
+        for part in spec.parts
+        for model in part.models
+        for scope in part.scopes
+        for seed in part.seeds
+    ]
+    units = [replace(comparison, seeds=(seed,)) for comparison, seed in wanted]
+    total = sum(len(unit.bits) * len(unit.calibs) * len(unit.methods) for unit in units)
+    done = 0
+    yield Progress(0, total, f"{len(units)} comparisons in {spec.workers} processes")
+    threads = max(1, torch.get_num_threads() // spec.workers)
+    # spawned, not forked: a forked child inherits locked thread pools
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(spec.workers, mp_context=context, initializer=_set_up, initargs=(threads,)) as pool:
+        waiting = {pool.submit(_run, unit, root): unit for unit in units}
+        try:
+            while waiting:
+                finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    unit = waiting.pop(future)
+                    done += future.result()
+                    said = f"{unit.model} {unit.scope} seed {unit.seeds[0]}"
+                    yield Progress(done, total, said, {"model": unit.model, "scope": unit.scope})
+        finally:
+            pool.shutdown(cancel_futures=True)
+    # everything is there: this only reads it
+    tables = [
+        dict(finish(compare(_comparison(spec, part, model, scope, part.seeds), root=root)).values)
+        for part in spec.parts
+        for model in part.models
+        for scope in part.scopes
+    ]
+    texts = [as_csv(values) for values in tables]
+    # one head line for all
+    csv = texts[0] + "".join(text.split("\n", 1)[1] for text in texts[1:])
+    values = {"tables": tables, "csv": csv, "workers": spec.workers, "spec": asdict(spec)}
+    return Report("table", values, run_info(0, started))
+
+
+def _comparison(spec: TableSpec, part: Part, model: str, scope: str, seeds: Sequence[int]) -> CompareSpec:
+    return CompareSpec(
+        model, spec.methods, part.bits, spec.calibs, tuple(seeds), scope, limit=spec.limit, options=spec.options
+    )
+
+
+def _set_up(threads: int) -> None:
+    torch.set_num_threads(threads)
+    import numba
+
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+
+
+def _run(unit: CompareSpec, root: Any) -> int:
+    """How many cells of a comparison are finished: all of them."""
+    return len(finish(compare(unit, root=root)).values["cells"])
