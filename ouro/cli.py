@@ -553,6 +553,36 @@ def _methods_table(values: dict[str, Any]) -> Table:
     return drawn
 
 
+@bench_app.command("state")
+@_guarded
+def bench_state_command(
+    model: Model,
+    bits: Annotated[list[int], typer.Option(help="Width of h; repeatable.")] = [8, 6],
+    calib: Annotated[str, typer.Option(help="Images that steps and factors come from.")] = "real:32",
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON here.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """What rounding the hidden state inside the recurrence costs: per tensor, per step, with rank-1 factors.
+
+    JSON: {model, calib, bits, n, rows: [{layer, path, bits, rule, h_error, y_error}], means, ...}.
+    """
+    from ouro.jobs.state import StateSpec, state_errors
+
+    values = _run_values(_follow("state", state_errors(StateSpec(model, tuple(bits), calib, seed))))
+    if _handed_over(values, out, json_):
+        return
+    table = _table(f"{model}: error of h inside the recurrence, {values['n']} images", "what", "bits", "h error",
+                   "1 - cos y", "better than step")  # fmt: skip
+    for row in values["means"]:
+        table.add_row(
+            row["rule"], str(row["bits"]), f"{row['h_error']:.4f}", f"{row['y_error']:.1e}",
+            f"{row['layers_better_than_step']} of {row['layers']} layers",
+        )  # fmt: skip
+    _out.print(table)
+
+
 @bench_app.command("scan")
 @_guarded
 def bench_scan_command(

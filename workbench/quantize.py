@@ -17,11 +17,13 @@ KIND = "quantization"
 METHODS = {
     "ouro": "OuroMamba: dynamic outliers",
     "minmax": "Min–max, static",
+    "percentile": "Percentile, static",
     "clipped": "Clipped range, static",
     "dynamic": "Dynamic per token",
     "kscale": "k-scaled + reparameterized",
     "ptq4vm": "PTQ4VM",
-    "qmamba": "QMamba",
+    "qmamba": "QMamba (reconstruction)",
+    "quamba": "Quamba: rotated",
     "smoothquant": "SmoothQuant",
     "brecq": "BRECQ",
 }
@@ -29,7 +31,7 @@ BITS = ("w8a8", "w4a8", "w4a4o8", "w4a4", "w6a6")
 SCOPES = {
     "lin": "Linear layers",
     "ssm": "… and the scan's inputs",
-    "rec": "… and the hidden state",
+    "rec": "… and its state",
     "full": "Everything",
 }
 NOTHING = "Nothing has been measured yet. Choose methods and run them: two of them take about half a minute."
@@ -157,7 +159,7 @@ def build(page: Page) -> dict[str, Any]:
             )
             with gr.Accordion("Advanced", open=False):
                 scope = gr.Radio(
-                    [(SCOPES["lin"], "lin"), (SCOPES["ssm"], "ssm")],
+                    [(words, name) for name, words in SCOPES.items()],
                     value="lin",
                     label="What is quantized",
                     elem_id="wb-quantize-scope",
