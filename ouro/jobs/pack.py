@@ -144,7 +144,8 @@ def bench_packed(spec: PackedBenchSpec) -> Generator[Progress, None, Report]:
         some = images[torch.arange(batch) % len(images)]
         base: float | None = None
         for backend, model, gate in contenders:
-            row: dict[str, Any] = {"op": "model forward", "case": f"{spec.model} b={batch}", "backend": backend, **gate}
+            row: dict[str, Any] = {"op": f"forward, batch {batch}", "case": f"{spec.model} float32 and packed"}
+            row |= {"backend": backend, **gate}
             if passed:
                 with torch.no_grad():
                     times = percentiles(partial(model, some), spec.repeats)
