@@ -466,6 +466,7 @@ def bench_quantization_command(
     ],
     method: Annotated[list[str], typer.Option(help="Repeatable.")] = ["minmax", "clipped", "dynamic", "ouro"],
     bits: Annotated[list[str], typer.Option(help="Repeatable.")] = ["w8a8", "w4a8o16", "w4a4o8", "w4a3o8"],
+    scope: Annotated[str, typer.Option(help="What is quantized: lin, ssm, rec or full.")] = "lin",
     seeds: Annotated[int, typer.Option(help="Seeds 0 .. seeds - 1.", min=1)] = 3,
     limit: Annotated[int, typer.Option(help="Held-out images per cell.", min=1)] = 1000,
     out: Annotated[Path | None, typer.Option(help="Also write JSON here, and the cells as CSV beside it.")] = None,
@@ -482,7 +483,7 @@ def bench_quantization_command(
     pairs = tuple((label, rest) for label, _, rest in (item.partition("=") for item in calib))
     if not all(rest for _, rest in pairs):
         raise ValueError(f"--calib {calib} has an entry without a set; write LABEL=SET, as in real=real:128")
-    spec = CompareSpec(model, tuple(method), tuple(bits), pairs, tuple(range(seeds)), limit=limit)
+    spec = CompareSpec(model, tuple(method), tuple(bits), pairs, tuple(range(seeds)), scope, limit=limit)
     values = _run_values(_follow("compare", compare(spec)))
     if out is not None:
         write_bytes(out.with_suffix(".csv"), as_csv(values).encode())
@@ -508,7 +509,7 @@ def bench_quantization_command(
 def bench_methods_command(
     quick: Annotated[bool, typer.Option("--quick", help="One model, one scope, one seed, two widths.")] = False,
     limit: Annotated[
-        int | None, typer.Option(help="Held-out images per cell; 500, or 100 with --quick.", min=1)
+        int | None, typer.Option(help="Held-out images per cell; 250, or 100 with --quick.", min=1)
     ] = None,
     workers: Annotated[int, typer.Option(help="Processes that share the cores.", min=1)] = 2,
     out: Annotated[Path | None, typer.Option(help="Write the cells here (.csv), and the JSON beside it.")] = None,
@@ -525,7 +526,7 @@ def bench_methods_command(
 
     if out is not None and out.suffix != ".csv":
         raise ValueError(f"the table is written as .csv, got {out.name!r}")
-    spec = TableSpec(QUICK if quick else FULL, limit=limit or (100 if quick else 500), workers=workers)
+    spec = TableSpec(QUICK if quick else FULL, limit=limit or (100 if quick else 250), workers=workers)
     values = _run_values(_follow("methods", table(spec)))
     if out is not None:
         write_bytes(out, values["csv"].encode())

@@ -32,19 +32,30 @@ EQUAL_STEPS: Options = (
 the number of OuroMamba's code. The roundings that only BRECQ learns have 60 steps, each on a chunk of the set."""
 
 
+ALL_BUT_BRECQ = tuple(name for name in QUANTIZERS if name != "brecq")
+"""BRECQ takes ten times as long as the slowest other method, so it has a part of its own."""
+SETS = (("noise", "noise:32"), ("synthetic", "synthetic:32"), ("real", "real:32"))
+_REAL = SETS[-1:]
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One rectangle of the table: these models with all combinations of the rest."""
+    """One rectangle of the table: these models with all combinations of the rest.
+
+    methods and calibs: those of the table unless given.
+    """
 
     models: tuple[str, ...]
     bits: tuple[str, ...]
     scopes: tuple[str, ...]
     seeds: tuple[int, ...]
+    methods: tuple[str, ...] = ()
+    calibs: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TableSpec:
-    """What the table spans; every method on every set in every part.
+    """What the table spans; every method on every set, where a part does not say otherwise.
 
     calibs: (label, set), see `ouro.jobs.quantize.calibration_set`. limit: held-out images per cell. workers: processes.
 
@@ -53,16 +64,16 @@ class TableSpec:
     """
 
     parts: tuple[Part, ...]
-    methods: tuple[str, ...] = tuple(QUANTIZERS)
-    calibs: tuple[tuple[str, str], ...] = (("noise", "noise:32"), ("synthetic", "synthetic:32"), ("real", "real:32"))
-    limit: int = 500
+    methods: tuple[str, ...] = ALL_BUT_BRECQ
+    calibs: tuple[tuple[str, str], ...] = SETS
+    limit: int = 250
     workers: int = 2
     options: Options = EQUAL_STEPS
 
     def __post_init__(self) -> None:
         for name in {name for part in self.parts for name in part.models}:
             MODELS.get(name)
-        for method in self.methods:
+        for method in (*self.methods, *(method for part in self.parts for method in part.methods)):
             QUANTIZERS.get(method)
         if self.workers < 1:
             raise ValueError(f"workers is {self.workers}, expected 1 or more")
@@ -71,9 +82,14 @@ class TableSpec:
 ZOO = ("vim_nano", "vim_nano_digits", "vmamba_nano", "localvmamba_nano", "mambavision_nano")
 """Embedded models that are there to be quantized."""
 FULL = (
-    Part(("vim_nano",), ("w8a8", "w6a6", "w4a8o16", "w4a4o8"), ("lin", "rec"), (0, 1, 2)),
-    Part(ZOO[1:], ("w8a8", "w4a4o8"), ("lin", "rec"), (0,)),
+    Part(("vim_nano",), ("w4a4o8", "w8a8"), ("lin",), (0, 1, 2)),
+    Part(("vim_nano",), ("w8a8", "w4a4o8"), ("rec",), (0,)),
+    Part(ZOO[1:], ("w4a4o8",), ("lin",), (0,)),
+    Part(("vim_nano",), ("w6a6", "w4a8o16"), ("lin",), (0,)),
+    Part(ZOO[1:], ("w8a8",), ("rec",), (0,), calibs=_REAL),
+    Part(("vim_nano",), ("w4a4o8",), ("lin",), (0,), methods=("brecq",)),
 )
+"""The important first. Three seeds of everything would take two cores most of a day."""
 QUICK = (Part(("vim_nano",), ("w8a8", "w4a4o8"), ("lin",), (0,)),)
 
 
@@ -125,9 +141,8 @@ def table(spec: TableSpec, *, root: str | os.PathLike[str] | None = None) -> Gen
 
 
 def _comparison(spec: TableSpec, part: Part, model: str, scope: str, seeds: Sequence[int]) -> CompareSpec:
-    return CompareSpec(
-        model, spec.methods, part.bits, spec.calibs, tuple(seeds), scope, limit=spec.limit, options=spec.options
-    )
+    methods, calibs = part.methods or spec.methods, part.calibs or spec.calibs
+    return CompareSpec(model, methods, part.bits, calibs, tuple(seeds), scope, limit=spec.limit, options=spec.options)
 
 
 def _set_up(threads: int) -> None:

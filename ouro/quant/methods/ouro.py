@@ -26,6 +26,11 @@ from ouro.taps import Tap
 from ouro.types import QuantSpec
 
 
+_ONE_SIDED = frozenset({"scan.delta_raw", "scan.A"})
+"""Sites on an asymmetric grid. A is negative: of 15 symmetric codes 8 would never be used, and the 4-bit A that is left
+made the whole model guess (the code rounds it so)."""
+
+
 @dataclass(frozen=True, slots=True)
 class OuroMambaQuant(Method):
     """Options, with the values of the paper's code but for the learning rates (see `Learning`).
@@ -76,7 +81,7 @@ class OuroMambaQuant(Method):
         if "b" in tap.axes and "l" not in tap.axes:
             # an image or a pooled feature has no time steps
             return Method.spec(self, tap, bits)
-        return QuantSpec(bits.activations, tap.site != "scan.delta_raw", "step", bits.outliers)
+        return QuantSpec(bits.activations, tap.site not in _ONE_SIDED, "step", bits.outliers)
 
     def fit_weight(self, seen: Seen) -> dict[str, Tensor]:
         return observers.clipped_weight(seen.chunks[0], seen.spec, norm=self.norm, candidates=self.candidates)
