@@ -13,7 +13,16 @@ from typing import Any
 
 RESULTS = Path(__file__).resolve().parent
 ROOT = RESULTS.parent
-METHODS = {"minmax": "MinMax", "clipped": "clipped static", "dynamic": "dynamic per token", "ouro": "OuroMamba-Quant"}
+METHODS = {
+    "minmax": "MinMax", "percentile": "percentile", "clipped": "clipped static", "dynamic": "dynamic per token",
+    "smoothquant": "SmoothQuant", "quamba": "Quamba", "qmamba": "QMamba (reconstruction)", "brecq": "BRECQ",
+    "ptq4vm": "PTQ4VM", "kscale": "k-scaled", "ouro": "OuroMamba-Quant",
+}  # fmt: skip
+RULES = {
+    "tensor": "one step per tensor", "step": "one per time step", "shared factors": "one per tensor, rank-1 factors",
+    "step factors": "one per time step, rank-1 factors", "searched": "one per time step, searched",
+    "searched factors": "one per time step, rank-1 factors, searched",
+}  # fmt: skip
 SOURCES = {"h": "h", "h_p": "h_p", "delta": "Δ"}
 Rows = list[Sequence[object]]
 
@@ -109,6 +118,122 @@ def quantization() -> str | None:
     )
 
 
+def methods() -> str | None:
+    """Every method: on vim_nano over scopes and sets, then on the other models."""
+    values = _load("methods_zoo.json")
+    if values is None:
+        return None
+    cells: dict[tuple[str, str, str, str, str], dict[str, Any]] = {}
+    floats: dict[str, float] = {}
+    for one in values["tables"]:
+        floats[one["model"]] = one["fp_top1"]
+        for row in one["rows"]:
+            cells[one["model"], one["scope"], row["bits"], row["calib"], row["method"]] = row
+    known = [name for name in METHODS if any(key[4] == name for key in cells)]
+    columns = [
+        ("lin", "w8a8", "real"), *(("lin", "w4a4o8", calib) for calib in ("noise", "synthetic", "real")),
+        ("rec", "w8a8", "real"), ("rec", "w4a4o8", "real"),
+    ]  # fmt: skip
+    first: Rows = []
+    for name in known:
+        found = [cells.get(("vim_nano", *column, name)) for column in columns]
+        last = cells.get(("vim_nano", "lin", "w4a4o8", "real", name))
+        told = ("", "", "") if last is None else (
+            f"{last['effective_bits']['activations']:.2f}", f"{last['calibration_seconds']:.0f}", f"{last['peak_mb']:.0f}"
+        )  # fmt: skip
+        first.append([METHODS[name], *("" if row is None else _cell(row) for row in found), *told])
+    head = ["method", *(f"{scope} {bits.upper()[:4]}, {calib}" for scope, bits, calib in columns)]
+    head += ["A bits at lin W4A4", "seconds", "peak MB"]
+    others = [name for name in floats if name != "vim_nano"]
+    second: Rows = []
+    for name in known:
+        found = [
+            cells.get((model, scope, bits, calib, name))
+            for model in others
+            for scope, bits, calib in (
+                ("lin", "w4a4o8", "synthetic"),
+                ("lin", "w4a4o8", "real"),
+                ("rec", "w8a8", "real"),
+            )
+        ]
+        if any(found):
+            second.append([METHODS[name], *("" if row is None else _share(row["top1"]) for row in found)])
+    words = [f"{model}: {what}" for model in others for what in ("W4A4, synthetic", "W4A4, real", "rec W8A8, real")]
+    counts = {one["n"] for one in values["tables"]}
+    note = (
+        f"vim_nano (float {_share(floats['vim_nano'])}), top-1 in %, 32 calibration images, n = {max(counts)}; mean ± "
+        "standard deviation where there are three seeds. Outliers have 8 bits (OuroMamba-Quant only), the recurrence 8.\n\n"
+    )
+    made = _made(values, "ouro bench methods --out results/methods_zoo.csv")
+    text = made + note + _markdown(head, first)
+    if second:
+        told = ", ".join(f"{model} {_share(floats[model])}" for model in others)
+        text += f"\n\nThe other embedded models, one seed; float: {told}.\n\n" + _markdown(["method", *words], second)
+    return text
+
+
+def kscale() -> str | None:
+    """W8A8 of everything, hidden state included, against the paper's band."""
+    found = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("kscale_full_*.json"))]
+    rows: Rows = [
+        (f"`{one['model']}`", row["calib"], _share(one["fp_top1"]), _cell(row),
+         f"{100 * (one['fp_top1'] - row['top1']):+.1f}", one["n"])
+        for one in found for row in one["rows"]
+    ]  # fmt: skip
+    if not found:
+        return None
+    command = (
+        "ouro bench quantization MODEL --method kscale --bits w8a8 --scope full --calib real=real:128 --limit 1000"
+    )
+    return _made(found[0], command) + _markdown(
+        ("model", "calibration", "float", "k-scaled W8A8, scope full", "points lost", "n"), rows, 2
+    )
+
+
+def state() -> str | None:
+    """Errors of the hidden state by rule and width."""
+    values = _load("state_vim_nano.json")
+    if values is None:
+        return None
+    rows: Rows = [
+        (RULES[row["rule"]], row["bits"], f"{row['h_error']:.3f}", f"{row['y_error']:.1e}",
+         f"{row['layers_better_than_tensor']} of {row['layers']}", f"{row['layers_better_than_step']} of {row['layers']}")
+        for row in values["means"]
+    ]  # fmt: skip
+    head = ("step of h", "bits", "error of h", "1 - cos y", "layers better than per tensor", "than per time step")
+    return _made(values, "ouro bench state vim_nano") + _markdown(head, rows)
+
+
+def budget() -> str | None:
+    """Uniform widths against searched ones."""
+    values = _load("budget_vim_nano.json")
+    if values is None:
+        return None
+    rows: Rows = [
+        (
+            f"uniform {row['widths'][0]}" if len(row["widths"]) == 1 else f"budget {row['budget']:g}",
+            f"{row['mean_bits']['weights']:.2f} / {row['mean_bits']['activations']:.2f}", f"{row['predicted_kl']:.3f}",
+            f"{row['measured_kl']:.3f}", _share(row["top1"], row["ci95"]),
+        )
+        for row in values["rows"]
+    ]  # fmt: skip
+    made = f"`{values['commands'][0]}`; n = {values['rows'][0]['n']}, one seed.\n\n"
+    return made + _markdown(("widths", "mean bits W / A", "predicted KL", "measured KL", "top-1, %"), rows)
+
+
+def packed() -> str | None:
+    """Latency of packed models against float32."""
+    values = _load("packed_cpu_vim_nano.json")
+    if values is None:
+        return None
+    rows: Rows = [
+        (row["op"], row["backend"], *(f"{row[key]:.1f}" for key in ("p20_ms", "p50_ms", "p80_ms")), f"{row['ratio']:.2f}x")
+        for row in values["rows"]
+    ]  # fmt: skip
+    head = ("what", "model", "p20 ms", "p50 ms", "p80 ms", "ratio")
+    return _made(values, "ouro bench packed vim_nano") + _markdown(head, rows, 2)
+
+
 def calibration() -> str | None:
     """How well two models recognize the synthetic sets."""
     sets = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("generate_vim_nano_*.json"))]
@@ -155,6 +280,11 @@ TABLES: dict[str, Callable[[], str | None]] = {
     "zoo": zoo,
     "attention": attention,
     "quantization": quantization,
+    "methods": methods,
+    "kscale": kscale,
+    "state": state,
+    "budget": budget,
+    "packed": packed,
     "calibration": calibration,
     "scan-cpu": scan_cpu,
 }

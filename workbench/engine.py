@@ -316,10 +316,12 @@ def stored_results() -> list[dict[str, Any]]:
         except (ValueError, OSError):
             log.warning("%s is no readable JSON", path.name)
             continue
-        if isinstance(content, dict) and isinstance(content.get("rows"), list):
-            # what all rows of a file share stands beside them
-            shared = {key: value for key, value in content.items() if isinstance(value, str | int | float)}
-            rows += [{**shared, **row} for row in content["rows"] if isinstance(row, dict) and "top1" in row]
+        tables = content.get("tables", [content]) if isinstance(content, dict) else []
+        for one in tables if isinstance(tables, list) else []:
+            if isinstance(one, dict) and isinstance(one.get("rows"), list):
+                # what all rows of a table share stands beside them
+                shared = {key: value for key, value in one.items() if isinstance(value, str | int | float)}
+                rows += [{**shared, **row} for row in one["rows"] if isinstance(row, dict) and "top1" in row]
     return rows
 
 
