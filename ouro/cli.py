@@ -20,7 +20,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from ouro.registry import QUANTIZERS
+from ouro.registry import GENERATORS, QUANTIZERS
 
 app = typer.Typer(
     name="ouro",
@@ -255,7 +255,7 @@ def generate(
     model: Model,
     num: Annotated[int, typer.Option(help="How many images.")] = 128,
     steps: Annotated[int, typer.Option(help="Optimisation steps per image.")] = 160,
-    method: Annotated[str, typer.Option(help="ouro or noise.")] = "ouro",
+    method: Annotated[str, typer.Option(help="One of: " + ", ".join(GENERATORS) + ".")] = "ouro",
     batch: Annotated[int, typer.Option(help="Images optimised together; the unit that survives a kill.")] = 32,
     option: Annotated[list[str], typer.Option(help="Setting of the method, as name=value; repeatable.")] = [],
     out: Annotated[Path | None, typer.Option(help="Write the set here (.safetensors).")] = None,

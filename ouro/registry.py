@@ -77,6 +77,9 @@ MODELS.add("mambavision_nano", "ouro.models.zoo:mambavision_nano")
 
 GENERATORS = Registry("generation method")
 GENERATORS.add("ouro", "ouro.gen.methods.ouro:OuroMambaGen")
+GENERATORS.add("psaq", "ouro.gen.methods.psaq:PsaqGen")
+GENERATORS.add("clamp", "ouro.gen.methods.clamp:ClampGen")
+GENERATORS.add("class", "ouro.gen.methods.class_prior:ClassPrior")
 GENERATORS.add("noise", "ouro.gen.methods.noise:GaussianNoise")
 
 QUANTIZERS = Registry("quantization method")

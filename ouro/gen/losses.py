@@ -22,16 +22,23 @@ def neighborhood(grid: tuple[int, int], size: int) -> Tensor:
 
 
 def patch_contrast(
-    features: Tensor, grid: tuple[int, int], *, window: int = 5, positives: int = 12, temperature: float = 0.1
-) -> Tensor:
+    features: Tensor, grid: tuple[int, int], *, window: int = 5, positives: int = 12, temperature: float = 0.1,
+    negatives: str = "all",
+) -> Tensor:  # fmt: skip
     """InfoNCE over patches: similar neighbors are pulled together, every other patch is pushed away; [b].
 
     Args:
         features: one vector per patch, [b p f]; compared by cosine.
         positives: at most this many of a patch's neighbors, the most similar ones; at the border the better half.
+        negatives: "all" other patches, or the rest of the "window".
 
-    Source: OuroMamba section 3 with the choices of a 5 x 5 window and 12 positives; all other patches are negatives.
+    Source: OuroMamba section 3 with the choices of a 5 x 5 window and 12 positives.
+
+    Raises:
+        ValueError: other negatives.
     """
+    if negatives not in ("all", "window"):
+        raise ValueError(f"unknown negatives {negatives!r}; known: all, window")
     unit = F.normalize(features, dim=-1)
     similarity = unit @ unit.transpose(1, 2)
     inside = neighborhood(grid, window).to(features.device)
@@ -45,9 +52,54 @@ def patch_contrast(
         positive = torch.zeros_like(similarity, dtype=torch.bool).scatter(2, members, rank < wanted[:, None])
         itself = torch.eye(len(inside), dtype=torch.bool, device=features.device)
     logits = similarity / temperature
-    negatives = logits.masked_fill(positive | itself, -math.inf).logsumexp(-1, keepdim=True)
-    per_pair = torch.logaddexp(logits, negatives) - logits
+    left_out = positive | itself if negatives == "all" else positive | ~inside
+    against = logits.masked_fill(left_out, -math.inf).logsumexp(-1, keepdim=True)
+    per_pair = torch.logaddexp(logits, against) - logits
     return ((per_pair * positive).sum(-1) / wanted).mean(-1)
+
+
+def similarity_entropy(features: Tensor, *, points: int = 64, bandwidth: float = 0.01) -> Tensor:
+    """Differential entropy of the similarities between an image's patches, [b]: large where they are diverse.
+
+    The density is a Gaussian kernel estimate over the cosines of all pairs, read at `points` places between the least
+    and the greatest; the integral is that of PSAQ-ViT, -(f + 1e-4) log(f + 1e-4) by the trapezoid rule.
+
+    Args:
+        features: one vector per patch, [b p f].
+    """
+    unit = F.normalize(features, dim=-1)
+    patches = unit.shape[1]
+    first, second = torch.triu_indices(patches, patches, offset=1, device=unit.device)
+    pairs = (unit @ unit.transpose(1, 2))[:, first, second]
+    low, high = pairs.detach().amin(1), pairs.detach().amax(1)
+    places = low[:, None] + (high - low)[:, None] * torch.linspace(0, 1, points, device=pairs.device)
+    density = _Density.apply(pairs, places, bandwidth) + 1e-4
+    return torch.trapezoid(-density * density.log(), places, dim=1)
+
+
+class _Density(torch.autograd.Function):
+    """f(x_k) = mean over i of N(x_k; s_i, h^2), [b k]; place after place, so that nothing of size [b k i] is held."""
+
+    @staticmethod
+    def forward(ctx, pairs, places, bandwidth):
+        ctx.save_for_backward(pairs, places)
+        ctx.bandwidth = bandwidth
+        columns = [_kernel(pairs, place, bandwidth).mean(1) for place in places.T]
+        return torch.stack(columns, dim=1)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        pairs, places = ctx.saved_tensors
+        to_pairs = torch.zeros_like(pairs)
+        for place, weight in zip(places.T, upstream.T, strict=True):
+            slope = (place[:, None] - pairs) / ctx.bandwidth**2
+            to_pairs += weight[:, None] * _kernel(pairs, place, ctx.bandwidth) * slope
+        return to_pairs / pairs.shape[1], None, None
+
+
+def _kernel(pairs: Tensor, place: Tensor, bandwidth: float) -> Tensor:
+    """N(place; s_i, h^2) for every pair, [b i]."""
+    return torch.exp(-0.5 * ((place[:, None] - pairs) / bandwidth) ** 2) / (bandwidth * math.sqrt(2 * math.pi))
 
 
 def target_class(logits: Tensor, labels: Tensor, kind: str = "cross_entropy") -> Tensor:

@@ -7,17 +7,18 @@ neither. Image i depends on (seed, i) alone: its noise, class, jitter and flips 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ouro.gen.objective import Objective
 from ouro.registry import GENERATORS
 from ouro.taps import record
-from ouro.types import CalibrationSet, ModelInfo, Progress, Trace
+from ouro.types import CalibrationSet, ModelInfo, Progress
 from ouro.vision import VisionModel
 
 # PSAQ-ViT's schedule: two equal stages, jitter of 15 and 30 pixels at 224, a tenth of each stage to warm up
@@ -26,18 +27,6 @@ _WARMUP = 0.1
 PREVIEW_EVERY = 10
 
 _Result = TypeVar("_Result")
-
-
-class Objective(Protocol):
-    """What a generation method defines; `patterns` are the taps it reads."""
-
-    patterns: tuple[str, ...]
-
-    def losses(
-        self, trace: Trace, logits: Tensor, labels: Tensor, images: Tensor, smooth: Tensor
-    ) -> Mapping[str, Tensor]:
-        """Weighted loss terms, each [b]; `smooth` [b] is the total variation each image should have."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +120,7 @@ def synthesize(
     images, labels, losses = [], [], []
     for first in range(0, num, batch):
         count = min(batch, num - first)
-        if steps == 0 or not objective.patterns:
+        if steps == 0 or not objective.optimises:
             images.append(initial_images(model.info, seed, first, count))
             labels.append(targets(model.info, seed, first, count))
             continue

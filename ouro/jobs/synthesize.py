@@ -108,7 +108,7 @@ def _chunk(
     spec: SynthesisSpec, model: VisionModel, objective: Any, first: int, count: int
 ) -> Generator[Progress, None, CalibrationSet]:
     """Images first .. first + count; progress counts image-steps of the whole set."""
-    if not objective.patterns or spec.steps == 0:
+    if not objective.optimises or spec.steps == 0:
         images = initial_images(model.info, spec.seed, first, count)
         return CalibrationSet(images, None, {"losses": []})
     steps = optimise(model, objective, steps=spec.steps, seed=spec.seed, first=first, count=count, lr=spec.lr)

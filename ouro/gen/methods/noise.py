@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from ouro.gen.objective import Objective
 from ouro.vision import VisionModel
 
 
-class GaussianNoise:
+class GaussianNoise(Objective):
     """Nothing to optimise: the initial images are the set."""
 
-    patterns: tuple[str, ...] = ()
+    optimises = False
 
     def __init__(self, model: VisionModel, *, seed: int = 0) -> None:
-        del model
-        self.seed = seed
+        super().__init__(model, seed=seed)

@@ -7,7 +7,14 @@ import math
 import pytest
 import torch
 
-from ouro.gen.losses import neighborhood, patch_contrast, target_class, total_variation
+from ouro.gen.losses import (
+    _Density,
+    neighborhood,
+    patch_contrast,
+    similarity_entropy,
+    target_class,
+    total_variation,
+)
 
 
 def test_the_neighborhood_is_symmetric_and_loses_what_lies_outside() -> None:
@@ -75,3 +82,35 @@ def test_every_loss_is_per_sample() -> None:
 def test_an_unknown_output_loss_is_refused() -> None:
     with pytest.raises(ValueError, match="unknown output loss 'mse'; known: cross_entropy, mae"):
         target_class(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long), "mse")
+
+
+def test_the_entropy_of_similarities_agrees_with_its_formula_and_has_its_gradient() -> None:
+    features = torch.randn(2, 9, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64, requires_grad=True)
+    found = similarity_entropy(features, points=16, bandwidth=0.1)
+    for image, value in zip(features.detach(), found, strict=True):
+        unit = image / image.norm(dim=1, keepdim=True)
+        pairs = torch.tensor([(unit[i] @ unit[j]).item() for i in range(9) for j in range(i)], dtype=torch.float64)
+        places = torch.linspace(0, 1, 16, dtype=torch.float64) * (pairs.max() - pairs.min()) + pairs.min()
+        kernels = torch.exp(-0.5 * ((places[:, None] - pairs) / 0.1) ** 2) / (0.1 * math.sqrt(2 * math.pi))
+        density = kernels.mean(1) + 1e-4
+        expected = torch.trapezoid(-density * density.log(), places)
+        assert abs(value.item() - expected.item()) < 1e-6
+    # the places are taken as given, so the gradient is checked where they stay: through the density
+    pairs = torch.rand(2, 12, dtype=torch.float64, requires_grad=True)
+    places = torch.rand(2, 5, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: _Density.apply(x, places, 0.1), (pairs,))
+
+
+def test_diverse_patches_have_more_entropy_than_equal_ones() -> None:
+    draw = torch.Generator().manual_seed(3)
+    diverse = torch.randn(1, 16, 3, generator=draw)
+    alike = torch.ones(1, 16, 3) + 0.01 * torch.randn(1, 16, 3, generator=draw)
+    assert similarity_entropy(diverse) > similarity_entropy(alike)
+
+
+def test_negatives_of_the_window_are_fewer_than_all() -> None:
+    features = torch.randn(2, 25, 6, generator=torch.Generator().manual_seed(4))
+    everywhere, near = (patch_contrast(features, (5, 5), window=3, positives=4, negatives=n) for n in ("all", "window"))
+    assert (near < everywhere).all()
+    with pytest.raises(ValueError, match="unknown negatives 'none'; known: all, window"):
+        patch_contrast(features, (5, 5), negatives="none")

@@ -161,7 +161,7 @@ def test_a_wrong_spec_is_refused(bad: dict, words: str) -> None:
 
 def test_wrong_options_are_refused(model) -> None:
     with pytest.raises(
-        ValueError, match=r"window is 4, expected an odd number from 3 to 6 \(the model's smallest grid\)"
+        ValueError, match=r"window is 4, expected an odd number from 3 to 6 \(the model's largest grid\)"
     ):
         OuroMambaGen(model, window=4)
     with pytest.raises(ValueError, match="positives is 30, expected 1 to 24"):

@@ -1,0 +1,143 @@
+"""What generation methods share: which blocks they read, one vector per patch from each, class and smoothness terms.
+
+A method is a subclass that says which features there are and what is asked of them (`patch_term`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from ouro.attention.implicit import alpha
+from ouro.attention.maps import by_mixer, in_raster
+from ouro.gen.losses import target_class, total_variation
+from ouro.scan import selective_scan
+from ouro.scan.order import to_raster
+from ouro.types import PatchWindow, ScanInputs, ScanRecord, Trace
+from ouro.vision import VisionModel
+
+# PSAQ-ViT's weight 0.05 on its own scale, where white noise has 12371
+_NOISE_VARIATION = 12371
+
+
+class Objective:
+    """Class prior and smoothness; `patterns` are the taps that a trace needs.
+
+    Args:
+        class_weight, class_loss: of the target class, see `ouro.gen.losses.target_class`.
+        smooth_weight: of the total variation's distance from what each image should have.
+    """
+
+    patterns: tuple[str, ...] = ()
+    optimises = True
+    """Whether there is anything to optimise; without it the initial noise is the set."""
+
+    def __init__(
+        self, model: VisionModel, *, seed: int = 0, class_weight: float = 1.0, smooth_weight: float = 0.05,
+        class_loss: str = "cross_entropy",
+    ) -> None:  # fmt: skip
+        del model
+        self.seed = seed
+        self.class_weight, self.smooth_weight, self.class_loss = class_weight, smooth_weight, class_loss
+
+    def losses(
+        self, trace: Trace, logits: Tensor, labels: Tensor, images: Tensor, smooth: Tensor
+    ) -> Mapping[str, Tensor]:
+        """Weighted loss terms, each [b]; `smooth` [b] is the total variation each image should have."""
+        off = (total_variation(images) - smooth).abs()
+        return {
+            **self.patch_terms(trace),
+            "class": self.class_weight * target_class(logits, labels, self.class_loss),
+            "smooth": self.smooth_weight * _NOISE_VARIATION * off,
+        }
+
+    def patch_terms(self, trace: Trace) -> dict[str, Tensor]:
+        """Terms [b] that look at patches; none here."""
+        return {}
+
+
+class PatchObjective(Objective):
+    """An objective with a term on the features of patches, the mean over some blocks of the model.
+
+    Args:
+        features: one of `choices`.
+        blocks: how many mixers feed the term, evenly spaced; 0 takes all.
+        channels: how many channels per scan feed features that have channels, drawn by the seed; 0 takes all.
+
+    Raises:
+        ValueError: unknown features, or fewer than no blocks or channels.
+    """
+
+    choices: tuple[str, ...] = ()
+    term = ""
+
+    def __init__(
+        self, model: VisionModel, *, seed: int = 0, features: str, blocks: int = 4, channels: int = 64,
+        class_weight: float = 1.0, smooth_weight: float = 0.05, class_loss: str = "cross_entropy",
+    ) -> None:  # fmt: skip
+        super().__init__(
+            model, seed=seed, class_weight=class_weight, smooth_weight=smooth_weight, class_loss=class_loss
+        )
+        if features not in self.choices:
+            raise ValueError(f"unknown features {features!r}; known: {', '.join(self.choices)}")
+        for name, value in (("blocks", blocks), ("channels", channels)):
+            if value < 0:
+                raise ValueError(f"{name} is {value}, expected 0 (all) or more")
+        self.features, self.channels = features, channels
+        paths = list(model.mixers())
+        count = min(blocks, len(paths)) or len(paths)
+        chosen = [paths[-(-(i + 1) * len(paths) // count) - 1] for i in range(count)]
+        self.patterns = tuple(f"{path}.scans.*" for path in chosen)
+
+    def patch_terms(self, trace: Trace) -> dict[str, Tensor]:
+        """Mean over blocks; the scans of one block are merged in raster order first (G6)."""
+        per_block = []
+        for number, scans in enumerate(by_mixer(trace.scans).values()):
+            merged = torch.stack([self.feature(scan, number) for scan in scans]).mean(0)
+            per_block.append(self.of_features(merged, scans[0].order.grid))
+        return {self.term: torch.stack(per_block).mean(0)}
+
+    def feature(self, scan: ScanRecord, number: int) -> Tensor:
+        """One vector per patch in raster order, [b p f]; `number` counts the blocks that are read."""
+        raise NotImplementedError
+
+    def of_features(self, features: Tensor, grid: tuple[int, int]) -> Tensor:
+        """The term, [b]."""
+        raise NotImplementedError
+
+    def drawn(self, scan: ScanRecord, number: int) -> ScanInputs:
+        """The scan's operands with the drawn channels only, without the skip."""
+        inputs, count = scan.inputs, scan.inputs.u.shape[1]
+        if not self.channels or self.channels >= count:
+            return ScanInputs(inputs.u, inputs.delta, inputs.A, inputs.B, inputs.C, None)
+        stream = torch.Generator().manual_seed(self.seed * 1000 + number)
+        drawn = torch.randperm(count, generator=stream)[: self.channels]
+        # grouped B and C belong to channels by their place, so those are drawn per group
+        if inputs.B.dim() == 4:
+            groups = inputs.B.shape[1]
+            within = count // groups
+            few = torch.randperm(within, generator=stream)[: max(1, self.channels // groups)]
+            drawn = (torch.arange(groups)[:, None] * within + few).flatten()
+        return ScanInputs(inputs.u[:, drawn], inputs.delta[:, drawn], inputs.A[drawn], inputs.B, inputs.C, None)
+
+
+def plain_feature(objective: PatchObjective, scan: ScanRecord, number: int) -> Tensor:
+    """Without the patched state: "alpha" is a patch's row of the implicit attention, "y" what it reads, C h."""
+    if objective.features == "alpha":
+        return in_raster(alpha(scan), scan.order)
+    y = selective_scan(objective.drawn(scan, number)).y
+    return to_raster(y, scan.order).transpose(1, 2)
+
+
+def patched_feature(
+    objective: PatchObjective, scan: ScanRecord, number: int, window: PatchWindow,
+    rows: Callable[[ScanRecord], Tensor],
+) -> Tensor:  # fmt: skip
+    """With the patched state: "alpha_p" is a patch's row of the patched attention, "y_p" is C h_p."""
+    if objective.features == "alpha_p":
+        return rows(scan)
+    y_p = selective_scan(objective.drawn(scan, number), window=window).y_p
+    assert y_p is not None
+    return y_p.transpose(1, 2)
