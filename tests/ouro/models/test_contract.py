@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 from ouro.attention import alpha, alpha_p, attention_map, by_mixer
 from ouro.models import load_checkpoint
 from ouro.quant.apply import attach_calibration
+from ouro.quant.audit import audit
 from ouro.quant.calibrate import quantize
+from ouro.registry import QUANTIZERS
 from ouro.scan import selective_scan
 from ouro.scan.order import raster_steps
 from ouro.taps import detach, record, taps
@@ -169,6 +171,20 @@ def test_quantizing_and_detaching_gives_the_float_model_back(model, traced) -> N
         assert torch.equal(attach_calibration(model, float_again)(zoo.inputs(model)), output)
         detach(model)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("method", list(QUANTIZERS))
+@pytest.mark.parametrize("name", ["vmamba_tiny", "localvim_tiny", "mambavision_t", "zigma_zigzag8"])
+def test_every_method_rounds_everything_in_every_family(name, method) -> None:
+    model = zoo.small(name)
+    options = {"ouro": {"steps_per_block": 1}, "ptq4vm": {"steps_per_block": 1},
+               "brecq": {"iterations": 1, "activation_steps": 1}}.get(method, {})  # fmt: skip
+    calibration = quantize(model, zoo.inputs(model, 2), method=method, bits="w6a6o8", scope="full", **options)
+    attach_calibration(model, calibration)
+    with torch.no_grad():
+        assert model(zoo.inputs(model)).isfinite().all()
+    found = audit(model, zoo.inputs(model, 2), calibration.plan)
+    assert found["sealed"], found["failures"]
 
 
 def test_the_outlier_method_is_exact_in_batches(model) -> None:
