@@ -85,6 +85,9 @@ class KScaled(Method):
 
     def fit_activation(self, seen: Seen) -> dict[str, Tensor]:
         rows, bits = seen.rows, seen.spec.bits
+        if seen.tap.site == "embed.in":
+            # min-max, as published: a cosine over three channels that are equal in a gray image sees nothing
+            return {"scale": kscale.initial(torch.stack([x.abs().amax() for x in rows]).amax()[None], bits)}
         if seen.spec.granularity == "channel clusters":
             labels = kscale.clusters(_mean_size(rows, over_steps=False), self.k)
             scale = kscale.search_channels(rows, labels, bits, rounds=self.rounds, tie=self.power_of_two)
