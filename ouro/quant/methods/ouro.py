@@ -25,7 +25,6 @@ from ouro.scan import selective_scan
 from ouro.taps import Tap
 from ouro.types import QuantSpec
 
-
 _ONE_SIDED = frozenset({"scan.delta_raw", "scan.A"})
 """Sites on an asymmetric grid. A is negative: of 15 symmetric codes 8 would never be used, and the 4-bit A that is left
 made the whole model guess (the code rounds it so)."""

@@ -98,7 +98,10 @@ def test_a_set_that_does_not_fit_is_refused(tiny_zoo, tmp_path, tensors, message
         ({"bits": "four"}, "bits 'four' cannot be read; "),
         ({"scope": "all"}, "unknown scope 'all'; known: lin, ssm, rec, full"),
         ({"options": (("alpha", 1),)}, "method 'minmax' has no option 'alpha'; known: none"),
-        ({"calib": "real:many"}, "calibration set 'real:many' lacks a count; write real:128, noise:128, synthetic:128 or "),
+        (
+            {"calib": "real:many"},
+            "calibration set 'real:many' lacks a count; write real:128, noise:128, synthetic:128 or ",
+        ),
         ({"calib": "noise:0"}, "calibration set 'noise:0' lacks a count; "),
         ({"calib": "real:99999"}, "99999 calibration images were asked for, scenes has 10000"),
         ({"calib": "real:4:folder"}, "vim_nano was trained on ImageNet, which does not come along; "),
