@@ -31,7 +31,7 @@ lab: $(STAMP)
 	@$(PY) -m jupyterlab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 test: $(STAMP)
-	@$(PY) -m pytest -q -n 2 --dist loadfile
+	@$(PY) -m pytest -q
 
 check: $(STAMP)
 	$(PY) -m ruff format --check .

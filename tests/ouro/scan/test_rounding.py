@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import pytest
 import torch
 
@@ -24,9 +22,9 @@ SIZES = [
 ]
 RULES = [
     pytest.param(flags, id="+".join(name for name, on in zip(("h", "A_bar", "B_bar"), flags, strict=True) if on))
-    for flags in product((False, True), repeat=3)
-    if any(flags)
+    for flags in ((True, False, False), (False, True, False), (True, True, True))
 ]
+"""Every set of rules is compiled for itself, which takes longer than all that is tested with it."""
 
 
 def rounding(
@@ -64,8 +62,7 @@ def test_compiled_rounding_agrees_with_the_definition(size: tuple, flags: tuple)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_every_power_agrees_in_either_precision(dtype: torch.dtype, power: int, bits: int) -> None:
     size = (2, 70, 23, 8, None)
-    for flags in ((False, True, True), (True, True, True)):
-        assert_agree(size, rounding(size, flags, bits=bits, power=power, each=power == 2, dtype=dtype), dtype)
+    assert_agree(size, rounding(size, (True, True, True), bits=bits, power=power, each=power == 2, dtype=dtype), dtype)
 
 
 def test_either_rule_may_be_signed_or_not() -> None:
