@@ -183,7 +183,7 @@ def kscale() -> str | None:
     if not found:
         return None
     command = (
-        "ouro bench quantization MODEL --method kscale --bits w8a8 --scope full --calib real=real:128 --limit 1000"
+        "ouro bench quantization MODEL --method kscale --bits w8a8 --scope full --calib real=real:128 --limit 500"
     )
     return _made(found[0], command) + _markdown(
         ("model", "calibration", "float", "k-scaled W8A8, scope full", "points lost", "n"), rows, 2
