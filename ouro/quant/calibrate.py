@@ -252,6 +252,7 @@ class _Looker:
     def __init__(self, model: nn.Module, part: Section, states: Sequence[State]) -> None:
         self.model, self.part, self.states = model, part, states
         self.known = dict(taps(model))
+        self.floats: dict[str, Tensor] = {}
 
     def at(self, paths: Sequence[str]) -> dict[str, list[Tensor]]:
         """Tap path -> tensors, chunk by chunk of images; one for what is the same for every image."""
@@ -268,13 +269,18 @@ class _Looker:
         return seen
 
     def constant(self, path: str) -> Tensor:
-        """A weight or constant, in floating point."""
-        tap = self.known[path]
-        attached, tap.quantizer = tap.quantizer, None
-        try:
-            return self.at([path])[path][0]
-        finally:
-            tap.quantizer = attached
+        """A weight or constant, in floating point; one look, the first, brings all that the section rounds."""
+        if path not in self.floats:
+            wanted = [found for found in (path, *self.part.sites) if "b" not in self.known[found].axes]
+            attached = {found: self.known[found].quantizer for found in wanted}
+            try:
+                for found in wanted:
+                    self.known[found].quantizer = None
+                self.floats |= {found: chunks[0] for found, chunks in self.at(wanted).items()}
+            finally:
+                for found, quantizer in attached.items():
+                    self.known[found].quantizer = quantizer
+        return self.floats[path]
 
     def scan_paths(self) -> list[str]:
         """Scans of which the section rounds anything."""
