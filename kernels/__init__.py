@@ -1,1 +1,23 @@
 """Triton kernels, each beside its reference, its test and its benchmark; installed as `ouro.kernels`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ouro.kernels.launch import Kernel
+
+NAMES: tuple[str, ...] = ()
+"""One folder each, which offers `KERNEL`."""
+
+
+def kernel(name: str) -> Kernel:
+    """The record of one kernel; imports its folder, not yet Triton.
+
+    Raises:
+        ValueError: no such kernel; the message lists the known ones.
+    """
+    if name not in NAMES:
+        raise ValueError(f"unknown kernel {name!r}; known: {', '.join(NAMES)}")
+    return import_module(f"ouro.kernels.{name}").KERNEL
