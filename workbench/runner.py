@@ -1,4 +1,4 @@
-"""Long jobs: one worker thread at a time, followed by any number of pages, cancelled at once.
+"""Long jobs: one worker thread at a time, followed by any number of pages, paused and cancelled at once.
 
 A page that is reloaded finds its job again, because the job lives here and not in the page's event.
 """
@@ -23,10 +23,15 @@ _DEVICE = threading.Lock()
 
 @dataclass
 class Job:
-    """One run of a generator of Progress. `state` goes waiting -> running -> done, failed or cancelled."""
+    """One run of a generator of Progress, `about` something.
+
+    `state` goes waiting -> running -> done, failed or cancelled; a running job may be paused and goes on by way of
+    waiting.
+    """
 
     kind: str
     make: Callable[[], Generator[Any, None, Any]]
+    about: str = ""
     state: str = "waiting"
     beats: int = 0
     step: int = 0
@@ -39,7 +44,9 @@ class Job:
     started: float = field(default_factory=time.monotonic)
     first: tuple[int, float] | None = None
     ended: float | None = None
+    paused: float | None = None
     _stop: threading.Event = field(default_factory=threading.Event)
+    _go: threading.Event = field(default_factory=threading.Event)
 
     @property
     def over(self) -> bool:
@@ -47,7 +54,7 @@ class Job:
 
     @property
     def seconds(self) -> float:
-        return (self.ended or time.monotonic()) - self.started
+        return (self.ended or self.paused or time.monotonic()) - self.started
 
     @property
     def remaining(self) -> float | None:
@@ -64,7 +71,27 @@ class Job:
         """Ends the job for whoever follows it, now; its thread ends at the next beat."""
         if not self.over:
             self._stop.set()
-            self.state, self.ended = "cancelled", time.monotonic()
+            self.state, self.ended = "cancelled", self.paused or time.monotonic()
+            self._go.set()
+
+    def pause(self) -> bool:
+        """Stops for whoever follows it, now, and computes no more after the next beat; False if it does not run."""
+        if self.state != "running":
+            return False
+        self._go.clear()
+        self.state, self.paused = "paused", time.monotonic()
+        return True
+
+    def resume(self) -> bool:
+        """Goes on after a pause, which counts neither as time spent nor into the pace; False if it was not paused."""
+        if self.state != "paused" or self.paused is None:
+            return False
+        rest = time.monotonic() - self.paused
+        self.started += rest
+        self.first = self.first and (self.first[0], self.first[1] + rest)
+        self.state, self.paused = "waiting", None
+        self._go.set()
+        return True
 
     def run(self) -> None:
         """Iterates the generator to its end, or to the cancellation."""
@@ -72,6 +99,7 @@ class Job:
             if self._stop.is_set():
                 return
             self.state, self.started = "running", time.monotonic()
+            self._go.set()
             generator = None
             try:
                 generator = self.make()
@@ -85,6 +113,10 @@ class Job:
                     if self._stop.is_set():
                         break
                     self._take(beat)
+                    if not self._go.is_set() or self.state == "waiting":
+                        self._rest()
+                        if self._stop.is_set():
+                            break
             # whatever the job raises belongs to the page that asked for it
             except Exception as error:
                 if not self._stop.is_set():
@@ -95,12 +127,24 @@ class Job:
                     generator.close()
                 self.ended = self.ended or time.monotonic()
 
+    def _rest(self) -> None:
+        """Until the pause is over; meanwhile the device is for others."""
+        _DEVICE.release()
+        try:
+            self._go.wait()
+        finally:
+            _DEVICE.acquire()
+        if self.state == "waiting":
+            self.state = "running"
+
     def _take(self, beat: Any) -> None:
         self.step, self.total, self.message = beat.step, max(1, beat.total), beat.message
         self.data = {**self.data, **beat.data}
         if "loss" in beat.data:
             self.history.append({"step": beat.step, **beat.data["loss"]})
-        self.first = self.first or (beat.step, time.monotonic())
+        # what was finished by an earlier run took no time and says nothing about the pace
+        if self.first is None or "finished" in beat.data:
+            self.first = (beat.step, time.monotonic())
         self.beats += 1
 
 
@@ -108,8 +152,8 @@ _JOBS: dict[str, Job] = {}
 _GATE = threading.Lock()
 
 
-def start(kind: str, make: Callable[[], Generator[Any, None, Any]]) -> Job:
-    """Starts a job of this kind.
+def start(kind: str, make: Callable[[], Generator[Any, None, Any]], about: str = "") -> Job:
+    """Starts a job of this kind; `about` is told above its bar.
 
     Raises:
         RuntimeError: one of the kind is at work.
@@ -118,7 +162,7 @@ def start(kind: str, make: Callable[[], Generator[Any, None, Any]]) -> Job:
         running = _JOBS.get(kind)
         if running is not None and not running.over:
             raise RuntimeError(f"{kind} is already at work; wait for it or cancel it first")
-        job = _JOBS[kind] = Job(kind, make)
+        job = _JOBS[kind] = Job(kind, make, about)
     threading.Thread(target=job.run, name=f"job-{kind}", daemon=True).start()
     return job
 
@@ -137,13 +181,19 @@ def cancel(kind: str) -> bool:
     return True
 
 
+def pause(kind: str) -> bool:
+    """Pauses the running job of this kind, or lets the paused one go on; False when there is neither."""
+    job = _JOBS.get(kind)
+    return job is not None and (job.pause() or job.resume())
+
+
 def follow(job: Job) -> Iterator[Job]:
     """The job, again whenever it moved and at least every second, until it is over."""
-    seen, last = -1, 0.0
+    seen, last = (-1, ""), 0.0
     for _ in itertools.count():
-        over = job.over
-        if over or job.beats != seen or time.monotonic() - last > 1:
-            seen, last = job.beats, time.monotonic()
+        over, now = job.over, (job.beats, job.state)
+        if over or now != seen or time.monotonic() - last > 1:
+            seen, last = now, time.monotonic()
             yield job
         if over:
             return
@@ -158,6 +208,7 @@ def bar(job: Job | None, idle: str = "") -> str:
     words = {
         "waiting": "waiting for another job to end",
         "running": job.message or "starting; the first run of a kind also compiles its kernels",
+        "paused": f"paused at {100 * share:.0f} %: {job.message}",
         "done": "done",
         "cancelled": f"cancelled at {100 * share:.0f} %",
         "failed": f"failed: {first_line(job.error)}",
@@ -165,12 +216,15 @@ def bar(job: Job | None, idle: str = "") -> str:
     right = f"{clock(job.seconds)}"
     if job.remaining is not None:
         right = f"{100 * share:.0f} % · {clock(job.seconds)} · {clock(job.remaining)} left"
-    look = {"waiting": " wb-wait", "failed": " wb-failed", "cancelled": " wb-stopped"}.get(job.state, "")
+    look = {"waiting": " wb-wait", "failed": " wb-failed", "cancelled": " wb-stopped", "paused": " wb-stopped"}.get(
+        job.state, ""
+    )
     if job.state == "running" and job.step == 0:
         look = " wb-wait"
+    about = f'<div class="wb-about">{html.escape(job.about)}</div>' if job.about else ""
     return (
         f'<div class="wb-job{look}" data-state="{job.state}"{" role=alert" if job.state == "failed" else ""}>'
-        f'<div class="wb-track" role="progressbar" aria-label="{html.escape(job.kind)}" aria-valuemin="0" '
+        f'{about}<div class="wb-track" role="progressbar" aria-label="{html.escape(job.kind)}" aria-valuemin="0" '
         f'aria-valuemax="100" aria-valuenow="{100 * share:.0f}">'
         f'<div class="wb-fill" style="width:{100 * share:.1f}%"></div></div>'
         f'<div class="wb-line"><span>{html.escape(words)}</span><span>{right}</span></div></div>'

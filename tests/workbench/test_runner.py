@@ -59,6 +59,50 @@ def test_a_second_job_of_a_kind_is_refused_and_one_of_another_kind_waits():
     assert first.state == "done" and states >= {"waiting", "done"}
 
 
+def test_paused_job_computes_nothing_and_lends_the_device():
+    began = time.monotonic()
+    job = runner.start("long", lambda: counting(40, pause=0.05), about="forty <steps>")
+    while job.step < 3:
+        time.sleep(0.02)
+    assert runner.pause("long") and job.state == "paused" and "paused at" in runner.bar(job)
+    assert "forty &lt;steps&gt;" in runner.bar(job)
+    # it would wait for good if the paused one kept the device
+    assert end_of(runner.start("short", lambda: counting(2))).state == "done"
+    step, spent = job.step, job.seconds
+    time.sleep(0.3)
+    assert (job.step, job.seconds) == (step, spent)
+    assert runner.pause("long") and job.state in ("waiting", "running")
+    assert end_of(job).state == "done" and job.step == 40
+    assert job.seconds < time.monotonic() - began - 0.3
+    assert not runner.pause("long") and not runner.pause("no such kind")
+
+
+def test_cancel_ends_a_paused_job_without_another_step():
+    closed = threading.Event()
+    job = runner.start("rests", lambda: counting(40, pause=0.05, closed=closed))
+    while job.step < 2:
+        time.sleep(0.02)
+    assert job.pause()
+    time.sleep(0.2)
+    step = job.step
+    job.cancel()
+    assert closed.wait(3) and job.step == step and end_of(job).state == "cancelled"
+
+
+def test_pace_is_that_of_what_is_computed_now():
+    def resumed() -> Generator[Progress, None, None]:
+        for done in (10, 20):
+            yield Progress(done, 40, "found", {"finished": done})
+        for step in range(21, 41):
+            time.sleep(0.15)
+            yield Progress(step, 40, "made")
+
+    job = runner.start("resumed", resumed)
+    per_step = [seen.remaining / (40 - seen.step) for seen in runner.follow(job) if 27 < seen.step < 36]
+    # were the 20 that took no time counted, it would be half of it or less
+    assert per_step and min(per_step) > 0.13
+
+
 def test_failure_is_kept_for_the_page():
     def failing() -> Generator[Progress, None, None]:
         yield Progress(1, 2, "well so far")
