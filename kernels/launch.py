@@ -60,15 +60,17 @@ def choose(
     *,
     invalid: str | None = None,
     unsupported: str | None = None,
+    strided: bool = False,
 ) -> str:
     """The backend that serves a call.
 
     Args:
         kernel: name, for messages.
         backend: "auto" or one of `BACKENDS`.
-        tensors: all operands; those that are there have to share a device and, for Triton, be contiguous.
+        tensors: all operands; those that are there have to share a device and, for Triton, be contiguous or `strided`.
         invalid: what is wrong with the call, whoever serves it.
         unsupported: what Triton does not do.
+        strided: the kernel takes operands of any memory layout.
 
     Raises:
         KernelError: nobody serves it; the message has every backend that was tried and why it refused.
@@ -79,7 +81,8 @@ def choose(
     given = {name: x for name, x in tensors.items() if x is not None}
     device = next(iter(given.values())).device
     invalid = invalid or _mixed(given)
-    refused = {"triton": invalid or can_run(device) or unsupported or _scattered(given), "reference": invalid}
+    scattered = None if strided else _scattered(given)
+    refused = {"triton": invalid or can_run(device) or unsupported or scattered, "reference": invalid}
     names = BACKENDS if backend == "auto" else (backend,)
     for name in names:
         # the interpreter is for tests: only who asks for it gets it
