@@ -180,6 +180,7 @@ class Kernel:
     op, reference: same signature but for the op's `backend`; both return a tensor or a named tuple of tensors.
     tolerances: output -> (relative, absolute); "" is every other floating point output, whole numbers are equal else.
     widen: the reference gets its floating point operands as float64. Not for rules that decide about float32 values.
+    strided: the kernel takes operands of any memory layout.
     """
 
     name: str
@@ -190,3 +191,4 @@ class Kernel:
     builds: tuple[Build, ...]
     tolerances: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     widen: bool = True
+    strided: bool = False

@@ -1,0 +1,94 @@
+"""Whether a kernel computes what its reference defines: the same check for tests and before every benchmark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ouro.kernels.launch import Case, Kernel
+
+TOLERANCES = {
+    torch.float64: (1e-9, 1e-9),
+    torch.float32: (2e-5, 2e-5),
+    torch.float16: (2e-3, 1e-3),
+    torch.bfloat16: (1e-2, 1e-2),
+}
+"""(relative, absolute) of an output by its dtype, unless a kernel names its own; whole numbers are equal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """max_error: the largest absolute difference over all outputs. complaint: what differs, None if nothing does."""
+
+    max_error: float
+    complaint: str | None
+
+    @property
+    def passed(self) -> bool:
+        return self.complaint is None
+
+
+def inputs_of(case: Case, device: torch.device, seed: int = 0) -> dict[str, Any]:
+    """The operands of a case, the same every time."""
+    return case.build(torch.Generator(device).manual_seed(seed), device)
+
+
+def check(kernel: Kernel, case: Case, device: torch.device, seed: int = 0) -> Verdict:
+    """Runs one case on Triton and compares every output with the reference, in float64 unless `kernel.widen` is off.
+
+    Raises:
+        KernelError: Triton cannot run on this device.
+    """
+    inputs = inputs_of(case, device, seed)
+    found = outputs(kernel.op(**inputs, backend="triton"))
+    wanted = outputs(kernel.reference(**(_widened(inputs) if kernel.widen else inputs)))
+    return compare(found, wanted, kernel.tolerances)
+
+
+def outputs(result: Any) -> dict[str, Tensor | None]:
+    """The outputs of a kernel by name; a single tensor is called y."""
+    return {"y": result} if isinstance(result, Tensor) else dict(zip(result._fields, result, strict=True))
+
+
+def compare(
+    found: Mapping[str, Tensor | None],
+    wanted: Mapping[str, Tensor | None],
+    tolerances: Mapping[str, tuple[float, float]],
+) -> Verdict:
+    """Compares outputs; NaN equals NaN, because a reference that says NaN means it."""
+    worst, complaints = 0.0, []
+    for name, want in wanted.items():
+        got = found[name]
+        if got is None or want is None:
+            if got is not want:
+                complaints.append(f"{name} is {'missing' if got is None else 'there, though the reference has none'}")
+            continue
+        if got.shape != want.shape:
+            complaints.append(f"{name} is {tuple(got.shape)}, expected {tuple(want.shape)}")
+            continue
+        if got.is_floating_point():
+            rtol, atol = tolerances.get(name, tolerances.get("", TOLERANCES[got.dtype]))
+        else:
+            rtol, atol = tolerances.get(name, (0.0, 0.0))
+        a, b = got.double(), want.double()
+        same = (a == b) | (a.isnan() & b.isnan())
+        gap = (a - b).abs().masked_fill(same, 0)
+        wrong = ~same & ~(gap <= atol + rtol * b.abs())
+        if gap.numel():
+            worst = max(worst, float(gap.nan_to_num(torch.inf).max()))
+        if wrong.any():
+            place = gap.nan_to_num(torch.inf).flatten().argmax()
+            at = tuple(int(i) for i in torch.unravel_index(place, gap.shape))
+            complaints.append(
+                f"{name}: {int(wrong.sum())} of {wrong.numel()} differ, worst at {at}: {a[at].item():.9g}, "
+                f"expected {b[at].item():.9g} (rtol {rtol:g}, atol {atol:g})"
+            )
+    return Verdict(worst, "; ".join(complaints) or None)
+
+
+def _widened(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    return {n: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for n, x in inputs.items()}
