@@ -7,10 +7,10 @@ from importlib.util import find_spec
 
 import torch
 
-from ouro.scan import reference
+from ouro.scan import reference, triton
 from ouro.types import Companding, PatchWindow, ScanInputs, ScanOutput, ScanRounding, StateQuantizer
 
-BACKENDS = ("cpu", "mamba_ssm", "reference")
+BACKENDS = ("cpu", "triton", "mamba_ssm", "reference")
 """"auto" takes the first of these that serves the request."""
 
 
@@ -38,6 +38,8 @@ def refusal(
         if keep_states and needs_grad:
             return "the states it returns carry no gradient"
         return None
+    if backend == "triton":
+        return triton.refusal(inputs, keep_states, rounding, window, needs_grad)
     if backend == "mamba_ssm":
         if inputs.u.device.type != "cuda":
             return f"it runs on CUDA devices, the inputs are on {inputs.u.device}"
@@ -52,9 +54,11 @@ def refusal(
 def backends() -> list[tuple[str, bool, str]]:
     """(name, usable on this machine, why or why not) of every backend."""
     cuda = torch.cuda.is_available()
+    no_triton = triton.unavailable()
     mamba = find_spec("selective_scan_cuda") is not None
     return [
         ("cpu", True, "compiled with numba, forward and backward"),
+        ("triton", no_triton is None, no_triton or "own kernel for CUDA devices, forward and backward"),
         ("mamba_ssm", cuda and mamba, "official CUDA kernel" if cuda and mamba else
          "no CUDA device" if not cuda else "its extension selective_scan_cuda is not installed"),
         ("reference", True, "loop over tokens, the definition"),
