@@ -71,7 +71,6 @@ class PatchObjective(Objective):
     """
 
     choices: tuple[str, ...] = ()
-    term = ""
 
     def __init__(
         self, model: VisionModel, *, seed: int = 0, features: str, blocks: int = 4, channels: int = 64,
@@ -92,19 +91,25 @@ class PatchObjective(Objective):
         self.patterns = tuple(f"{path}.scans.*" for path in chosen)
 
     def patch_terms(self, trace: Trace) -> dict[str, Tensor]:
-        """Mean over blocks; the scans of one block are merged in raster order first (G6)."""
+        """Mean over blocks; the scans of one block are merged in raster order first (G6).
+
+        Raises:
+            FloatingPointError: features that are not finite; the message names the mixer.
+        """
         per_block = []
-        for number, scans in enumerate(by_mixer(trace.scans).values()):
+        for number, (path, scans) in enumerate(by_mixer(trace.scans).items()):
             merged = torch.stack([self.feature(scan, number) for scan in scans]).mean(0)
+            if not merged.isfinite().all():
+                raise FloatingPointError(f"the features of {path} became NaN or infinite")
             per_block.append(self.of_features(merged, scans[0].order.grid))
-        return {self.term: torch.stack(per_block).mean(0)}
+        return {name: torch.stack([terms[name] for terms in per_block]).mean(0) for name in per_block[0]}
 
     def feature(self, scan: ScanRecord, number: int) -> Tensor:
         """One vector per patch in raster order, [b p f]; `number` counts the blocks that are read."""
         raise NotImplementedError
 
-    def of_features(self, features: Tensor, grid: tuple[int, int]) -> Tensor:
-        """The term, [b]."""
+    def of_features(self, features: Tensor, grid: tuple[int, int]) -> dict[str, Tensor]:
+        """The terms of one block, each [b]."""
         raise NotImplementedError
 
     def drawn(self, scan: ScanRecord, number: int) -> ScanInputs:

@@ -1,13 +1,15 @@
 """The optimisation loop: images from Gaussian noise, for a frozen model, under the losses of a generation method.
 
 Source: OuroMamba section 3 for the objective; schedule, jitter and clipping are PSAQ-ViT's, because OuroMamba states
-neither. Image i depends on (seed, i) alone: its noise, class, jitter and flips come from its own random stream.
+neither. Image i depends on (seed, i) alone: its noise, class, jitter and flips come from its own random stream, and it
+passes the model at a fixed place of a group of fixed size, so that sums are added in the same order in every chunk.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -25,6 +27,8 @@ from ouro.vision import VisionModel
 _JITTER = (15 / 224, 30 / 224)
 _WARMUP = 0.1
 PREVIEW_EVERY = 10
+GROUP = 8
+"""Images that pass the model together: those with the same i // GROUP, filled up where a set has no more."""
 
 _Result = TypeVar("_Result")
 
@@ -61,28 +65,28 @@ def optimise(
     The model's parameters are left as they are and get no gradient.
 
     Raises:
-        RuntimeError: the loss became NaN or infinite.
+        Diverged: a loss became NaN or infinite; the error has the last good images.
     """
     info = model.info
     labels = targets(info, seed, first, count)
     draws = [_draw(info, seed, first + i, steps) for i in range(count)]
-    smooth = torch.tensor([draw.smooth for draw in draws])
     low, high = _pixel_range(info)
     images = torch.stack([draw.noise for draw in draws]).clamp(low, high).requires_grad_()
+    groups = [_Group(model, objective, labels, draws, first, members) for members in _groups(first, count)]
     optimizer = torch.optim.Adam([images], lr=lr, betas=(0.5, 0.9), eps=1e-8)
     history: list[dict[str, float]] = []
-    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    model.requires_grad_(False)
-    try:
+    good = images.detach().clone()
+    with _frozen(model):
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = lr * _rate(step, steps)
-            with record(model, *objective.patterns, detach=False) as trace:
-                logits = model(_jittered(images, draws, step))
-            terms = objective.losses(trace, logits, labels, images, smooth)
-            loss = torch.stack([term.sum() for term in terms.values()]).sum()
-            if not loss.isfinite():
-                raise RuntimeError(f"the loss became {loss.item()} at step {step + 1}; try a lower lr than {lr}")
-            (images.grad,) = torch.autograd.grad(loss, images)
+            try:
+                found = [group.gradient(images, step) for group in groups]
+            except FloatingPointError as error:
+                raise Diverged(f"{error} at step {step + 1}; try a lower lr than {lr}", good, step) from error
+            images.grad = torch.cat([gradient for gradient, _ in found])
+            terms = {name: torch.cat([each[name] for _, each in found]) for name in found[0][1]}
+            # what the losses were finite at
+            good.copy_(images.detach())
             optimizer.step()
             with torch.no_grad():
                 images.clamp_(low, high)
@@ -92,10 +96,100 @@ def optimise(
                 shown["preview"] = to_pixels(images.detach(), info)
             parts = ", ".join(f"{name} {value:.2f}" for name, value in history[-1].items())
             yield Progress(step + 1, steps, parts, shown)
+    return CalibrationSet(images.detach(), labels, {"losses": history, "first": first, "seed": seed, "steps": steps})
+
+
+class Diverged(RuntimeError):
+    """A loss became NaN or infinite. `images` are the last ones at which it was not, after so many `steps`."""
+
+    def __init__(self, message: str, images: Tensor, steps: int) -> None:
+        super().__init__(message)
+        self.images, self.steps = images, steps
+
+
+class _Group:
+    """Some neighbors among the images, and what the model makes of them; `members` are their places in the chunk."""
+
+    def __init__(
+        self, model: VisionModel, objective: Objective, labels: Tensor, draws: list[_Draw], first: int, members: range
+    ) -> None:
+        self.model, self.objective, self.members = model, objective, members
+        self.before = (first + members.start) % GROUP
+        self.after = GROUP - self.before - len(members)
+        chosen = slice(members.start, members.stop)
+        self.draws, self.labels = draws[chosen], self._padded(labels[chosen])
+        self.smooth = self._padded(torch.tensor([draw.smooth for draw in self.draws]))
+
+    def gradient(self, images: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Of the sum of the losses, for every member; and the losses, each [members].
+
+        Raises:
+            FloatingPointError: a loss is not finite; the message names the first layer that is not.
+        """
+        own = images.detach()[self.members.start : self.members.stop].requires_grad_()
+        shown = self._padded(_jittered(own, self.draws, step))
+        with record(self.model, *self.objective.patterns, detach=False) as trace:
+            logits = self.model(shown)
+        terms = self.objective.losses(trace, logits, self.labels, self._padded(own), self.smooth)
+        terms = {name: term[self.before : GROUP - self.after] for name, term in terms.items()}
+        for name, term in terms.items():
+            if not term.isfinite().all():
+                raise FloatingPointError(f"the loss {name} became NaN or infinite{_culprit(self.model, shown)}")
+        (gradient,) = torch.autograd.grad(torch.stack([term.sum() for term in terms.values()]).sum(), own)
+        if not gradient.isfinite().all():
+            raise FloatingPointError("the gradient became NaN or infinite")
+        return gradient, terms
+
+    def _padded(self, rows: Tensor) -> Tensor:
+        """Members [m ...] at their places among [GROUP ...]; others hold what the first member has."""
+        other = rows[:1].detach()
+        return torch.cat([other.expand(self.before, *rows.shape[1:]), rows, other.expand(self.after, *rows.shape[1:])])
+
+
+def saved_bytes(model: VisionModel, objective: Objective) -> int:
+    """What autograd keeps of one image between forward and backward; costs one forward."""
+    image = torch.zeros(1, *model.info.input_size, requires_grad=True)
+    kept: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with _frozen(model), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with record(model, *objective.patterns, detach=False) as trace:
+            logits = model(image)
+        objective.losses(trace, logits, torch.zeros(1, dtype=torch.int64), image, torch.zeros(1))
+    return sum(kept.values())
+
+
+def _groups(first: int, count: int) -> Iterator[range]:
+    """Places in the chunk of the members of each group."""
+    start = 0
+    while start < count:
+        stop = min(count, start + GROUP - (first + start) % GROUP)
+        yield range(start, stop)
+        start = stop
+
+
+def _culprit(model: VisionModel, images: Tensor) -> str:
+    """Words that name the first layer whose output is not finite."""
+    with torch.no_grad(), record(model, "*") as trace:
+        model(images)
+    broken = next((path for path, tensor in trace.tensors.items() if not tensor.isfinite().all()), None)
+    return "" if broken is None else f", first at {broken}"
+
+
+@contextmanager
+def _frozen(model: VisionModel) -> Iterator[None]:
+    """No gradient for the parameters while it lasts; afterwards they are as they were."""
+    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    model.requires_grad_(False)
+    try:
+        yield
     finally:
         for parameter, flag in wanted.items():
             parameter.requires_grad_(flag)
-    return CalibrationSet(images.detach(), labels, {"losses": history, "first": first, "seed": seed, "steps": steps})
 
 
 def synthesize(

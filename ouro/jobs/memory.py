@@ -1,4 +1,4 @@
-"""How much memory a piece of work takes at its worst, seen from outside: the process's resident set."""
+"""How much memory a piece of work takes at its worst, seen from outside: the process's resident set; and what is free."""
 
 from __future__ import annotations
 
@@ -41,3 +41,13 @@ def _resident() -> int:
             return int(status.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except OSError:
         return 0
+
+
+def available_bytes() -> int | None:
+    """What new work may take before the system has to swap or kill; None where the system does not tell."""
+    try:
+        with open("/proc/meminfo") as status:
+            found = next(line for line in status if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        return None
+    return int(found.split()[1]) * 1024

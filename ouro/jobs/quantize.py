@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import logging
 import os
 import time
@@ -203,7 +204,7 @@ def calibration_set(
         made = finish(synthesize(SynthesisSpec(name, num=_count(calib, rest), seed=seed), root=root))
         return CalibrationSet(made.arrays["images"], made.arrays["labels"], {"calib": calib, "seed": seed})
     else:
-        return _stored_set(calib, info)
+        return _stored_set(calib, name, info)
     return CalibrationSet(images, None, {"calib": calib, "seed": seed})
 
 
@@ -224,14 +225,20 @@ def _real_images(count: int, data: str, name: str, info: ModelInfo, seed: int) -
     return normalize(pixels, info.mean, info.std)
 
 
-def _stored_set(path: str, info: ModelInfo) -> CalibrationSet:
+def _stored_set(path: str, name: str, info: ModelInfo) -> CalibrationSet:
     if not os.path.isfile(path):
         raise FileNotFoundError(f"there is no calibration set {path!r}; write real:N, noise:N or the path of a set")
     tensors, metadata = read_tensors(path)
     if "images" not in tensors:
         raise ValueError(f"{path} holds no images but {', '.join(tensors) or 'nothing'}; is it a calibration set?")
+    images = tensors["images"]
+    # images that one model dreamed up in its own pixel scale say little about another
+    made_by = json.loads(metadata.get("spec", "{}")).get("model", name)
+    if made_by != name:
+        sizes = f"images {tuple(images.shape[1:])}, {name} takes {info.input_size}"
+        raise ValueError(f"{path} was made by {made_by} for itself, not for {name} ({sizes}); generate one with {name}")
     try:
-        check_images(tensors["images"], info.input_size)
+        check_images(images, info.input_size)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return CalibrationSet(tensors["images"].float(), tensors.get("labels"), {"calib": path, **metadata})
+    return CalibrationSet(images.float(), tensors.get("labels"), {"calib": path, **metadata})

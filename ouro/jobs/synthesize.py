@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Generator, Iterator
@@ -13,14 +14,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ouro.gen.synthesize import initial_images, optimise, recognized, targets, to_pixels
+from ouro.gen.objective import Objective
+from ouro.gen.synthesize import (
+    GROUP,
+    Diverged,
+    finish,
+    initial_images,
+    optimise,
+    recognized,
+    saved_bytes,
+    targets,
+    to_pixels,
+)
+from ouro.jobs.distributed import Ranks, joined
+from ouro.jobs.memory import available_bytes
 from ouro.jobs.provenance import run_info
 from ouro.models import create_model
 from ouro.models.zoo import witnesses_of
 from ouro.quant.apply import weights_digest
 from ouro.quant.calibrate import images_digest
 from ouro.registry import GENERATORS
-from ouro.store import Store, check_writable, write_tensors
+from ouro.store import Run, Store, check_writable, write_tensors
 from ouro.types import CalibrationSet, Progress, Report
 from ouro.vision import VisionModel
 
@@ -55,11 +69,15 @@ class SynthesisSpec:
 def synthesize(spec: SynthesisSpec, *, root: str | os.PathLike[str] | None = None) -> Generator[Progress, None, Report]:
     """Generates a set; finished chunks are kept, so the same spec goes on where it was stopped.
 
+    Started by torchrun, ranks take turns at the chunks and meet in the store, which all of them have to see: the same
+    images as in one process.
+
     Args:
         root: where runs are stored; `ouro.store.default_root()` by default.
 
     Raises:
-        ValueError: unknown model or option.
+        ValueError: unknown model or option, or more images than the free memory holds.
+        Diverged: a loss became NaN or infinite; what was there before is kept beside the chunks.
         WriteError: the run or `spec.out` cannot be written; checked before the work begins.
     """
     started = time.perf_counter()
@@ -67,45 +85,96 @@ def synthesize(spec: SynthesisSpec, *, root: str | os.PathLike[str] | None = Non
         check_writable(spec.out)
     model = create_model(spec.model, pretrained=True)
     objective = GENERATORS.get(spec.method)(model, seed=spec.seed, **dict(spec.options))
-    run = Store(root).open(_identity(spec, model))
-    images, labels, losses, spent = [], [], [], 0.0
-    chunks = range(0, spec.num, spec.batch)
-    for number, first in enumerate(chunks):
+    check_memory(spec, model, objective)
+    with joined() as ranks:
+        # opened once, so that ranks do not write the same file at the same time
+        run = ranks.gathered(lambda: Store(root).open(_identity(spec, model)) if ranks.rank == 0 else None)[0]
+        assert run is not None
+        dealt = _chunks(spec, model, objective, run, ranks)
+        if ranks.size == 1:
+            yield from dealt
+        else:
+            ranks.gathered(lambda: finish(dealt))
+        images, labels, losses, spent = [], [], [], 0.0
+        for number in range(len(range(0, spec.num, spec.batch))):
+            chunk = run.load_tensors(_name(number))
+            if not chunk:
+                raise RuntimeError(f"{_name(number)} is not in {run.path}; all ranks have to see the same folder")
+            images.append(chunk["images"])
+            labels.append(chunk["labels"])
+            spent += chunk["seconds"].item()
+            losses.append({key.removeprefix("loss."): x for key, x in chunk.items() if key.startswith("loss.")})
+        tensors = {"images": torch.cat(images), "labels": torch.cat(labels)}
+        values = _values(spec, model, tensors["images"], tensors["labels"], spent)
+        path = run.path / "tensors.safetensors" if spec.out is None else Path(spec.out)
+        if ranks.rank == 0:
+            write_tensors(path, tensors, _metadata(spec, values))
+            run.save_report(values | {"path": str(path)})
+    arrays = tensors | {"preview": to_pixels(tensors["images"], model.info)}
+    if losses[0]:
+        arrays |= {f"loss/{key}": torch.stack([chunk[key] for chunk in losses]).mean(0) for key in losses[0]}
+    return Report("generate", values | {"path": str(path)}, run_info(spec.seed, started), arrays)
+
+
+def _chunks(
+    spec: SynthesisSpec, model: VisionModel, objective: Objective, run: Run, ranks: Ranks
+) -> Generator[Progress, None, None]:
+    """Makes the chunks that are this rank's turn and not in the store yet; shows all that it finds or makes."""
+    for number, first in enumerate(range(0, spec.num, spec.batch)):
         count = min(spec.batch, spec.num - first)
-        name = f"chunk-{number:04d}"
-        chunk = run.load_tensors(name) or {}
+        chunk = run.load_tensors(_name(number)) or {}
+        if not chunk and number % ranks.size != ranks.rank:
+            continue
         if not chunk:
             begun = time.perf_counter()
-            made = yield from _chunk(spec, model, objective, first, count)
-            history = {key: torch.tensor([row[key] for row in made.provenance["losses"]]) for key in _terms(made)}
-            seconds = torch.tensor(time.perf_counter() - begun)
-            chunk = {"images": made.images, "seconds": seconds}
-            chunk["labels"] = targets(model.info, spec.seed, first, count)
-            chunk |= {f"loss.{key}": value for key, value in history.items()}
-            run.save_tensors(chunk, name)
-        images.append(chunk["images"])
-        labels.append(chunk["labels"])
-        spent += chunk["seconds"].item()
-        losses.append({key.removeprefix("loss."): value for key, value in chunk.items() if key.startswith("loss.")})
+            try:
+                made = yield from _chunk(spec, model, objective, first, count)
+            except Diverged as error:
+                kept = run.save_tensors({"images": error.images}, f"diverged-{number:04d}")
+                words = f"{error}; the images before that step are kept in {kept}"
+                raise Diverged(words, error.images, error.steps) from error
+            chunk = {"images": made.images, "labels": targets(model.info, spec.seed, first, count)}
+            chunk["seconds"] = torch.tensor(time.perf_counter() - begun)
+            for key in _terms(made):
+                chunk[f"loss.{key}"] = torch.tensor([row[key] for row in made.provenance["losses"]])
+            run.save_tensors(chunk, _name(number))
         done = first + count
         preview = to_pixels(chunk["images"], model.info)
         yield Progress(done * max(1, spec.steps), spec.num * max(1, spec.steps), f"{done} of {spec.num} images",
                        {"finished": done, "preview": preview})  # fmt: skip
-    tensors = {"images": torch.cat(images), "labels": torch.cat(labels)}
-    values = _values(spec, model, tensors["images"], tensors["labels"], spent)
-    path = run.save_tensors(tensors, metadata=_metadata(spec, values)) if spec.out is None else Path(spec.out)
-    if spec.out is not None:
-        write_tensors(path, tensors, _metadata(spec, values))
-    values["path"] = str(path)
-    run.save_report(values)
-    arrays = tensors | {"preview": to_pixels(tensors["images"], model.info)}
-    if losses[0]:
-        arrays |= {f"loss/{key}": torch.stack([chunk[key] for chunk in losses]).mean(0) for key in losses[0]}
-    return Report("generate", values, run_info(spec.seed, started), arrays)
+
+
+def check_memory(spec: SynthesisSpec, model: VisionModel, objective: Objective) -> None:
+    """Refuses a set that does not fit the memory that is free, before any work is done.
+
+    Raises:
+        ValueError: the message has what it would take, what is free, and how many images would fit.
+    """
+    free = available_bytes()
+    if free is None:
+        return
+    image = 4 * math.prod(model.info.input_size)
+    # noise, image, last good one, gradient, two moments; one shift and flip per step
+    optimised = objective.optimises and spec.steps > 0
+    at_once = min(spec.batch, spec.num) * (6 * image + 17 * spec.steps) if optimised else 0
+    # the chunks, the set they are joined to, and a copy on its way to the file
+    kept = 3 * image
+    passing = GROUP * saved_bytes(model, objective) if optimised else 0
+    needed = spec.num * kept + at_once + passing
+    if needed > free:
+        fit = max(0, int((free - at_once - passing) // kept))
+        raise ValueError(
+            f"{spec.num} images of {model.info.name}, {spec.batch} at a time, take about {needed / 1e9:.1f} GB; "
+            f"{free / 1e9:.1f} GB are free: ask for at most {fit} images, or for a smaller batch"
+        )
+
+
+def _name(number: int) -> str:
+    return f"chunk-{number:04d}"
 
 
 def _chunk(
-    spec: SynthesisSpec, model: VisionModel, objective: Any, first: int, count: int
+    spec: SynthesisSpec, model: VisionModel, objective: Objective, first: int, count: int
 ) -> Generator[Progress, None, CalibrationSet]:
     """Images first .. first + count; progress counts image-steps of the whole set."""
     if not objective.optimises or spec.steps == 0:

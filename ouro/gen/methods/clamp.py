@@ -30,7 +30,6 @@ class ClampGen(PatchObjective):
     """
 
     choices = ("y", "alpha")
-    term = "contrast"
 
     def __init__(
         self, model: VisionModel, *, features: str = "y", window: int = 3, positives: int = 4,
@@ -43,7 +42,8 @@ class ClampGen(PatchObjective):
     def feature(self, scan: ScanRecord, number: int) -> Tensor:
         return plain_feature(self, scan, number)
 
-    def of_features(self, features: Tensor, grid: tuple[int, int]) -> Tensor:
-        return patch_contrast(
+    def of_features(self, features: Tensor, grid: tuple[int, int]) -> dict[str, Tensor]:
+        contrast = patch_contrast(
             features, grid, window=self.window, positives=self.positives, temperature=self.temperature
         )
+        return {"contrast": contrast}

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ouro.attention.patched import WEIGHTS, alpha_p, patch_window
-from ouro.gen.losses import patch_contrast
+from ouro.gen.losses import patch_contrast, similarity_entropy
 from ouro.gen.objective import PatchObjective, patched_feature
 from ouro.types import ScanRecord
 from ouro.vision import VisionModel
@@ -27,6 +27,7 @@ class OuroMambaGen(PatchObjective):
         positives: positives per patch.
         weights: "delta" or "uniform" weights inside the window.
         negatives: "all" other patches, or the rest of the "window".
+        entropy_weight: of PSAQ-ViT's entropy of patch similarities, for the ablation that adds it; 0 leaves it out.
         common: blocks, channels, class_weight, smooth_weight, class_loss; see `ouro.gen.objective`.
 
     Raises:
@@ -34,28 +35,31 @@ class OuroMambaGen(PatchObjective):
     """
 
     choices = ("y_p", "alpha_p")
-    term = "contrast"
 
     def __init__(
         self, model: VisionModel, *, features: str = "y_p", window: int = 5, positives: int = 12,
-        weights: str = "delta", temperature: float = 0.1, negatives: str = "all", **common: Any,
+        weights: str = "delta", temperature: float = 0.1, negatives: str = "all",
+        entropy_weight: float = 0.0, **common: Any,
     ) -> None:  # fmt: skip
         super().__init__(model, features=features, **common)
         check_window(model, window, positives)
         if weights not in WEIGHTS:
             raise ValueError(f"unknown weights {weights!r}; known: {', '.join(WEIGHTS)}")
         self.window, self.positives, self.weights = window, positives, weights
-        self.temperature, self.negatives = temperature, negatives
+        self.temperature, self.negatives, self.entropy_weight = temperature, negatives, entropy_weight
 
     def feature(self, scan: ScanRecord, number: int) -> Tensor:
         place = patch_window(scan, self.window, self.weights)
         return patched_feature(self, scan, number, place, lambda one: alpha_p(one, self.window, self.weights))
 
-    def of_features(self, features: Tensor, grid: tuple[int, int]) -> Tensor:
-        return patch_contrast(
+    def of_features(self, features: Tensor, grid: tuple[int, int]) -> dict[str, Tensor]:
+        contrast = patch_contrast(
             features, grid, window=self.window, positives=self.positives, temperature=self.temperature,
             negatives=self.negatives,
         )  # fmt: skip
+        if not self.entropy_weight:
+            return {"contrast": contrast}
+        return {"contrast": contrast, "entropy": -self.entropy_weight * similarity_entropy(features)}
 
 
 def check_window(model: VisionModel, window: int, positives: int) -> None:

@@ -31,7 +31,6 @@ class PsaqGen(PatchObjective):
     """
 
     choices = ("y", "alpha")
-    term = "entropy"
 
     def __init__(
         self, model: VisionModel, *, features: str = "y", points: int = 64, bandwidth: float = 0.01, **common: Any
@@ -46,5 +45,5 @@ class PsaqGen(PatchObjective):
     def feature(self, scan: ScanRecord, number: int) -> Tensor:
         return plain_feature(self, scan, number)
 
-    def of_features(self, features: Tensor, grid: tuple[int, int]) -> Tensor:
-        return -similarity_entropy(features, points=self.points, bandwidth=self.bandwidth)
+    def of_features(self, features: Tensor, grid: tuple[int, int]) -> dict[str, Tensor]:
+        return {"entropy": -similarity_entropy(features, points=self.points, bandwidth=self.bandwidth)}

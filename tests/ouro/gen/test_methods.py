@@ -26,8 +26,7 @@ def test_an_image_is_optimised_alone_and_every_pixel_counts(name, method) -> Non
     apart = synthesize(model, method=method, num=3, steps=3, batch=1, **options)
     noise = initial_images(model.info, 0, 0, 3)
     assert together.images.isfinite().all() and torch.equal(together.labels, apart.labels)
-    # adding in another order turns a few signs of tiny gradients, which Adam makes whole steps of
-    assert (together.images - apart.images).abs().median() < 1e-3
+    assert torch.equal(together.images, apart.images), "the chunk changes nothing, bit for bit"
     assert ((together.images - noise).abs() > 0).float().mean() > 0.95
 
 
@@ -43,8 +42,9 @@ def test_the_patch_term_reaches_the_image(name, method, features) -> None:
         logits = model(images)
     terms = objective.losses(trace, logits, torch.tensor([0, 1]), images, torch.tensor([0.2, 0.2]))
     assert all(term.shape == (2,) and term.isfinite().all() for term in terms.values())
-    assert set(terms) == {objective.term, "class", "smooth"}
-    (gradient,) = torch.autograd.grad(terms[objective.term].sum(), images)
+    term = "entropy" if method == "psaq" else "contrast"
+    assert set(terms) == {term, "class", "smooth"}
+    (gradient,) = torch.autograd.grad(terms[term].sum(), images)
     assert gradient.isfinite().all() and (gradient != 0).float().mean() > 0.5
 
 

@@ -16,6 +16,7 @@ from ouro.data.scenes import Scenes
 from ouro.jobs.distributed import Ranks, joined
 from ouro.jobs.evaluate import EvaluateSpec, evaluate
 from ouro.jobs.quantize import QuantizeSpec, quantize
+from ouro.jobs.synthesize import SynthesisSpec, synthesize
 from tests.ouro.jobs.running import finish
 
 
@@ -76,10 +77,10 @@ def scenes_folder(tmp_path_factory) -> Path:
     return root
 
 
-def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "ouro", *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+def torchrun(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "--", "ouro", *arguments]
+    seen = os.environ | {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"} | environment
+    return subprocess.run(command, capture_output=True, text=True, env=seen, timeout=600)
 
 
 @pytest.mark.slow
@@ -96,6 +97,17 @@ def test_two_ranks_count_what_one_process_counts(scenes_folder, tmp_path) -> Non
     assert together["ranks"] == 2
     for key in set(alone) - {"ranks", "seconds", "device"}:
         assert together[key] == json.loads(json.dumps(alone[key])), key
+
+
+@pytest.mark.slow
+def test_two_ranks_generate_what_one_process_generates(tmp_path) -> None:
+    command = ["generate", "vim_nano", "--num", "5", "--steps", "3", "--batch", "2", "--json"]
+    result = torchrun(*command, OURO_HOME=str(tmp_path / "two"))
+    assert result.returncode == 0, result.stderr
+    together = json.loads(result.stdout)
+    alone = finish(synthesize(SynthesisSpec("vim_nano", num=5, steps=3, batch=2), root=tmp_path / "one"))[1]
+    assert together["set_digest"] == alone.values["set_digest"], "bit for bit"
+    assert together["judges"] == alone.values["judges"]
 
 
 @pytest.mark.slow

@@ -72,6 +72,14 @@ def test_a_stored_set_is_used_as_it_is(tiny_zoo, tmp_path):
     assert found.provenance["kind"] == "calibration set"
 
 
+def test_a_set_that_another_model_made_is_refused(tiny_zoo, tmp_path):
+    path = tmp_path / "set.safetensors"
+    save_file({"images": torch.zeros(2, 3, 56, 56)}, path, {"spec": '{"model": "vmamba_nano"}'})
+    words = "was made by vmamba_nano for itself, not for vim_nano (images (3, 56, 56), vim_nano takes (3, 28, 28))"
+    with pytest.raises(ValueError, match=re.escape(f"{path} {words}")):
+        calibration_set(str(path), "vim_nano", create_model("vim_nano").info, 0)
+
+
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
