@@ -90,15 +90,15 @@ def initial(peak: Tensor, bits: int) -> Tensor:
     return positive(peak / (2 ** (bits - 1) - 0.5))
 
 
-def candidates(scale0: Tensor, count: int = 100) -> Tensor:
-    """Scales [... count] to try: scale0 (0.01 + i (1.2 - 0.01) / count) for i = 0 .. count - 1."""
-    places = torch.arange(count, dtype=torch.float64, device=scale0.device)
-    return scale0.unsqueeze(-1) * (0.01 + places * ((1.2 - 0.01) / count)).to(scale0.dtype)
+def candidates(scale0: Tensor, count: int = 100, *, least: float = 0.0) -> Tensor:
+    """Scales [... i] to try: scale0 (0.01 + i (1.2 - 0.01) / count) for i = 0 .. count - 1, from `least` scale0 up."""
+    factors = 0.01 + torch.arange(count, dtype=torch.float64, device=scale0.device) * ((1.2 - 0.01) / count)
+    return scale0.unsqueeze(-1) * factors[factors >= least].to(scale0.dtype)
 
 
-def with_initial(scale0: Tensor, count: int = 100) -> Tensor:
-    """Scales [... 1 + count] that a search tries: scale0 itself, then its `candidates`."""
-    return torch.cat([scale0.unsqueeze(-1), candidates(scale0, count)], -1)
+def with_initial(scale0: Tensor, count: int = 100, *, least: float = 0.0) -> Tensor:
+    """Scales [... 1 + i] that a search tries: scale0 itself, then its `candidates`."""
+    return torch.cat([scale0.unsqueeze(-1), candidates(scale0, count, least=least)], -1)
 
 
 def power_of_two(scales: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def power_of_two(scales: Tensor) -> Tensor:
     return scales[0] * torch.exp2((scales / scales[0]).log2().round())
 
 
-def search_tokens(rows: Sequence[Tensor], labels: Tensor, bits: int, *, tie: bool = True) -> Tensor:
+def search_tokens(rows: Sequence[Tensor], labels: Tensor, bits: int, *, tie: bool = True, least: float = 0.0) -> Tensor:
     """One scale per cluster of time steps, [k], with the greatest mean cosine between x and Q(x) over channels.
 
     A token's cosine depends on the scale of its own cluster alone, so every cluster is searched for itself, once.
@@ -118,6 +118,7 @@ def search_tokens(rows: Sequence[Tensor], labels: Tensor, bits: int, *, tie: boo
         rows: chunks [b l c] of one tensor.
         labels: the cluster of every time step, [l], as `clusters` gives it; all zero is one scale per tensor.
         tie: make the scales powers of two times the first, see `power_of_two`; it comes last and can cost cosine.
+        least: smallest candidate, as a part of the initial scale; 1 lets nothing clip that was seen (before the tie).
 
     Raises:
         ValueError: rows is empty or holds values that are not finite, or labels do not fit.
@@ -128,14 +129,16 @@ def search_tokens(rows: Sequence[Tensor], labels: Tensor, bits: int, *, tie: boo
     found = []
     for cluster, start in enumerate(starts):
         x = tokens[of_token == cluster]
-        tried = with_initial(start)
+        tried = with_initial(start, least=least)
         dots, squares = _code_sums(x, tried, bits)
         found.append(tried[_mean_cosine(dots, squares, x).argmax()])
     scales = torch.stack(found)
     return (power_of_two(scales) if tie else scales).to(rows[0].device)
 
 
-def search_channels(rows: Sequence[Tensor], labels: Tensor, bits: int, *, rounds: int = 3, tie: bool = True) -> Tensor:
+def search_channels(
+    rows: Sequence[Tensor], labels: Tensor, bits: int, *, rounds: int = 3, tie: bool = True, least: float = 0.0
+) -> Tensor:
     """One scale per cluster of channels, [k], with the greatest mean cosine between x and Q(x) over channels.
 
     A cosine involves all clusters, so they take turns: each picks its best candidate while the others stay. Dot
@@ -148,6 +151,7 @@ def search_channels(rows: Sequence[Tensor], labels: Tensor, bits: int, *, rounds
         labels: the cluster of every channel, [c], as `clusters` gives it; all zero is one scale per tensor.
         rounds: how often every cluster has its turn.
         tie: after each round make the scales powers of two times the first, see `power_of_two`; can cost cosine.
+        least: as in `search_tokens`.
 
     Raises:
         ValueError: rows is empty or holds values that are not finite, or labels do not fit.
@@ -157,7 +161,7 @@ def search_channels(rows: Sequence[Tensor], labels: Tensor, bits: int, *, rounds
     tokens, _ = _sample(rows, min(TOKENS, max(1, TOKENS * 8 // count)), every_step=False)
     of_channel = labels.cpu()
     parts = [tokens[:, of_channel == cluster].contiguous() for cluster in range(count)]
-    tried = with_initial(starts)  # [k i]
+    tried = with_initial(starts, least=least)  # [k i]
     sums = [_scaled_sums(x, steps, bits) for x, steps in zip(parts, tried, strict=True)]
     scales = starts.clone()
     # what the scales of now give: [t] per cluster

@@ -152,7 +152,9 @@ def largest_state(scans: Sequence[ScanInputs]) -> Tensor:
     return greatest
 
 
-def search_steps(scans: Sequence[ScanInputs], factors: Factors | None, bits: int, *, samples: int = 16) -> Tensor:
+def search_steps(
+    scans: Sequence[ScanInputs], factors: Factors | None, bits: int, *, samples: int = 16, least: float = 0.0
+) -> Tensor:
     """One step per time step, s_h [l], searched greedily from the first on; the step of h is s_h[l] r_C[e] r_D[n].
 
     For the result as it is: StateQuantizer(s_h, bits, factors.channel, factors.state). factors.step is not used: a
@@ -165,6 +167,7 @@ def search_steps(scans: Sequence[ScanInputs], factors: Factors | None, bits: int
         scans: chunks of one scan's operands.
         factors: None for r_C = r_D = 1.
         samples: how many to search on, evenly spaced over all; the initial steps are theirs as well.
+        least: smallest candidate, as a part of the initial step.
 
     Raises:
         ValueError: there are no scans, or they hold values that are not finite.
@@ -174,12 +177,14 @@ def search_steps(scans: Sequence[ScanInputs], factors: Factors | None, bits: int
     unit = inputs.A.new_ones(channels, N) if factors is None else factors.channel[:, None] * factors.state
     # numba takes a moment to import: only when something is searched
     compiled: Any = import_module("ouro.quant.compiled_search")
-    tried = with_initial(torch.ones(()))
+    tried = with_initial(torch.ones(()), least=least)
     return compiled.greedy_steps(inputs, unit, tried, symmetric(bits, narrow=False)).to(inputs.u.device)
 
 
 @torch.no_grad()
-def search_shared(scans: Sequence[ScanInputs], factors: Factors | None, bits: int, *, samples: int = 16) -> Tensor:
+def search_shared(
+    scans: Sequence[ScanInputs], factors: Factors | None, bits: int, *, samples: int = 16, least: float = 0.0
+) -> Tensor:
     """One step for all time steps, s [1]; the step of h is s r_C[e] r_L[l] r_D[n].
 
     For the result: StateQuantizer(s * factors.step, bits, factors.channel, factors.state). Search around
@@ -191,6 +196,7 @@ def search_shared(scans: Sequence[ScanInputs], factors: Factors | None, bits: in
         scans: chunks of one scan's operands.
         factors: None for r_C = r_L = r_D = 1.
         samples: how many to search on, evenly spaced over all; the initial step is theirs as well.
+        least: as in `search_steps`.
 
     Raises:
         ValueError: there are no scans, or they hold values that are not finite.
@@ -205,7 +211,7 @@ def search_shared(scans: Sequence[ScanInputs], factors: Factors | None, bits: in
         y = _scan(inputs, _quantizer(shared, bits, factors)).y
         return torch.cosine_similarity(wanted.double(), y.double(), dim=1).mean().item()
 
-    tried = candidates(start)
+    tried = candidates(start, least=least)
     scores: dict[int, float] = {}
     coarse = [*range(0, len(tried), 10), len(tried) - 1]
     best = _greatest(coarse, lambda i: score(tried[i]), scores)

@@ -45,6 +45,7 @@ class KScaled(Method):
     h_scale: str = "per_step"
     reparam: bool = True
     samples: int = 16
+    clip: bool | None = None
 
     looks_at_inputs = True
 
@@ -90,12 +91,21 @@ class KScaled(Method):
             return {"scale": kscale.initial(torch.stack([x.abs().amax() for x in rows]).amax()[None], bits)}
         if seen.spec.granularity == "channel clusters":
             labels = kscale.clusters(_mean_size(rows, over_steps=False), self.k)
-            scale = kscale.search_channels(rows, labels, bits, rounds=self.rounds, tie=self.power_of_two)
+            scale = kscale.search_channels(
+                rows, labels, bits, rounds=self.rounds, tie=self.power_of_two, least=self._least(bits)
+            )
             return {"scale": scale, "labels": labels}
         if seen.spec.granularity == "step clusters":
             labels = kscale.clusters(_mean_size(rows, over_steps=True), self.k)
-            return {"scale": kscale.search_tokens(rows, labels, bits, tie=self.power_of_two), "labels": labels}
-        return {"scale": kscale.search_tokens(rows, torch.zeros(rows[0].shape[1], dtype=torch.int64), bits)}
+            scale = kscale.search_tokens(rows, labels, bits, tie=self.power_of_two, least=self._least(bits))
+            return {"scale": scale, "labels": labels}
+        one = torch.zeros(rows[0].shape[1], dtype=torch.int64)
+        return {"scale": kscale.search_tokens(rows, one, bits, least=self._least(bits))}
+
+    def _least(self, bits: int) -> float:
+        """Smallest scale that may be chosen, as a part of the one that clips nothing."""
+        clip = bits < 8 if self.clip is None else self.clip
+        return 0.0 if clip else 1.0
 
     def fit_recurrence(self, seen: Seen) -> dict[str, Tensor]:
         found = reparam.factors(reparam.mean_state(seen.scans)) if self.reparam else None
@@ -103,9 +113,9 @@ class KScaled(Method):
         if found is not None:
             channel, state = found.channel, found.state
         if self.h_scale == "per_step":
-            scale = reparam.search_steps(seen.scans, found, bits, samples=self.samples)
+            scale = reparam.search_steps(seen.scans, found, bits, samples=self.samples, least=self._least(bits))
         else:
-            scale = reparam.search_shared(seen.scans, found, bits, samples=self.samples)
+            scale = reparam.search_shared(seen.scans, found, bits, samples=self.samples, least=self._least(bits))
             scale = scale if found is None else scale * found.step
         return state_of(scale, seen.scans[0], channel, state)
 

@@ -82,6 +82,17 @@ def test_candidates_reach_from_a_hundredth_to_past_the_start():
     assert with_initial(torch.tensor(3.0)).shape == (101,) and with_initial(torch.tensor(3.0))[0] == 3
 
 
+@pytest.mark.parametrize("search", [search_tokens, search_channels])
+def test_nothing_that_was_seen_clips_where_it_must_not(search) -> None:
+    x = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0))
+    # one token in 24, far beyond the others: a mean cosine over tokens gives it up
+    x[1, 5] *= 40
+    labels = torch.zeros(8, dtype=torch.int64)
+    (free,), (kept,) = search([x], labels, 4), search([x], labels, 4, least=1.0)
+    peak = initial(x.abs().amax()[None], 4)[0]
+    assert free < 0.5 * peak <= kept
+
+
 @pytest.mark.parametrize("bits", (4, 8))
 def test_the_peak_gets_the_greatest_code(bits):
     scale = initial(torch.tensor([5.0, 0.0]), bits)
