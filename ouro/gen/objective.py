@@ -96,13 +96,20 @@ class PatchObjective(Objective):
         Raises:
             FloatingPointError: features that are not finite; the message names the mixer.
         """
-        per_block = []
-        for number, (path, scans) in enumerate(by_mixer(trace.scans).items()):
-            merged = torch.stack([self.feature(scan, number) for scan in scans]).mean(0)
+        terms = []
+        grids = [scans[0].order.grid for scans in by_mixer(trace.scans).values()]
+        for (path, merged), grid in zip(self.per_block(trace).items(), grids, strict=True):
             if not merged.isfinite().all():
                 raise FloatingPointError(f"the features of {path} became NaN or infinite")
-            per_block.append(self.of_features(merged, scans[0].order.grid))
-        return {name: torch.stack([terms[name] for terms in per_block]).mean(0) for name in per_block[0]}
+            terms.append(self.of_features(merged, grid))
+        return {name: torch.stack([of_block[name] for of_block in terms]).mean(0) for name in terms[0]}
+
+    def per_block(self, trace: Trace) -> dict[str, Tensor]:
+        """Path of a mixer that is read -> its features [b p f] in raster order, the mean over its scans."""
+        return {
+            path: torch.stack([self.feature(scan, number) for scan in scans]).mean(0)
+            for number, (path, scans) in enumerate(by_mixer(trace.scans).items())
+        }
 
     def feature(self, scan: ScanRecord, number: int) -> Tensor:
         """One vector per patch in raster order, [b p f]; `number` counts the blocks that are read."""

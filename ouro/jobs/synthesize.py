@@ -202,7 +202,7 @@ def _identity(spec: SynthesisSpec, model: VisionModel) -> dict[str, Any]:
 
 
 def _values(spec: SynthesisSpec, model: VisionModel, images: Tensor, labels: Tensor, seconds: float) -> dict[str, Any]:
-    judges = {name: recognized(judge, images, labels) for name, judge in _judges(spec.model, model)}
+    judges = {name: recognized(judge, images, labels) for name, judge in judges_of(spec.model, model)}
     witness = next(iter(judges), None)
     return {
         "model": spec.model,
@@ -219,7 +219,7 @@ def _values(spec: SynthesisSpec, model: VisionModel, images: Tensor, labels: Ten
     }
 
 
-def _judges(name: str, model: VisionModel) -> Iterator[tuple[str, VisionModel]]:
+def judges_of(name: str, model: VisionModel) -> Iterator[tuple[str, VisionModel]]:
     """The independent models that can judge images of this model: those that take its size."""
     for witness in witnesses_of(name):
         judge = create_model(witness, pretrained=True)

@@ -1,0 +1,132 @@
+"""Sets of images side by side: who recognizes them, how they spread, how near they are to real ones, what they give."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from ouro.evaluate.quality import Coverage, coverage, diversity, features, frechet, similarity_density
+from ouro.gen.synthesize import recognized
+from ouro.jobs.compare import CompareSpec, compare
+from ouro.jobs.provenance import run_info
+from ouro.jobs.quantize import calibration_set
+from ouro.jobs.synthesize import judges_of
+from ouro.models import create_model
+from ouro.quant.apply import weights_digest
+from ouro.quant.calibrate import images_digest
+from ouro.store import Store
+from ouro.types import CalibrationSet, Progress, Report
+from ouro.vision import VisionModel
+
+OTHER_DRAW = 1000
+"""Added to the seed for the real images that sets are measured against: never those that are among the sets."""
+
+
+@dataclass(frozen=True, slots=True)
+class QualitySpec:
+    """Sets as (label, set), see `ouro.jobs.quantize.calibration_set`, measured against real images.
+
+    reference: "real:N"; drawn with another seed than a set "real:N" is, so that real images score what they can.
+    methods, bits: what is calibrated on every set; no methods leave accuracy out. limit: held-out images for that.
+
+    Raises:
+        ValueError: no sets, or a label twice.
+    """
+
+    model: str
+    sets: tuple[tuple[str, str], ...]
+    reference: str = "real:128"
+    methods: tuple[str, ...] = ("clipped", "ouro")
+    bits: tuple[str, ...] = ("w4a4o8",)
+    limit: int = 250
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        labels = [label for label, _ in self.sets]
+        if not labels or len(set(labels)) < len(labels):
+            raise ValueError(f"sets are {', '.join(labels) or 'missing'}; give one or more, each with a label of its own")
+
+
+def quality(spec: QualitySpec, *, root: str | os.PathLike[str] | None = None) -> Generator[Progress, None, Report]:
+    """The report has {model, reference, n_reference, bins, rows: [{label, calib, n, recognized, diversity, frechet,
+    overlap, outside, ks, similarity, entropy, sites, density, accuracy}], fp_top1, seed}.
+
+    `recognized`: {model: share} of its class as the model itself and independent ones see it, empty without labels.
+    `overlap`, `outside`, `ks` are means over `sites` ([{path, site, overlap, outside, ks}]), `similarity` and `entropy`
+    mean cosine of patches and differential entropy of its density, `density` [blocks][bins] over [-1, 1].
+    `accuracy`: {"METHOD BITS": top-1} after quantization.
+
+    Raises:
+        ValueError: an unknown model, or a set that does not fit it.
+    """
+    started = time.perf_counter()
+    model = create_model(spec.model, pretrained=True)
+    real = calibration_set(spec.reference, spec.model, model.info, spec.seed + OTHER_DRAW, root=root).images
+    wanted = features(model, real)
+    judges = dict(judges_of(spec.model, model))
+    store, rows = Store(root), []
+    total = len(spec.sets) + 1
+    for number, (label, calib) in enumerate(spec.sets):
+        yield Progress(number, total, f"{label}: looked at through {spec.model}")
+        made = calibration_set(calib, spec.model, model.info, spec.seed, root=root)
+        key = {"job": "quality", "model": spec.model, "weights": weights_digest(model)}
+        key |= {"set": images_digest(made.images), "real": images_digest(real)}
+        run = store.open(key)
+        seen = run.report()
+        if seen is None:
+            seen = _looked_at(model, made, real, wanted, judges)
+            run.save_report(seen)
+        rows.append({"label": label, "calib": calib, "n": len(made.images)} | seen | {"accuracy": {}})
+    fp_top1 = None
+    if spec.methods:
+        yield Progress(total - 1, total, "quantized with every set")
+        chosen = CompareSpec(spec.model, spec.methods, spec.bits, spec.sets, (spec.seed,), limit=spec.limit)
+        job = compare(chosen, root=root)
+        while True:
+            try:
+                beat = next(job)
+            except StopIteration as end:
+                found = end.value.values
+                break
+            yield Progress(total - 1, total, beat.message)
+        fp_top1 = found["fp_top1"]
+        for row in rows:
+            cells = [cell for cell in found["cells"] if cell["calib"] == row["label"]]
+            row["accuracy"] = {f"{cell['method']} {cell['bits']}": cell["top1"] for cell in cells}
+    values = {"model": spec.model, "reference": spec.reference, "n_reference": len(real), "rows": rows}
+    values |= {"fp_top1": fp_top1, "limit": spec.limit, "seed": spec.seed, "spec": asdict(spec)}
+    return Report("quality", values, run_info(spec.seed, started))
+
+
+def _looked_at(
+    model: VisionModel, made: CalibrationSet, real: torch.Tensor, wanted: torch.Tensor, judges: dict[str, VisionModel]
+) -> dict[str, Any]:
+    """All of a row that needs no quantization."""
+    own, labels = features(model, made.images), made.labels
+    shares = {}
+    if labels is not None:
+        shares = {name: recognized(judge, made.images, labels) for name, judge in ({"itself": model} | judges).items()}
+    sites = coverage(model, made.images, real)
+    density = similarity_density(model, made.images)
+    places = torch.linspace(-1, 1, 2 * density.shape[1] + 1, dtype=torch.float64)[1::2]
+    width = 2 / density.shape[1]
+    entropy = -(density * density.clamp(min=1e-12).log()).sum(1) * width
+    return {
+        "recognized": shares,
+        "diversity": diversity(own, labels),
+        "frechet": frechet(own, wanted),
+        **{name: _mean(sites, name) for name in ("overlap", "outside", "ks")},
+        "similarity": ((density * places).sum(1) * width).mean().item(),
+        "entropy": entropy.mean().item(),
+        "sites": [asdict(site) for site in sites],
+        "density": [[round(value, 5) for value in row] for row in density.tolist()],
+    }
+
+
+def _mean(sites: list[Coverage], name: str) -> float:
+    return sum(getattr(site, name) for site in sites) / len(sites)
