@@ -400,6 +400,63 @@ def sensitivity(
 
 @app.command()
 @_guarded
+def quality(
+    model: Model,
+    calib: Annotated[list[str], typer.Option("--set", help="LABEL=SET; repeatable.")] = [
+        "noise=noise:128",
+        "synthetic=synthetic:128",
+        "real=real:128",
+    ],
+    reference: Annotated[str, typer.Option(help="Real images that sets are measured against.")] = "real:128",
+    method: Annotated[list[str], typer.Option(help="Quantized with every set; repeatable.")] = ["clipped", "ouro"],
+    bits: Annotated[list[str], typer.Option(help="Repeatable.")] = ["w4a4o8"],
+    limit: Annotated[int, typer.Option(help="Held-out images for the accuracy.", min=1)] = 250,
+    figures: Annotated[Path | None, typer.Option(help="Folder for one PDF per figure.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON here.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """What sets of images are worth for calibration: recognition, spread, distance to real ones, ranges, accuracy.
+
+    JSON: {model, reference, rows: [{label, calib, n, recognized, diversity, frechet, overlap, outside, ks, similarity,
+    entropy, sites, density, accuracy}], ...}.
+    """
+    from ouro.jobs.quality import QualitySpec
+    from ouro.jobs.quality import quality as job
+
+    spec = QualitySpec(model, _labeled(calib, "--set"), reference, tuple(method), tuple(bits), limit, seed)
+    values = _run_values(_follow("quality", job(spec)))
+    if figures is not None:
+        from ouro.figures.quality import ITEMS, paper
+
+        figures.mkdir(parents=True, exist_ok=True)
+        for item in ITEMS:
+            paper(values, item).savefig(figures / f"{item}.pdf")
+    if _handed_over(values, out, json_):
+        return
+    table = _table(f"{model}, against {values['n_reference']} real images", "what", "n", "recognized", "by others",
+                   "distance", "Fréchet", "overlap", "KS", *(f"{m} {b}" for m in method for b in bits))  # fmt: skip
+    for row in values["rows"]:
+        own, *others = [_percent(share) for share in row["recognized"].values()] or ["-"]
+        found = [_percent(row["accuracy"][f"{m} {b}"]) for m in method for b in bits]
+        table.add_row(
+            row["label"], str(row["n"]), own, ", ".join(others) or "-", f"{row['diversity']['pairwise']:.3f}",
+            f"{row['frechet']:.3g}", _percent(row["overlap"]), f"{row['ks']:.3f}", *found,
+        )  # fmt: skip
+    _out.print(table)
+
+
+def _labeled(pairs: list[str], option: str) -> tuple[tuple[str, str], ...]:
+    """LABEL=SET -> (label, set)."""
+    split = tuple((label, rest) for label, _, rest in (item.partition("=") for item in pairs))
+    if not all(rest for _, rest in split):
+        raise ValueError(f"{option} {pairs} has an entry without a set; write LABEL=SET, as in real=real:128")
+    return split
+
+
+@app.command()
+@_guarded
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model name or a quantized file.")],
     data: Annotated[str, typer.Option(help="scenes, digits or folder:PATH; the model's own set by default.")] = "",
@@ -480,9 +537,7 @@ def bench_quantization_command(
     from ouro.jobs.compare import CompareSpec, as_csv, compare
     from ouro.store import write_bytes
 
-    pairs = tuple((label, rest) for label, _, rest in (item.partition("=") for item in calib))
-    if not all(rest for _, rest in pairs):
-        raise ValueError(f"--calib {calib} has an entry without a set; write LABEL=SET, as in real=real:128")
+    pairs = _labeled(calib, "--calib")
     spec = CompareSpec(model, tuple(method), tuple(bits), pairs, tuple(range(seeds)), scope, limit=limit)
     values = _run_values(_follow("compare", compare(spec)))
     if out is not None:

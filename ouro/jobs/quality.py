@@ -49,7 +49,9 @@ class QualitySpec:
     def __post_init__(self) -> None:
         labels = [label for label, _ in self.sets]
         if not labels or len(set(labels)) < len(labels):
-            raise ValueError(f"sets are {', '.join(labels) or 'missing'}; give one or more, each with a label of its own")
+            raise ValueError(
+                f"sets are {', '.join(labels) or 'missing'}; give one or more, each with a label of its own"
+            )
 
 
 def quality(spec: QualitySpec, *, root: str | os.PathLike[str] | None = None) -> Generator[Progress, None, Report]:
