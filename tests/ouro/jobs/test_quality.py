@@ -37,9 +37,6 @@ def test_a_row_says_what_its_parts_say(stored, tmp_path) -> None:
     wanted = calibration_set("real:6", "vim_nano", model.info, OTHER_DRAW).images
     own = calibration_set("real:4", "vim_nano", model.info, 0).images
     assert real["frechet"] == pytest.approx(frechet(features(model, own), features(model, wanted)), rel=1e-6)
-    # what the image itself tells: another draw of real ones is nearer to them than noise
-    image = [next(site["ks"] for site in row["sites"] if site["site"] == "embed.in") for row in (real, noise)]
-    assert image[0] < image[1]
     for row in values["rows"]:
         for name in ("overlap", "outside", "ks"):
             assert row[name] == pytest.approx(sum(site[name] for site in row["sites"]) / len(row["sites"]))
