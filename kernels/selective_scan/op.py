@@ -183,11 +183,14 @@ class _Launch:
         self.N, self.groups = A.shape[1], self.B.shape[1]
         self.blocks = -(-self.channels // self.groups // CHANNELS)
         width = vector(self.B, self.C)
-        self.strides = [s for x in (self.u, self.delta) for s in x.stride()[:2]]
-        self.strides += [s // width for x in (self.B, self.C) for s in x.stride()[:3]]
+        # from sample to sample and group to group; those from step to step are constants of the kernel
+        self.strides = [x.stride(0) for x in (self.u, self.delta)]
+        self.strides += [s // width for x in (self.B, self.C) for s in x.stride()[:2]]
+        steps = {"u_l": self.u, "delta_l": self.delta, "B_l": self.B, "C_l": self.C}
+        self.constants = {name: x.stride(-2) for name, x in steps.items()}
         self.block_n = 1 << (self.N - 1).bit_length()
-        self.constants = {"N": self.N, "BLOCK_N": self.block_n, "BLOCK_E": CHANNELS, "GROUPS": self.groups}
-        self.constants |= {"VECTOR": width, "REVERSE": reverse}
+        self.constants |= {"E": self.channels, "N": self.N, "BLOCK_N": self.block_n, "BLOCK_E": CHANNELS}
+        self.constants |= {"GROUPS": self.groups, "VECTOR": width, "REVERSE": reverse}
         self.grid = (self.batch * self.groups * self.blocks,)
 
     def operands(self) -> tuple:
@@ -205,7 +208,7 @@ def _forward(u, delta, A, B, C, D, reverse, *, want_y: bool, every: int | None) 
     y = run.empty(run.batch, run.L, run.channels, dtype=u.dtype) if want_y else None
     h = None if every is None else run.empty(run.batch, run.L // every, run.N, run.channels)
     kernel.forward[run.grid](
-        *run.operands(), y, h, run.channels, run.L, *run.strides, **run.constants,
+        *run.operands(), y, h, run.L, *run.strides, **run.constants,
         UNROLL=every or 4, num_warps=max(1, run.block_n // 32),
     )  # fmt: skip
     return None if y is None else y.transpose(1, 2), h
@@ -221,7 +224,7 @@ def _backward(u, delta, A, B, C, D, dy, reverse) -> list[Tensor | None]:
     dB, dC = (run.empty(run.blocks, run.batch, run.groups, run.L, run.N) for _ in range(2))
     kernel.backward[run.grid](
         *run.operands(), h, dy.transpose(1, 2).contiguous(), du, ddelta, dA, dB, dC, None if D is None else dD,
-        run.channels, run.L, *run.strides, **run.constants, EVERY=CHUNK, num_warps=max(1, run.block_n // 16),
+        run.L, *run.strides, **run.constants, EVERY=CHUNK, num_warps=max(1, run.block_n // 16),
     )  # fmt: skip
     dB, dC = (x.sum(0).transpose(2, 3).reshape(B.shape) for x in (dB, dC))
     grads = du.transpose(1, 2), ddelta.transpose(1, 2), dA.sum(0).t(), dB, dC, None if D is None else dD.sum(0)

@@ -33,8 +33,8 @@ SIZES = [
 ]
 
 
-def leaves(device: torch.device, seed: int = 0, **size: object) -> dict[str, Tensor | None]:
-    drawn = operands(torch.Generator().manual_seed(seed), device, **size)
+def leaves(where: torch.device, seed: int = 0, **size: object) -> dict[str, Tensor | None]:
+    drawn = operands(torch.Generator().manual_seed(seed), where, **size)
     return {name: None if x is None else x.requires_grad_() for name, x in drawn.items()}
 
 
@@ -49,8 +49,8 @@ def results(run, given: dict[str, Tensor | None], **options: object) -> dict[str
 
 @pytest.mark.parametrize("backward", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize("size", SIZES)
-def test_y_and_gradients_are_those_of_the_float64_reference(size: dict, backward: bool, device: torch.device) -> None:
-    given = leaves(device, **size)
+def test_y_and_gradients_are_those_of_the_float64_reference(size: dict, backward: bool, where: torch.device) -> None:
+    given = leaves(where, **size)
     exact = {name: None if x is None else x.detach().double().requires_grad_() for name, x in given.items()}
     expected = results(reference, exact, reverse=backward)
     actual = results(selective_scan, given, reverse=backward, backend="triton")
@@ -59,8 +59,8 @@ def test_y_and_gradients_are_those_of_the_float64_reference(size: dict, backward
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_computed_in_float32(dtype: torch.dtype, device: torch.device) -> None:
-    given = leaves(device, b=1, e=12, l=7, n=4, dtype=dtype)
+def test_half_precision_is_computed_in_float32(dtype: torch.dtype, where: torch.device) -> None:
+    given = leaves(where, b=1, e=12, l=7, n=4, dtype=dtype)
     wide = {name: x.detach().float().requires_grad_() for name, x in given.items()}
     actual, expected = results(selective_scan, given, backend="triton"), results(reference, wide)
     for name, x in actual.items():
@@ -69,17 +69,17 @@ def test_half_precision_is_computed_in_float32(dtype: torch.dtype, device: torch
     assert [actual[name].dtype for name in ("y", "du", "ddelta", "dA", "dB")] == [dtype] * 3 + [torch.float32, dtype]
 
 
-def test_reverse_is_the_flipped_scan_of_flipped_operands(device: torch.device) -> None:
-    given = operands(torch.Generator().manual_seed(3), device, b=1, e=33, l=23, n=16)
+def test_reverse_is_the_flipped_scan_of_flipped_operands(where: torch.device) -> None:
+    given = operands(torch.Generator().manual_seed(3), where, b=1, e=33, l=23, n=16)
     flipped = given | {name: given[name].flip(-1) for name in ("u", "delta", "B", "C")}
     backward = selective_scan(**given, reverse=True, backend="triton")
     assert torch.equal(backward, selective_scan(**flipped, backend="triton").flip(-1))
 
 
-def test_memory_layout_does_not_matter(device: torch.device) -> None:
-    given = operands(torch.Generator().manual_seed(4), device, b=2, e=36, l=9, n=4)
+def test_memory_layout_does_not_matter(where: torch.device) -> None:
+    given = operands(torch.Generator().manual_seed(4), where, b=2, e=36, l=9, n=4)
     strange = {name: x.contiguous() for name, x in given.items()}
-    padded = torch.full((2, 9, 3, 12), torch.nan, device=device)
+    padded = torch.full((2, 9, 3, 12), torch.nan, device=where)
     padded[:, :, 1, 3:7] = given["B"].transpose(1, 2)
     strange["B"] = padded[:, :, 1, 3:7].transpose(1, 2)
     strange["A"] = given["A"].repeat_interleave(2, dim=1)[:, ::2]
@@ -91,15 +91,15 @@ def test_memory_layout_does_not_matter(device: torch.device) -> None:
         assert torch.equal(actual[name], want), name
 
 
-def test_a_sample_does_not_see_its_batch_mates(device: torch.device) -> None:
-    given = operands(torch.Generator().manual_seed(5), device, b=3, e=33, l=7, n=4)
+def test_a_sample_does_not_see_its_batch_mates(where: torch.device) -> None:
+    given = operands(torch.Generator().manual_seed(5), where, b=3, e=33, l=7, n=4)
     whole = selective_scan(**given, backend="triton")
     alone = {name: x[1:2] if name in ("u", "delta", "B", "C") else x for name, x in given.items()}
     assert torch.equal(selective_scan(**alone, backend="triton"), whole[1:2])
 
 
-def test_states_obey_the_recurrence_in_both_directions(device: torch.device) -> None:
-    given = operands(torch.Generator().manual_seed(6), device, b=2, e=5, l=7, n=3)
+def test_states_obey_the_recurrence_in_both_directions(where: torch.device) -> None:
+    given = operands(torch.Generator().manual_seed(6), where, b=2, e=5, l=7, n=3)
     for backward in (False, True):
         y, h = scan_with_states(**given, reverse=backward)
         assert torch.equal(y, selective_scan(**given, reverse=backward, backend="triton"))
@@ -110,8 +110,8 @@ def test_states_obey_the_recurrence_in_both_directions(device: torch.device) -> 
             assert_close(h[:, :, now], decay * h[:, :, before] + drive, name=f"h at {now}")
 
 
-def test_dispatch_runs_triton_with_gradient_or_states(device: torch.device) -> None:
-    given = leaves(device, b=2, e=12, l=9, n=2, groups=4)
+def test_dispatch_runs_triton_with_gradient_or_states(where: torch.device) -> None:
+    given = leaves(where, b=2, e=12, l=9, n=2, groups=4)
     expected, actual = (
         results(lambda backend, **x: dispatched(ScanInputs(**x), backend=backend).y, given, backend=name)
         for name in ("reference", "triton")
@@ -123,12 +123,12 @@ def test_dispatch_runs_triton_with_gradient_or_states(device: torch.device) -> N
     assert_close(states[1], states[0], name="h")
 
 
-def test_four_directions_of_a_mixer_run_on_triton(device: torch.device) -> None:
+def test_four_directions_of_a_mixer_run_on_triton(where: torch.device) -> None:
     rows, columns = row_major((3, 4)), column_major((3, 4))
     orders = (rows, columns, reverse(rows), reverse(columns))
     torch.manual_seed(0)
-    mixer = Mixer(MixerSpec(6, 12, 1, 2, orders, rows, kernel=3, conv="grid", gate="none", norm=True)).to(device)
-    tokens = torch.randn(2, 12, 6, device=device)
+    mixer = Mixer(MixerSpec(6, 12, 1, 2, orders, rows, kernel=3, conv="grid", gate="none", norm=True)).to(where)
+    tokens = torch.randn(2, 12, 6, device=where)
     found = {}
     for backend in ("reference", "triton"):
         for module in mixer.modules():
@@ -141,10 +141,10 @@ def test_four_directions_of_a_mixer_run_on_triton(device: torch.device) -> None:
         assert_close(actual, expected, name=name)
 
 
-def test_dispatch_says_what_triton_does_not_do(device: torch.device) -> None:
-    given = leaves(device, b=1, e=3, l=5, n=2)
+def test_dispatch_says_what_triton_does_not_do(where: torch.device) -> None:
+    given = leaves(where, b=1, e=3, l=5, n=2)
     inputs = ScanInputs(**given)
-    window = PatchWindow(3, torch.ones(1, 5, device=device), row_major((2, 2), 2))
+    window = PatchWindow(3, torch.ones(1, 5, device=where), row_major((2, 2), 2))
     for reason, request in (
         ("it rounds nothing inside the recurrence", {"rounding": ScanRounding()}),
         ("the states it returns carry no gradient", {"keep_states": True}),
@@ -159,14 +159,14 @@ def test_dispatch_says_what_triton_does_not_do(device: torch.device) -> None:
     assert {name: usable for name, usable, _ in backends()}["triton"] == torch.cuda.is_available()
 
 
-def test_errors_name_what_was_given_and_every_backend_tried(device: torch.device) -> None:
-    given = operands(torch.Generator().manual_seed(7), device, b=1, e=4, l=5, n=3)
+def test_errors_name_what_was_given_and_every_backend_tried(where: torch.device) -> None:
+    given = operands(torch.Generator().manual_seed(7), where, b=1, e=4, l=5, n=3)
     with pytest.raises(KernelError, match=r"tried triton: delta is \(1, 5, 4\), expected \(b, e, l\) = \(1, 4, 5\)"):
         selective_scan(**given | {"delta": given["delta"].transpose(1, 2)}, backend="triton")
     with pytest.raises(KernelError, match=r"tried triton: .*; reference: C is \(1, 3, 4\), expected \(b, n, l\)"):
         selective_scan(**given | {"C": given["C"][..., :4]})
     with pytest.raises(KernelError, match=r"B is \(1, 3, 2, 5\), expected \(b, g, n, l\) with g dividing e = 4"):
-        selective_scan(**given | {"B": torch.ones(1, 3, 2, 5, device=device)})
+        selective_scan(**given | {"B": torch.ones(1, 3, 2, 5, device=where)})
     with pytest.raises(KernelError, match="A has 300 states, expected at most 256"):
-        wide = operands(torch.Generator(), device, b=1, e=2, l=2, n=300)
+        wide = operands(torch.Generator(), where, b=1, e=2, l=2, n=300)
         selective_scan(**wide, backend="triton")
