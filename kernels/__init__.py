@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ouro.kernels.launch import Kernel
 
-NAMES: tuple[str, ...] = ("outlier_quantizer", "quantized_linear", "selective_scan")
+NAMES: tuple[str, ...] = ("bidirectional_scan", "outlier_quantizer", "quantized_linear", "selective_scan")
 """One folder each, which offers `KERNEL`."""
 
 
