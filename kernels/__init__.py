@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ouro.kernels.launch import Kernel
 
-NAMES: tuple[str, ...] = ("bidirectional_scan", "outlier_quantizer", "quantized_linear", "selective_scan")
+NAMES: tuple[str, ...] = (
+    "bidirectional_scan",
+    "norm_quantize",
+    "outlier_quantizer",
+    "quantized_linear",
+    "selective_scan",
+)
 """One folder each, which offers `KERNEL`."""
 
 
