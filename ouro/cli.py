@@ -559,6 +559,65 @@ def bench_quantization_command(
     _out.print(table)
 
 
+@bench_app.command("ablations")
+@_guarded
+def bench_ablations_command(
+    model: Annotated[list[str], typer.Option(help="Repeatable.")] = ["vim_nano"],
+    study: Annotated[
+        list[str], typer.Option(help="losses, samples, window, weights or source; repeatable, all by default.")
+    ] = [],
+    seeds: Annotated[int, typer.Option(help="Seeds 0 .. seeds - 1.", min=2)] = 3,
+    num: Annotated[int, typer.Option(help="Images in a set, where the study does not vary it.", min=1)] = 32,
+    steps: Annotated[int, typer.Option(help="Of optimization.", min=1)] = 160,
+    measure: Annotated[list[str], typer.Option(help="METHOD:BITS calibrated on every set; repeatable.")] = [
+        "clipped:w4a4o8",
+        "ouro:w4a4o8",
+        "ouro:w4a3o8",
+    ],
+    scope: Annotated[str, typer.Option(help="What is quantized: lin, ssm, rec or full.")] = "lin",
+    limit: Annotated[int, typer.Option(help="Held-out images per cell.", min=1)] = 250,
+    workers: Annotated[int, typer.Option(help="Processes that share the cores.", min=1)] = 2,
+    figures: Annotated[Path | None, typer.Option(help="Folder for one PDF per study.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON here.")] = None,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """The paper's ablations of the generation, and whether its orderings are seen; stopped, the same command resumes.
+
+    JSON: {studies: [{study, title, source, model, n, rows: [{label, num, top1, recognized}], claims: [{better, worse,
+    measure, difference, ci95, seen}]}], measures, seeds, ...}.
+    """
+    from ouro.jobs.ablation import STUDIES, AblationSpec, ablate
+
+    pairs = tuple((method, bits) for method, _, bits in (item.partition(":") for item in measure))
+    if not all(bits for _, bits in pairs):
+        raise ValueError(f"--measure {measure} has an entry without bits; write METHOD:BITS, as in clipped:w4a4")
+    chosen = tuple(study) or tuple(STUDIES)
+    spec = AblationSpec(tuple(model), chosen, seeds, num, steps, pairs, scope, limit, workers)
+    values = _run_values(_follow("ablations", ablate(spec)))
+    if figures is not None:
+        from ouro.figures.ablation import paper
+
+        figures.mkdir(parents=True, exist_ok=True)
+        for one in values["studies"]:
+            paper(one).savefig(figures / f"ablation_{one['model']}_{one['study']}.pdf")
+    if _handed_over(values, out, json_):
+        return
+    for one in values["studies"]:
+        title = f"{one['model']}: {one['title']}, top-1 in %, {seeds} seeds, n = {one['n']}"
+        table = _table(title, "what", "images", *values["measures"])
+        for row in one["rows"]:
+            cells = [f"{100 * cell['mean']:.1f} ± {100 * cell['spread']:.1f}" for cell in row["top1"].values()]
+            table.add_row(row["label"], str(row["num"]), *cells)
+        _out.print(table)
+        for claim in one["claims"]:
+            low, high = (100 * end for end in claim["ci95"])
+            _out.print(
+                f"{claim['better']} over {claim['worse']}, {claim['measure']}: {claim['seen']} "
+                f"({100 * claim['difference']:+.1f}, {low:+.1f} to {high:+.1f})"
+            )
+
+
 @bench_app.command("methods")
 @_guarded
 def bench_methods_command(

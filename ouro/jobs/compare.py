@@ -74,26 +74,13 @@ def compare(spec: CompareSpec, *, root: str | os.PathLike[str] | None = None) ->
     started = time.perf_counter()
     model = create_model(spec.model, pretrained=True)
     store = Store(root)
-    base: dict[str, Any] = {
-        "job": "compare",
-        "model": spec.model,
-        "weights": weights_digest(model),
-        "scope": spec.scope,
-    }
-    base |= {"data": variant(spec.model).data, "limit": spec.limit}
     cells: list[dict[str, Any]] = []
     wanted = list(itertools.product(spec.seeds, spec.calibs, spec.bits, spec.methods))
     yield Progress(0, len(wanted) + 1, "float model")
-    exact = _once(store, base | {"method": "float"}, lambda: _measured(model, spec))
+    exact = _once(store, _key(model, spec, "float"), lambda: _measured(model, spec))
     for number, (seed, (label, calib), bits, method) in enumerate(wanted):
         images = calibration_set(calib.format(seed=seed), spec.model, model.info, seed, root=root).images
-        key = base | {"method": method, "bits": bits, "seed": seed, "set": images_digest(images)}
-        key |= {"options": dict(chosen)} if (chosen := dict(spec.options).get(method)) else {}
-        run = store.open(key)
-        cell = run.report()
-        if cell is None:
-            cell = _cell(model, images, spec, method, bits, seed)
-            run.save_report(cell)
+        cell = kept_cell(store, model, images, spec, method, bits, seed)
         cells.append({"method": method, "bits": bits, "calib": label, "seed": seed} | cell)
         said = f"{label} {bits} {method} seed {seed}: {100 * cell['top1']:.1f} %"
         yield Progress(number + 2, len(wanted) + 1, said, cells[-1])
@@ -110,6 +97,24 @@ def compare(spec: CompareSpec, *, root: str | os.PathLike[str] | None = None) ->
         "spec": asdict(spec),
     }
     return Report("compare", values, run_info(spec.seeds[0], started))
+
+
+def kept_cell(
+    store: Store, model: VisionModel, images: torch.Tensor, spec: CompareSpec, method: str, bits: str, seed: int
+) -> dict[str, Any]:
+    """{n, top1, ci95, effective_bits, calibration_seconds, peak_mb} of one method on one set, measured once.
+
+    Raises:
+        RuntimeError: the quantized model's audit has a hole.
+    """
+    key = _key(model, spec, method) | {"bits": bits, "seed": seed, "set": images_digest(images)}
+    key |= {"options": dict(chosen)} if (chosen := dict(spec.options).get(method)) else {}
+    return _once(store, key, lambda: _cell(model, images, spec, method, bits, seed))
+
+
+def _key(model: VisionModel, spec: CompareSpec, method: str) -> dict[str, Any]:
+    told = {"job": "compare", "model": spec.model, "weights": weights_digest(model), "scope": spec.scope}
+    return told | {"data": variant(spec.model).data, "limit": spec.limit, "method": method}
 
 
 def _cell(

@@ -6,18 +6,16 @@ was stopped, and is put together from the kept cells in the end.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import time
 from collections.abc import Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
-
-import torch
 
 from ouro.gen.synthesize import finish
 from ouro.jobs.compare import CompareSpec, as_csv, compare
+from ouro.jobs.pool import in_processes
 from ouro.jobs.provenance import run_info
 from ouro.registry import MODELS, QUANTIZERS
 from ouro.types import Progress, Report
@@ -111,21 +109,10 @@ def table(spec: TableSpec, *, root: str | os.PathLike[str] | None = None) -> Gen
     total = sum(len(unit.bits) * len(unit.calibs) * len(unit.methods) for unit in units)
     done = 0
     yield Progress(0, total, f"{len(units)} comparisons in {spec.workers} processes")
-    threads = max(1, torch.get_num_threads() // spec.workers)
-    # spawned, not forked: a forked child inherits locked thread pools
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(spec.workers, mp_context=context, initializer=_set_up, initargs=(threads,)) as pool:
-        waiting = {pool.submit(_run, unit, root): unit for unit in units}
-        try:
-            while waiting:
-                finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in finished:
-                    unit = waiting.pop(future)
-                    done += future.result()
-                    said = f"{unit.model} {unit.scope} seed {unit.seeds[0]}"
-                    yield Progress(done, total, said, {"model": unit.model, "scope": unit.scope})
-        finally:
-            pool.shutdown(cancel_futures=True)
+    for unit, cells in in_processes(partial(_run, root=root), units, spec.workers):
+        done += cells
+        said = f"{unit.model} {unit.scope} seed {unit.seeds[0]}"
+        yield Progress(done, total, said, {"model": unit.model, "scope": unit.scope})
     # everything is there: this only reads it
     tables = [
         dict(finish(compare(_comparison(spec, part, model, scope, part.seeds), root=root)).values)
@@ -143,13 +130,6 @@ def table(spec: TableSpec, *, root: str | os.PathLike[str] | None = None) -> Gen
 def _comparison(spec: TableSpec, part: Part, model: str, scope: str, seeds: Sequence[int]) -> CompareSpec:
     methods, calibs = part.methods or spec.methods, part.calibs or spec.calibs
     return CompareSpec(model, methods, part.bits, calibs, tuple(seeds), scope, limit=spec.limit, options=spec.options)
-
-
-def _set_up(threads: int) -> None:
-    torch.set_num_threads(threads)
-    import numba
-
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
 
 
 def _run(unit: CompareSpec, root: Any) -> int:

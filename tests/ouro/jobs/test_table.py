@@ -7,6 +7,7 @@ import io
 
 import pytest
 
+import ouro.jobs.pool as pool
 import ouro.jobs.table as module
 from ouro.jobs.compare import compare
 from ouro.jobs.table import EQUAL_STEPS, FULL, QUICK, ZOO, Part, TableSpec, table
@@ -41,7 +42,7 @@ def in_process(monkeypatch):
 
         def shutdown(self, **_: object) -> None: ...
 
-    monkeypatch.setattr(module, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(pool, "ProcessPoolExecutor", Pool)
 
 
 def test_the_table_is_made_of_comparisons(tiny_zoo, in_process, tmp_path) -> None:
