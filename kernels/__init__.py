@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 NAMES: tuple[str, ...] = (
     "bidirectional_scan",
+    "causal_conv",
     "norm_quantize",
     "outlier_quantizer",
     "quantized_linear",
