@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
-import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Mapping
@@ -21,9 +19,6 @@ from typing import Any
 import numpy as np
 
 log = logging.getLogger(__name__)
-
-RESULTS = Path(__file__).resolve().parent.parent / "results"
-"""Measured numbers, one JSON per run."""
 
 _REMEMBERED = 48
 
@@ -256,73 +251,18 @@ def quantize_job(**spec: Any) -> Generator[Any, None, Any]:
     return quantize(QuantizeSpec(**spec))
 
 
+def sensitivity_job(**spec: Any) -> Generator[Any, None, Any]:
+    """What rounding the sites of one configuration costs."""
+    from ouro.jobs.sensitivity import SensitivitySpec, measure_sensitivity
+
+    return measure_sensitivity(SensitivitySpec(**spec))
+
+
 def evaluate_job(**spec: Any) -> Generator[Any, None, Any]:
     """Accuracy of one configuration."""
     from ouro.jobs.evaluate import EvaluateSpec, evaluate
 
     return evaluate(EvaluateSpec(**spec))
-
-
-# ---- stored work -----------------------------------------------------------------------------------------------
-
-
-def sets() -> list[dict[str, Any]]:
-    """Finished synthetic sets of this machine, newest first: the report of each, with its `path`."""
-    from ouro.store import Store
-
-    found = []
-    for run in Store().runs():
-        # a run that is being written, or was damaged, is no finished set
-        try:
-            report = run.report()
-        except (ValueError, OSError):
-            continue
-        if report and "recognized" in report and Path(report.get("path", "")).is_file():
-            found.append(report)
-    return found[::-1]
-
-
-@lru_cache(maxsize=1)
-def _exports() -> tempfile.TemporaryDirectory[str]:
-    # removed when the process ends
-    return tempfile.TemporaryDirectory(prefix="ouro-")
-
-
-def exported(found: Mapping[str, Any]) -> str:
-    """A copy of a finished set for download: the page may serve the temporary folder, and the name says what it is."""
-    folder = Path(_exports().name) / str(found["set_digest"])
-    folder.mkdir(exist_ok=True)
-    name = f"{found['model']}-{found['method']}-{found['num']}x{found['steps']}-seed{found['seed']}.safetensors"
-    return shutil.copyfile(found["path"], folder / name).as_posix()
-
-
-def set_pictures(path: str, model: str, most: int = 64) -> np.ndarray:
-    """Images of a stored set as uint8 [n 3 h w]."""
-    from ouro.models import variant
-    from ouro.store import read_tensors
-
-    images = read_tensors(path)[0]["images"][:most].numpy()
-    config = variant(model).config
-    mean, std = (np.asarray(x, np.float32)[:, None, None] for x in (config.mean, config.std))
-    return np.rint((images * std + mean) * 255).clip(0, 255).astype(np.uint8)
-
-
-def stored_results() -> list[dict[str, Any]]:
-    """Rows of accuracy that lie in results/*.json; a file of another kind is passed over."""
-    rows = []
-    for path in sorted(RESULTS.glob("*.json")):
-        try:
-            content = json.loads(path.read_text("utf-8"))
-        except (ValueError, OSError):
-            log.warning("%s is no readable JSON", path.name)
-            continue
-        tables = content.get("tables", [content]) if isinstance(content, dict) else []
-        for one in tables if isinstance(tables, list) else []:
-            if isinstance(one, dict) and isinstance(one.get("rows"), list):
-                # what all rows of a table share stands beside them
-                shared = {key: value for key, value in one.items() if isinstance(value, str | int | float)}
-                rows += [{**shared, **row} for row in one["rows"] if isinstance(row, dict) and "top1" in row]
-    return rows
 
 
 def warm_up() -> None:

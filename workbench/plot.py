@@ -19,6 +19,9 @@ assert _SPEC is not None and _SPEC.origin is not None
 _SCRIPT = Path(_SPEC.origin).resolve().parent / "package_data" / "plotly.min.js"
 gr.set_static_paths([_SCRIPT])
 
+LEGEND = {"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"}
+"""A legend above the chart, which grows away from it where the page is narrow."""
+
 _INK = "#444444"
 """What `ouro.figures` draws auxiliary lines with; too dark for a dark page."""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from workbench import engine, runner, samples
+from workbench import calib, engine, runner, stored
 from workbench.errors import guarded
 from workbench.page import PRIVATE, Page, lead, percent, table
 from workbench.plot import from_figures, nothing, plot_view
@@ -51,7 +51,7 @@ def compare(specs: Sequence[Mapping[str, Any]], limit: int) -> Generator[Any, No
         begun += half
         job = engine.evaluate_job(model=quantized["path"], limit=limit, seed=spec["seed"])
         report = yield from _within(job, begun, half, len(specs) * 2 * part, where, rows)
-        rows.append({**quantized, **dict(report.values), "calib": spec["calib"]})
+        rows.append({**spec, **quantized, **dict(report.values), "calib": spec["calib"]})
         yield Progress(begun + half, len(specs) * 2 * part, f"{where}: measured", {"rows": list(rows)})
     return rows
 
@@ -73,14 +73,6 @@ def _within(
         job.close()
 
 
-def calib_name(calib: Any) -> str:
-    """real:128 -> 128 real; noise:128 -> 128 noise; a path -> synthetic."""
-    kind, _, count = str(calib).partition(":")
-    if kind in ("real", "noise") and count.isdigit():
-        return f"{count} {kind}"
-    return "synthetic" if calib else ""
-
-
 def bars(rows: Sequence[Mapping[str, Any]]) -> str:
     """Top-1 with its interval beside the float model, of all rows of the same model, data and scope as the last."""
     if not rows:
@@ -89,7 +81,7 @@ def bars(rows: Sequence[Mapping[str, Any]]) -> str:
 
     kind = ("model", "data", "scope")
     alike = [
-        {**row, "calib": calib_name(row["calib"])} for row in rows if all(row[key] == rows[-1][key] for key in kind)
+        {**row, "calib": calib.told(row["calib"])} for row in rows if all(row[key] == rows[-1][key] for key in kind)
     ]
     return from_figures(accuracy.screen(alike), alt=accuracy.alt(alike), height=360, name="accuracy")
 
@@ -113,7 +105,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         str(row.get("method", "")),
         str(row.get("bits", "")),
         str(row.get("scope", "")),
-        calib_name(row.get("calib", "")) or "–",
+        calib.told(row.get("calib", "")) or "–",
         percent(row["top1"]),
         interval,
         percent(row.get("fp_top1")),
@@ -142,21 +134,14 @@ def build(page: Page) -> dict[str, Any]:
     with gr.Row():
         with gr.Column(scale=1, min_width=280, elem_classes="wb-form"):
             method = gr.CheckboxGroup(
-                [(METHODS[name], name) for name in ("ouro", "minmax")], value=["ouro", "minmax"], label="Methods",
+                [(words, name) for name, words in METHODS.items()], value=["ouro", "minmax"], label="Methods",
                 elem_id="wb-quantize-method",
             )  # fmt: skip
             bits = gr.Dropdown(
                 list(BITS), value="w4a4o8", label="Bits", allow_custom_value=True, elem_id="wb-quantize-bits",
                 info="weights, activations, outliers",
             )  # fmt: skip
-            calib = gr.Radio(
-                [("Real images", "real"), ("Noise", "noise"), ("A generated set", "set")], value="real",
-                label="Calibration images", elem_id="wb-quantize-calib",
-            )  # fmt: skip
-            count = gr.Slider(8, 256, 32, step=8, label="How many", elem_id="wb-quantize-count")
-            chosen = gr.Dropdown(
-                [], label="Generated set", visible=False, elem_id="wb-quantize-set", info=samples.NO_SET
-            )
+            images = calib.source("quantize", page)
             with gr.Accordion("Advanced", open=False):
                 scope = gr.Radio(
                     [(words, name) for name, words in SCOPES.items()],
@@ -195,14 +180,12 @@ def build(page: Page) -> dict[str, Any]:
 
     @guarded
     def run(
-        model: str, method: list[str], bits: str, calib: str, count: int, chosen: str | None, scope: str, limit: int,
+        model: str, method: list[str], bits: str, kind: str, count: int, chosen: str | None, scope: str, limit: int,
         seed: float, done: list[dict[str, Any]],
     ) -> Iterator[tuple]:  # fmt: skip
         if not method:
             raise ValueError("no method is chosen; tick at least one")
-        if calib == "set" and not chosen:
-            raise ValueError("no generated set is chosen; make one in Samples, or calibrate on real images")
-        source = chosen if calib == "set" else f"{calib}:{int(count)}"
+        source = calib.spelled(kind, count, chosen)
         specs = [
             {
                 "model": model,
@@ -216,24 +199,12 @@ def build(page: Page) -> dict[str, Any]:
         ]
         yield from follow(runner.start(KIND, lambda: compare(specs, int(limit))), done)
 
-    inputs = [page.model, method, bits, calib, count, chosen, scope, limit, seed, done]
+    inputs = [page.model, method, bits, *images.inputs, scope, limit, seed, done]
     go.click(run, inputs, followed, concurrency_limit=None, **PRIVATE)
     stop.click(lambda: runner.cancel(KIND) and None, None, None, queue=False, **PRIVATE)
     clear.click(
         lambda: (nothing(NOTHING), "", [], gr.Button(visible=False)), None, [chart, rows, done, clear], **PRIVATE
     )
-
-    @guarded
-    def source(model: str, calib: str) -> tuple:
-        options = samples.choices(model) if calib == "set" else []
-        words = f"{len(options)} for this model" if options else "None for this model yet: make one in Samples."
-        return (
-            gr.Slider(visible=calib != "set"),
-            gr.Dropdown(visible=calib == "set", choices=options, value=options[0][1] if options else None, info=words),
-        )
-
-    calib.input(source, [page.model, calib], [count, chosen], **PRIVATE)
-    page.model.change(source, [page.model, calib], [count, chosen], **PRIVATE)
 
     @guarded
     def resume() -> Iterator[tuple]:
@@ -247,12 +218,12 @@ def build(page: Page) -> dict[str, Any]:
     def known() -> Any:
         return gr.CheckboxGroup(choices=[(METHODS.get(name, name), name) for name in engine.methods()])
 
-    return {"resume": (resume, followed), "methods": (known, method), "calib": calib, "count": count, "set": chosen}
+    return {"loads": [(resume, [], followed)], "methods": (known, method), "images": images}
 
 
 def stored_table() -> str:
     """Accuracy that was measured before and is kept in results/."""
-    rows = engine.stored_results()
+    rows = stored.accuracies()
     if not rows:
         return ""
     words = '<h3 class="wb-title">Stored results<small>from results/, on the device that each file names</small></h3>'

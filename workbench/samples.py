@@ -2,50 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
 
-from workbench import engine, runner
+from workbench import compare, engine, generators, runner, stored
 from workbench.errors import guarded
+from workbench.generators import METHODS
 from workbench.page import PRIVATE, Page, facts, lead, percent, title
-from workbench.plot import figure, nothing, plot_view
+from workbench.plot import LEGEND, figure, nothing, plot_view
 
 KIND = "generation"
-METHODS = {
-    "ouro": "OuroMamba-Gen: contrast of patched implicit attention",
-    "psaq": "PSAQ: entropy of patch similarity",
-    "clamp": "CLAMP: contrast of plain attention",
-    "class": "Class loss only",
-    "noise": "Gaussian noise",
-}
 NO_SET = "No set has been finished yet."
 _MOST = 64
+_EMPTY = "The losses appear here while images are being made."
+
+
+def growing(job: Generator[Any, None, Any]) -> Generator[Any, None, Any]:
+    """The job, whose previews show the finished images before those in the making, and losses the number of the chunk."""
+    finished: list[np.ndarray] = []
+    try:
+        while True:
+            beat = next(job)
+            data = dict(beat.data)
+            if "loss" in data:
+                data["loss"] = {**data["loss"], "chunk": len(finished)}
+            if "preview" in data:
+                now = np.asarray(data["preview"])
+                data["preview"] = np.concatenate([*finished, now])
+                if "finished" in data:
+                    finished.append(now)
+            yield replace(beat, data=data)
+    except StopIteration as end:
+        return end.value
+    finally:
+        job.close()
 
 
 def loss_chart(history: Sequence[Mapping[str, float]]) -> str:
-    """Every loss term over the steps."""
-    names = [name for name in history[-1] if name != "step"] if history else []
+    """Every loss term over the steps of its chunk; chunks are drawn over one another, the last one alone at full ink."""
+    names = [name for name in history[-1] if name not in ("step", "chunk")] if history else []
     if not names:
-        return nothing("The losses appear here while images are being made.")
+        return nothing(_EMPTY)
+    chunks: dict[float, list[Mapping[str, float]]] = {}
+    for row in history:
+        chunks.setdefault(row.get("chunk", 0), []).append(row)
     colors = ["$accent", "$h", "$float", "$good", "$bad"]
-    steps = list(range(1, len(history) + 1))
-    data = [
-        {"type": "scatter", "mode": "lines", "name": name, "x": steps, "y": [row.get(name) for row in history],
-         "line": {"color": color, "width": 2}, "hovertemplate": f"step %{{x}}, {name}: %{{y:.3f}}<extra></extra>"}
-        for name, color in zip(names, colors * 3, strict=False)
-    ]  # fmt: skip
+    data = []
+    for at, rows in enumerate(chunks.values(), 1):
+        last = at == len(chunks)
+        data += [
+            {"type": "scatter", "mode": "lines", "name": name, "x": list(range(1, len(rows) + 1)),
+             "y": [row.get(name) for row in rows], "line": {"color": color, "width": 2 if last else 1},
+             "opacity": 1 if last else 0.35, "showlegend": last, "legendgroup": name,
+             "hovertemplate": f"chunk {at}, step %{{x}}, {name}: %{{y:.3f}}<extra></extra>"}
+            for name, color in zip(names, colors * 3, strict=False)
+        ]  # fmt: skip
     positive = all(row.get(name, 1) > 0 for row in history for name in names)
+    steps = max(map(len, chunks.values()))
     layout = {
-        "xaxis": {"title": {"text": "step"}, "range": [1, max(10, len(steps))], "tickformat": "d"},
+        "xaxis": {"title": {"text": "step"}, "range": [1, max(10, steps)], "tickformat": "d"},
         "yaxis": {"title": {"text": "loss"}, **({"type": "log", "dtick": 1} if positive else {})},
-        "legend": {"orientation": "h", "y": 1.16, "x": 0}, "margin": {"l": 52, "r": 8, "t": 26, "b": 40},
+        "legend": LEGEND, "margin": {"l": 52, "r": 8, "t": 26, "b": 40},
     }  # fmt: skip
-    last = ", ".join(f"{name} {history[-1][name]:.3f}" for name in names)
-    return figure(data, layout, alt=f"losses over {len(steps)} steps, now {last}", height=240, name="losses")
+    told = ", ".join(f"{name} {history[-1][name]:.3f}" for name in names)
+    alt = f"losses over {len(history)} steps in {len(chunks)} chunk(s), now {told}"
+    return figure(data, layout, alt=alt, height=240, name="losses")
 
 
 def shelf(images: Any) -> gr.Gallery:
@@ -55,17 +81,21 @@ def shelf(images: Any) -> gr.Gallery:
     return gr.Gallery(list(images.repeat(zoom, axis=1).repeat(zoom, axis=2)), visible=True)
 
 
+def spec_name(spec: Mapping[str, Any]) -> str:
+    """What a set is made of, in one line."""
+    steps = f", {spec['steps']} steps" if spec["method"] != "noise" else ""
+    options = "".join(f", {name} {value}" for name, value in dict(spec["options"]).items())
+    return f"{spec['model']} · {spec['method']} · {spec['num']} images{steps}, seed {spec['seed']}{options}"
+
+
 def set_name(found: Mapping[str, Any]) -> str:
     """A finished set in one line."""
-    share = found["recognized"]["self"]
-    steps = f", {found['steps']} steps" if found["method"] != "noise" else ""
-    made = f"{found['num']} images{steps}, seed {found['seed']}"
-    return f"{found['model']} · {found['method']} · {made} · recognized {percent(share, 0)}"
+    return f"{spec_name({'options': {}, **found})} · recognized {percent(found['recognized']['self'], 0)}"
 
 
 def choices(model: str | None = None) -> list[tuple[str, str]]:
     """Finished sets for a dropdown: (words, path)."""
-    return [(set_name(found), found["path"]) for found in engine.sets() if model in (None, found["model"])]
+    return [(set_name(found), found["path"]) for found in stored.sets() if model in (None, found["model"])]
 
 
 def told_of(values: Mapping[str, Any]) -> str:
@@ -86,37 +116,26 @@ def build(page: Page) -> dict[str, Any]:
     with gr.Row():
         with gr.Column(scale=1, min_width=280, elem_classes="wb-form"):
             method = gr.Radio(
-                [(METHODS[name], name) for name in ("ouro", "noise")],
-                value="ouro",
-                label="Method",
+                [(words, name) for name, words in METHODS.items()], value="ouro", label="Method",
                 elem_id="wb-samples-method",
-            )
+            )  # fmt: skip
             num = gr.Slider(4, 256, 16, step=4, label="Images", elem_id="wb-samples-num")
             steps = gr.Slider(
                 10, 1000, 100, step=10, label="Steps", info="the paper's scale is 1000", elem_id="wb-samples-steps"
             )
             seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="wb-samples-seed")
             with gr.Accordion("Advanced", open=False, elem_id="wb-samples-advanced"):
-                batch = gr.Slider(1, 64, 16, step=1, label="Images at once", elem_id="wb-samples-batch")
-                lr = gr.Number(0.2, label="Learning rate", minimum=0.0001, elem_id="wb-samples-lr")
-                window = gr.Radio(
-                    [("3×3", 3), ("5×5", 5), ("7×7", 7)], value=5, label="Window of h_p", elem_id="wb-samples-window"
-                )
-                weights = gr.Radio(
-                    [("Δ", "delta"), ("Uniform", "uniform")],
-                    value="delta",
-                    label="Weights of the neighbors",
-                    elem_id="wb-samples-weights",
-                )
-                features = gr.Radio(
-                    [("y_p", "y_p"), ("alpha_p", "alpha_p")],
-                    value="y_p",
-                    label="Features to contrast",
-                    elem_id="wb-samples-features",
-                )
-            with gr.Row():
-                go = gr.Button("Generate", variant="primary", elem_id="wb-samples-go", min_width=110)
-                stop = gr.Button("Cancel", interactive=False, elem_id="wb-samples-cancel", min_width=90)
+                with gr.Column(elem_classes="wb-form") as pace:
+                    batch = gr.Slider(
+                        8, 64, 8, step=8, label="Images at once", elem_id="wb-samples-batch",
+                        info="a run that is stopped keeps those that are finished",
+                    )  # fmt: skip
+                    lr = gr.Number(0.2, label="Learning rate", minimum=0.0001, elem_id="wb-samples-lr")
+                settings = generators.form("ouro")
+            with gr.Row(elem_classes="wb-buttons"):
+                go = gr.Button("Generate", variant="primary", elem_id="wb-samples-go", min_width=100)
+                hold = gr.Button("Pause", interactive=False, elem_id="wb-samples-pause", min_width=90)
+                stop = gr.Button("Cancel", interactive=False, elem_id="wb-samples-cancel", min_width=80)
         with gr.Column(scale=3, min_width=320):
             progress = gr.HTML(
                 runner.bar(None, "Ready. 16 images in 100 steps take a minute or two on two cores."),
@@ -128,105 +147,149 @@ def build(page: Page) -> dict[str, Any]:
                 buttons=["download", "fullscreen"], elem_id="wb-samples-gallery", elem_classes="wb-samples",
                 interactive=False, visible=False,
             )  # fmt: skip
-            losses = plot_view("wb-samples-losses", empty="The losses appear here while images are being made.")
+            losses = plot_view("wb-samples-losses", empty=_EMPTY)
+    with gr.Column(visible=False, elem_id="wb-samples-rest") as rest:
+        title("Stopped before the end", "goes on after its last finished images, which are the same as without a stop")
+        with gr.Row(elem_classes="wb-inline"):
+            halves = gr.Dropdown([], label="Unfinished set", elem_id="wb-samples-halves", scale=4, min_width=280)
+            again = gr.Button("Continue this set", elem_id="wb-samples-again", scale=1, min_width=150)
+            drop = gr.Button("Discard", elem_id="wb-samples-drop", scale=1, min_width=110)
     title("Finished sets", "kept on this machine; the same settings give the same images")
     with gr.Row(elem_classes="wb-inline"):
         finished = gr.Dropdown([], label="Set", elem_id="wb-samples-sets", scale=4, min_width=280, info=NO_SET)
         use = gr.Button("Use for calibration", elem_id="wb-samples-use", scale=1, min_width=160, interactive=False)
         file = gr.DownloadButton("Download", elem_id="wb-samples-file", scale=1, min_width=120, interactive=False)
     told = gr.HTML(elem_id="wb-samples-facts", apply_default_css=False)
+    title("Compare sets", f"two to {compare.MOST} of them, by their pictures and by who recognizes them")
+    several = gr.Dropdown(
+        [], value=[], label="Sets", multiselect=True, max_choices=compare.MOST, elem_id="wb-samples-several",
+        info="judges are models that were trained on their own and never saw these images",
+    )  # fmt: skip
+    shares = plot_view("wb-samples-shares", empty=compare.FEW)
+    beside = gr.HTML(elem_id="wb-samples-beside", apply_default_css=False)
 
-    followed = [progress, gallery, losses, finished, use, file, told, go, stop]
-
-    def chosen(path: str | None) -> tuple:
-        """Dropdown, the two buttons and the facts, with this set chosen."""
-        found = {entry["path"]: entry for entry in engine.sets()}
+    def chosen(path: str | None) -> dict[Any, Any]:
+        """Everything that depends on what is stored, with this set chosen."""
+        found = {entry["path"]: entry for entry in stored.sets()}
         options = [(set_name(entry), key) for key, entry in found.items()]
         entry = found.get(path or "")
-        words = f"{len(options)} finished" if options else NO_SET
-        return (
-            gr.Dropdown(choices=options, value=entry and path, info=words),
-            gr.Button(interactive=entry is not None),
-            gr.DownloadButton(value=engine.exported(entry) if entry else None, interactive=entry is not None),
-            told_of(entry) if entry else "",
-        )
+        return {
+            finished: gr.Dropdown(
+                choices=options, value=entry and path, info=f"{len(options)} finished" if options else NO_SET
+            ),
+            use: gr.Button(interactive=entry is not None),
+            file: gr.DownloadButton(value=stored.exported(entry) if entry else None, interactive=entry is not None),
+            told: told_of(entry) if entry else "",
+            several: gr.Dropdown(choices=options),
+        }
 
-    def follow(job: runner.Job) -> Iterator[tuple]:
+    def stopped() -> dict[Any, Any]:
+        """What was left unfinished."""
+        found = stored.unfinished()
+        names = [(f"{spec_name(one['spec'])} · {one['finished']} finished", one["path"]) for one in found]
+        return {
+            rest: gr.Column(visible=bool(names)),
+            halves: gr.Dropdown(choices=names, value=names[0][1] if names else None),
+        }
+
+    def follow(job: runner.Job) -> Iterator[dict[Any, Any]]:
         shown, drawn = None, -1
         for _ in runner.follow(job):
+            update: dict[Any, Any] = {
+                progress: runner.bar(job),
+                go: gr.Button(interactive=job.over),
+                hold: gr.Button(
+                    "Continue" if job.state == "paused" else "Pause", interactive=job.state in ("running", "paused")
+                ),
+                stop: gr.Button(interactive=not job.over),
+                again: gr.Button(interactive=job.over),
+            }
             preview = job.data.get("preview")
-            pictures = gr.skip()
             if preview is not None and preview is not shown:
-                shown = preview
-                pictures = shelf(preview)
-            curve = gr.skip()
+                shown, update[gallery] = preview, shelf(preview)
             if len(job.history) != drawn:
-                drawn = len(job.history)
-                curve = loss_chart(job.history)
-            sets = (gr.skip(),) * 4
-            if job.state == "done":
-                pictures = shelf(job.result.arrays["preview"])
-                sets = chosen(job.result.values["path"])
-            yield (
-                runner.bar(job),
-                pictures,
-                curve,
-                *sets,
-                gr.Button(interactive=job.over),
-                gr.Button(interactive=not job.over),
-            )
+                drawn, update[losses] = len(job.history), loss_chart(job.history)
+            if job.over:
+                update |= chosen(job.result.values["path"] if job.state == "done" else None) | stopped()
+            yield update
+
+    def started(spec: Mapping[str, Any]) -> Iterator[dict[Any, Any]]:
+        make = lambda: growing(engine.synthesis_job(**spec))  # noqa: E731
+        yield from follow(runner.start(KIND, make, spec_name(spec)))
 
     @guarded
     def generate(
-        model: str,
-        method: str,
-        num: int,
-        steps: int,
-        seed: float,
-        batch: int,
-        lr: float,
-        window: int,
-        weights: str,
-        features: str,
-    ) -> Iterator[tuple]:
+        model: str, method: str, num: int, steps: int, seed: float, batch: int, lr: float | None, *values: Any
+    ) -> Iterator[dict[Any, Any]]:
+        options = settings.chosen(method, values)
+        if lr is None:
+            raise ValueError("the learning rate is empty; its default is 0.2")
         spec = {
-            "model": model,
-            "method": method,
-            "num": int(num),
-            "steps": int(steps),
-            "seed": int(seed or 0),
-            "batch": int(batch),
-            "lr": lr,
-        }
-        options = (("features", features), ("weights", weights), ("window", int(window))) if method == "ouro" else ()
-        yield from follow(runner.start(KIND, lambda: engine.synthesis_job(**spec, options=options)))
+            "model": model, "method": method, "num": int(num), "steps": int(steps), "seed": int(seed or 0),
+            "batch": int(batch), "lr": lr, "options": options,
+        }  # fmt: skip
+        yield from started(spec)
 
-    inputs = [page.model, method, num, steps, seed, batch, lr, window, weights, features]
+    followed = [progress, gallery, losses, finished, use, file, told, several, rest, halves, go, hold, stop, again]
+    inputs = [page.model, method, num, steps, seed, batch, lr, *settings.inputs]
     go.click(generate, inputs, followed, concurrency_limit=None, **PRIVATE)
+    hold.click(lambda: runner.pause(KIND) and None, None, None, queue=False, **PRIVATE)
     stop.click(lambda: runner.cancel(KIND) and None, None, None, queue=False, **PRIVATE)
 
     @guarded
-    def resume() -> Iterator[tuple]:
-        job = runner.latest(KIND)
-        if job is not None and not job.over:
-            yield from follow(job)
-        else:
-            yield (gr.skip(), gr.skip(), gr.skip(), *chosen(None), gr.skip(), gr.skip())
+    def go_on(path: str | None) -> Iterator[dict[Any, Any]]:
+        found = next((one for one in stored.unfinished() if one["path"] == path), None)
+        if found is None:
+            raise ValueError("there is no such unfinished set; was it finished or discarded meanwhile?")
+        yield from started(found["spec"])
+
+    again.click(go_on, halves, followed, concurrency_limit=None, **PRIVATE)
 
     @guarded
-    def open_set(path: str | None) -> tuple:
+    def discard(path: str | None) -> dict[Any, Any]:
+        job = runner.latest(KIND)
+        if job is not None and not job.over:
+            raise ValueError("a set is being made; cancel it before another one is discarded")
+        stored.discard(path or "")
+        return stopped()
+
+    drop.click(discard, halves, [rest, halves], **PRIVATE)
+
+    @guarded
+    def resume() -> Iterator[dict[Any, Any]]:
+        job = runner.latest(KIND)
+        yield chosen(None) | (stopped() if job is None or job.over else {})
+        if job is not None:
+            yield from follow(job)
+
+    @guarded
+    def open_set(path: str | None) -> dict[Any, Any]:
+        update = {key: value for key, value in chosen(path).items() if key not in (finished, several)}
         if not path:
-            return (gr.skip(), *chosen(None)[1:])
-        entry = next((found for found in engine.sets() if found["path"] == path), None)
+            return update
+        entry = next((found for found in stored.sets() if found["path"] == path), None)
         if entry is None:
             raise ValueError(f"the set {Path(path).parent.name} is no longer there; generate it again")
-        return (shelf(engine.set_pictures(path, entry["model"], _MOST)), *chosen(path)[1:])
+        return {**update, gallery: shelf(stored.pictures(entry, _MOST)[0])}
 
     finished.input(open_set, finished, [gallery, use, file, told], **PRIVATE)
 
     @guarded
-    def other_model() -> list[str]:
-        names = engine.generators()
-        return gr.Radio(choices=[(METHODS.get(name, name), name) for name in names])
+    def contrast(paths: Sequence[str]) -> tuple[str, str]:
+        known = {entry["path"]: entry for entry in stored.sets()}
+        found = [known[path] for path in paths or () if path in known]
+        return compare.recognition(found), compare.side_by_side(found)
 
-    return {"resume": (resume, followed), "methods": (other_model, method), "use": use, "chosen": finished}
+    several.change(contrast, several, [shares, beside], **PRIVATE)
+
+    def fitting(method: str) -> list[Any]:
+        optimized = method != "noise"
+        return [gr.Slider(visible=optimized), gr.Column(visible=optimized), *settings.shown(method)]
+
+    method.change(fitting, method, [steps, pace, *settings.groups.values()], **PRIVATE)
+
+    @guarded
+    def known() -> gr.Radio:
+        return gr.Radio(choices=[(METHODS.get(name, name), name) for name in engine.generators()])
+
+    return {"loads": [(resume, [], followed)], "methods": (known, method), "use": use, "chosen": finished}

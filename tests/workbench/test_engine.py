@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import tempfile
-from pathlib import Path
 
 import gradio as gr
 import numpy as np
@@ -82,20 +80,3 @@ def test_unknown_model_names_the_known_ones(monkeypatch):
     monkeypatch.setattr(engine, "catalog", lambda: ({"name": "vim_nano", "weights": "embedded"},))
     with pytest.raises(ValueError, match="unknown model 'vim_nono'; choose one of vim_nano"):
         engine.model_row("vim_nono")
-
-
-def test_exported_set_has_a_name_that_tells(tmp_path):
-    stored = tmp_path / "tensors.safetensors"
-    stored.write_bytes(b"set")
-    found = {
-        "model": "vim_nano",
-        "method": "ouro",
-        "num": 8,
-        "steps": 10,
-        "seed": 0,
-        "set_digest": "ab",
-        "path": str(stored),
-    }
-    copy = Path(engine.exported(found))
-    assert copy.name == "vim_nano-ouro-8x10-seed0.safetensors" and copy.read_bytes() == b"set"
-    assert copy.is_relative_to(tempfile.gettempdir())

@@ -200,7 +200,11 @@
         });
       });
     };
-    const safe = () => { if (window.Plotly) draw(); };
+    // Plotly's own script may come later than the page; words need none
+    const safe = () => {
+      if (window.Plotly || !props.value || !JSON.parse(props.value).data) draw();
+      else setTimeout(safe, 100);
+    };
     safe();
     watch("value", safe);
     whenThemed(element, safe);

@@ -1,0 +1,93 @@
+"""What was done before: sets of this machine, those that were stopped, and the numbers in results/."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+
+from ouro.gen.synthesize import finish, to_pixels
+from ouro.jobs.synthesize import SynthesisSpec, synthesize
+from ouro.models import create_model
+from ouro.models.zoo import embedded_path
+from workbench import stored
+
+needs_weights = pytest.mark.skipif(
+    not embedded_path("vim_nano.safetensors").exists(), reason="the embedded weights of vim_nano are not there"
+)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("OURO_HOME", str(tmp_path))
+    return tmp_path
+
+
+def noise_job(num: int, batch: int):
+    return synthesize(SynthesisSpec("vim_nano", "noise", num=num, batch=batch))
+
+
+@needs_weights
+def test_stopped_set_is_listed_until_it_is_finished(home: Path):
+    job = noise_job(6, 2)
+    next(job), next(job)
+    job.close()
+    (found,) = stored.unfinished()
+    assert found["finished"] == 4 and found["spec"]["num"] == 6 and not stored.sets()
+    report = finish(synthesize(SynthesisSpec(**found["spec"])))
+    assert report.values["path"].startswith(found["path"]), "the stopped run goes on, no other is begun"
+    assert not stored.unfinished() and [made["num"] for made in stored.sets()] == [6]
+    with pytest.raises(ValueError, match="no such unfinished set"):
+        stored.discard(found["path"])
+
+
+@needs_weights
+def test_discarded_set_is_gone(home: Path):
+    job = noise_job(4, 2)
+    next(job)
+    job.close()
+    (found,) = stored.unfinished()
+    stored.discard(found["path"])
+    assert not stored.unfinished() and not Path(found["path"]).exists()
+
+
+@needs_weights
+def test_pictures_of_a_set_have_the_names_of_their_classes(home: Path):
+    report = finish(noise_job(12, 12))
+    images, names = stored.pictures(stored.sets()[0], most=10)
+    info = create_model("vim_nano").info
+    assert torch.equal(torch.from_numpy(images), to_pixels(report.arrays["images"][:10], info))
+    assert names == [info.class_names[label].replace("_", " ") for label in report.arrays["labels"][:10].tolist()]
+
+
+def test_results_are_told_apart_by_what_they_measure():
+    assert all("top1" in row and "budget" not in row for row in stored.accuracies())
+    assert {row["budget"] for row in stored.budgets()} > {4, 5}
+    assert "vim_nano" in {found["model"] for found in stored.sensitivities()}
+
+
+def test_a_file_that_is_no_json_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
+    (tmp_path / "a.json").write_text('{"rows": [{"top1"')
+    (tmp_path / "b.json").write_text('{"model": "m", "rows": [{"top1": 0.5}, {"case": 1}]}')
+    monkeypatch.setattr(stored, "RESULTS", tmp_path)
+    assert stored.accuracies() == [{"model": "m", "top1": 0.5}]
+    assert "a.json is no readable JSON" in caplog.text
+
+
+def test_exported_set_has_a_name_that_tells(tmp_path):
+    file = tmp_path / "tensors.safetensors"
+    file.write_bytes(b"set")
+    found = {
+        "model": "vim_nano",
+        "method": "ouro",
+        "num": 8,
+        "steps": 10,
+        "seed": 0,
+        "set_digest": "ab",
+        "path": str(file),
+    }
+    copy = Path(stored.exported(found))
+    assert copy.name == "vim_nano-ouro-8x10-seed0.safetensors" and copy.read_bytes() == b"set"
+    assert copy.is_relative_to(tempfile.gettempdir())

@@ -1,0 +1,151 @@
+"""Work that was done before: sets and runs of this machine, and the numbers in results/."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+log = logging.getLogger(__name__)
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+"""Measured numbers, one JSON per run."""
+
+# ---- synthetic sets --------------------------------------------------------------------------------------------
+
+
+def sets() -> list[dict[str, Any]]:
+    """Finished synthetic sets of this machine, newest first: the report of each, with its `path`."""
+    from ouro.store import Store
+
+    found = []
+    for run in Store().runs():
+        # a run that is being written, or was damaged, is no finished set
+        try:
+            report = run.report()
+        except (ValueError, OSError):
+            continue
+        if report and "recognized" in report and Path(report.get("path", "")).is_file():
+            found.append(report)
+    return found[::-1]
+
+
+def unfinished() -> list[dict[str, Any]]:
+    """Sets that were stopped after a chunk or more, newest first: {path, spec (of the job), finished (images)}."""
+    from dataclasses import fields
+
+    from ouro.jobs.synthesize import SynthesisSpec
+    from ouro.store import Store
+
+    asked = {field.name for field in fields(SynthesisSpec)} - {"out"}
+    found = []
+    for run in Store().runs():
+        try:
+            spec, over = run.spec(), run.report() is not None
+        except (ValueError, OSError):
+            continue
+        chunks = 0 if over or not asked <= set(spec) else len(run.chunks())
+        if chunks:
+            kept = {key: spec[key] for key in asked} | {"options": tuple(spec["options"].items())}
+            finished = min(spec["num"], chunks * spec["batch"])
+            found.append({"path": str(run.path), "spec": kept, "finished": finished})
+    return found[::-1]
+
+
+def discard(path: str) -> None:
+    """Removes what a stopped set left behind.
+
+    Raises:
+        ValueError: it is not there, or was finished meanwhile.
+    """
+    if path not in {found["path"] for found in unfinished()}:
+        raise ValueError("there is no such unfinished set; was it finished or discarded meanwhile?")
+    shutil.rmtree(path)
+
+
+def pictures(found: Mapping[str, Any], most: int = 64) -> tuple[np.ndarray, list[str]]:
+    """The first images of a set as uint8 [n 3 h w], and the class that each was made for ("" if nobody knows)."""
+    from ouro.models import variant
+    from ouro.store import read_tensors
+
+    tensors = read_tensors(found["path"])[0]
+    config = variant(found["model"]).config
+    mean, std = (np.asarray(x, np.float32)[:, None, None] for x in (config.mean, config.std))
+    images = np.rint((tensors["images"][:most].numpy() * std + mean) * 255).clip(0, 255).astype(np.uint8)
+    names = getattr(config, "class_names", None) or ()
+    labels = tensors["labels"][:most].tolist() if "labels" in tensors else [-1] * len(images)
+    return images, [names[label].replace("_", " ") if 0 <= label < len(names) else "" for label in labels]
+
+
+# ---- downloads -------------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _exports() -> tempfile.TemporaryDirectory[str]:
+    # removed when the process ends
+    return tempfile.TemporaryDirectory(prefix="ouro-")
+
+
+def exported(found: Mapping[str, Any]) -> str:
+    """A copy of a finished set for download: the page may serve the temporary folder, and the name says what it is."""
+    folder = Path(_exports().name) / str(found["set_digest"])
+    folder.mkdir(exist_ok=True)
+    name = f"{found['model']}-{found['method']}-{found['num']}x{found['steps']}-seed{found['seed']}.safetensors"
+    return shutil.copyfile(found["path"], folder / name).as_posix()
+
+
+def exported_table(name: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A CSV file for download."""
+    path = Path(_exports().name) / f"{name}.csv"
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(head)
+        writer.writerows(rows)
+    return path.as_posix()
+
+
+# ---- results/ --------------------------------------------------------------------------------------------------
+
+
+def accuracies() -> list[dict[str, Any]]:
+    """Rows of accuracy that lie in results/*.json, but for budgets; a file of another kind is passed over."""
+    return [row for row in _rows() if "top1" in row and "budget" not in row]
+
+
+def budgets() -> list[dict[str, Any]]:
+    """Rows of budgets of average bits that lie in results/*.json."""
+    return [row for row in _rows() if "budget" in row and "predicted_kl" in row]
+
+
+def sensitivities() -> list[dict[str, Any]]:
+    """Reports of sensitivity that lie in results/*.json, without importing the library."""
+    return [found for found in _contents() if "whole" in found and "mode" in found and found.get("rows")]
+
+
+def _contents() -> Iterator[dict[str, Any]]:
+    for path in sorted(RESULTS.glob("*.json")):
+        try:
+            content = json.loads(path.read_text("utf-8"))
+        except (ValueError, OSError):
+            log.warning("%s is no readable JSON", path.name)
+            continue
+        if isinstance(content, dict):
+            yield content
+
+
+def _rows() -> Iterator[dict[str, Any]]:
+    for content in _contents():
+        tables = content.get("tables", [content])
+        for one in tables if isinstance(tables, list) else []:
+            if isinstance(one, dict) and isinstance(one.get("rows"), list):
+                # what all rows of a table share stands beside them
+                shared = {key: value for key, value in one.items() if isinstance(value, str | int | float)}
+                yield from ({**shared, **row} for row in one["rows"] if isinstance(row, dict))
