@@ -16,7 +16,7 @@ if _ROOT not in sys.path:
 
 import gradio as gr  # noqa: E402
 
-from workbench import attention, engine, first_view, outliers, quantize, samples, start  # noqa: E402
+from workbench import attention, calib, engine, first_view, outliers, quantize, samples, sensitivity, start, stored  # noqa: E402
 from workbench.errors import guarded  # noqa: E402
 from workbench.page import PRIVATE, Page  # noqa: E402
 from workbench.theme import CSS, HEAD, ICON, LOGO, THEME  # noqa: E402
@@ -55,19 +55,19 @@ def build() -> gr.Blocks:
                 outliers.build(page, model)
             with gr.Tab("Quantize", id="quantize"):
                 measured = quantize.build(page)
+            with gr.Tab("Sensitivity", id="sensitivity"):
+                ranked = sensitivity.build(page, model)
 
         theme.click(None, None, None, js="() => wb.toggleTheme()", api_visibility="private")
         whole.load(None, None, None, js="() => wb.applyTheme()", api_visibility="private")
         whole.load(first["look"], None, [first["models"], first["health"], device], **PRIVATE)
         whole.load(_models, chosen, chosen, **PRIVATE)
-        for tab in (made, measured):
+        for tab in (made, measured, ranked):
             choose, target = tab["methods"]
             whole.load(choose, None, target, **PRIVATE)
-            resume, outputs = tab["resume"]
-            whole.load(resume, None, outputs, concurrency_limit=None, **PRIVATE)
-        made["use"].click(
-            _use, made["chosen"], [tabs, measured["calib"], measured["count"], measured["set"], chosen], **PRIVATE
-        )
+            for resume, inputs, outputs in tab["loads"]:
+                whole.load(resume, inputs, outputs, concurrency_limit=None, **PRIVATE)
+        made["use"].click(_use, made["chosen"], [tabs, *measured["images"].inputs, chosen], **PRIVATE)
         gr.api(attention_scores, api_name="attention")
         gr.api(model_rows, api_name="models")
     whole.queue(default_concurrency_limit=4, max_size=32)
@@ -82,17 +82,11 @@ def _models(chosen: str) -> gr.Dropdown:
 
 @guarded
 def _use(path: str | None) -> tuple:
-    found = next((entry for entry in engine.sets() if entry["path"] == path), None)
+    found = next((entry for entry in stored.sets() if entry["path"] == path), None)
     if found is None:
         raise ValueError("no set is chosen; pick one from the list")
-    options = samples.choices(found["model"])
-    return (
-        gr.Tabs(selected="quantize"),
-        "set",
-        gr.Slider(visible=False),
-        gr.Dropdown(choices=options, value=path, visible=True, info=f"{len(options)} for this model"),
-        found["model"],
-    )
+    model = found["model"]
+    return gr.Tabs(selected="quantize"), *calib.handed(model, path, samples.choices(model)), model
 
 
 def attention_scores(model: str, sample: int, layer: int, window: int = 5) -> dict:

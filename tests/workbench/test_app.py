@@ -17,12 +17,14 @@ from pathlib import Path
 
 import pytest
 
+from ouro.gen.synthesize import finish
 from ouro.jobs.doctor import BROWSERS, find_browser
+from ouro.jobs.synthesize import SynthesisSpec, synthesize
 from ouro.models.zoo import embedded_path
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = embedded_path("vim_nano.safetensors")
-TABS = ("Start", "Attention", "Samples", "Outliers", "Quantize")
+TABS = ("Start", "Attention", "Samples", "Outliers", "Quantize", "Sensitivity")
 
 needs_weights = pytest.mark.skipif(not WEIGHTS.exists(), reason=f"the embedded weights {WEIGHTS.name} are not there")
 needs_browser = pytest.mark.skipif(find_browser() is None, reason=f"no browser found, looked for {', '.join(BROWSERS)}")
@@ -107,7 +109,13 @@ class Visit:
         return not url.startswith(("http://127.0.0.1:", "data:", "blob:"))
 
     def open(self, tab: str) -> None:
-        self.page.get_by_role("tab", name=tab, exact=True).click()
+        self.page.wait_for_selector("#wb-tabs button[role=tab]")
+        shown = self.page.get_by_role("tab", name=tab, exact=True)
+        if shown.count():
+            shown.click()
+        else:
+            self.page.get_by_role("button", name="More tabs").click()
+            self.page.locator(".overflow-dropdown").get_by_text(tab, exact=True).click()
 
     def label(self, elem_id: str) -> str:
         return self.page.get_attribute(f"#{elem_id}", "aria-label") or ""
@@ -296,3 +304,115 @@ def test_generated_set_calibrates_a_quantized_model(visit: Visit):
     row = visit.page.locator("#wb-quantize-rows tbody tr")
     assert row.count() == 1 and "minmax" in row.inner_text() and "50" in row.inner_text()
     visit.page.wait_for_selector("#wb-quantize-chart .main-svg")
+
+
+@needs_browser
+@needs_weights
+def test_generation_outlives_a_reload_a_pause_and_a_stop(server: str, browser):
+    visit = Visit(browser, server)
+    page = visit.page
+    visit.open("Samples")
+    page.get_by_label("Class loss only").check()
+    visit.number("wb-samples-num", 16)
+    visit.number("wb-samples-steps", 30)
+    page.wait_for_selector("#wb-samples-go:not([disabled])")
+    page.locator("#wb-samples-go").click()
+    page.wait_for_selector("#wb-samples-gallery img")
+    page.locator("#wb-samples-pause").click()
+    page.wait_for_selector("#wb-samples-job [data-state=paused]")
+    # leaving a page in the middle of an event is an error to gradio's own script
+    visit.wrong.clear()
+    page.reload()
+    visit.wrong.clear()
+    visit.open("Samples")
+    page.wait_for_selector("#wb-samples-job [data-state=paused]")
+    assert "class · 16 images, 30 steps" in page.inner_text("#wb-samples-job")
+    page.get_by_role("button", name="Continue", exact=True).click()
+    page.get_by_text("images 9-16").first.wait_for(timeout=60_000)
+    page.locator("#wb-samples-cancel").click()
+    visit.ended("wb-samples-job", "cancelled")
+    page.locator("#wb-samples-again").click()
+    assert visit.ended("wb-samples-job").startswith("done")
+    assert page.locator("#wb-samples-gallery img").count() >= 16
+    page.wait_for_selector("#wb-samples-losses .main-svg")
+    page.wait_for_selector("#wb-samples-rest", state="hidden")
+    page.close()
+    assert not visit.wrong, "\n".join(visit.wrong)
+
+
+@needs_browser
+@needs_weights
+def test_sets_are_seen_side_by_side(visit: Visit, ouro_home: Path):
+    for seed in (5, 6):
+        finish(synthesize(SynthesisSpec("vim_nano", "noise", num=4, seed=seed), root=ouro_home))
+    visit.page.reload()
+    visit.open("Samples")
+    several = visit.page.locator("#wb-samples-several input")
+    for seed in (5, 6):
+        several.click()
+        visit.page.get_by_role("option", name=f"seed {seed} ").click()
+    table = visit.page.locator("#wb-samples-beside table")
+    table.get_by_text("Seed").wait_for()
+    assert table.locator("img").count() == 8 and table.locator("img[alt='']").count() == 0
+    assert "The same in all: model vim_nano" in visit.page.inner_text("#wb-samples-beside")
+    visit.page.wait_for_selector("#wb-samples-shares .main-svg")
+
+
+@needs_browser
+def test_only_the_settings_of_the_method_are_shown(visit: Visit):
+    visit.open("Samples")
+    visit.page.get_by_role("button", name="Advanced").first.click()
+    for label, seen, hidden in (
+        ("PSAQ", "#wb-samples-psaq-points", "#wb-samples-ouro-window"),
+        ("CLAMP", "#wb-samples-clamp-window", "#wb-samples-psaq-points"),
+    ):
+        visit.page.get_by_label(label).check()
+        visit.page.wait_for_selector(seen)
+        visit.page.wait_for_selector(hidden, state="hidden")
+    visit.page.get_by_label("Gaussian noise").check()
+    visit.page.wait_for_selector("#wb-samples-steps", state="hidden")
+
+
+@needs_browser
+@needs_weights
+def test_sensitivity_opens_with_a_stored_map_and_measures_another(visit: Visit):
+    visit.open("Sensitivity")
+    page = visit.page
+    for part in ("map", "curve", "frontier"):
+        page.wait_for_selector(f"#wb-sensitivity-{part} .main-svg")
+    assert "200 held-out images" in page.inner_text("#wb-sensitivity-verdict")
+    page.get_by_label("One after another").check()
+    page.get_by_role("button", name="Advanced").last.click()
+    visit.number("wb-sensitivity-limit", 20)
+    visit.number("wb-sensitivity-count", 8)
+    page.locator("#wb-sensitivity-go").click()
+    assert visit.ended("wb-sensitivity-job").startswith("done")
+    page.get_by_text("20 held-out images").wait_for()
+    with page.expect_download() as download:
+        page.locator("#wb-sensitivity-file").click()
+    assert download.value.suggested_filename == "sensitivity-vim_nano-clipped-w4a4-lin-cumulative-group.csv"
+    lines = Path(download.value.path()).read_text("utf-8").splitlines()
+    assert lines[0].startswith("name,block,kind") and len(lines) == 13
+
+
+@needs_browser
+@needs_weights
+def test_budget_is_refused_or_spent(visit: Visit):
+    visit.open("Sensitivity")
+    page = visit.page
+    page.get_by_role("button", name="Advanced").last.click()
+    visit.number("wb-sensitivity-limit", 20)
+    visit.number("wb-sensitivity-count", 8)
+    for width in ("3", "6"):
+        page.locator("#wb-sensitivity-widths").get_by_label(width, exact=True).uncheck()
+    visit.number("wb-sensitivity-budget", 3)
+    page.locator("#wb-sensitivity-spend").click()
+    assert "the smallest width to choose from is 4" in visit.ended("wb-sensitivity-paid", "failed")
+    visit.number("wb-sensitivity-budget", 5)
+    page.wait_for_selector("#wb-sensitivity-spend:not([disabled])")
+    page.locator("#wb-sensitivity-spend").click()
+    page.wait_for_selector("#wb-sensitivity-paid [data-state=running]")
+    assert visit.ended("wb-sensitivity-paid").startswith("done")
+    first = page.locator("#wb-sensitivity-budgets tbody tr").first
+    first.get_by_text("4 8", exact=True).wait_for()
+    assert first.locator("td").first.inner_text() == "5"

@@ -1,0 +1,87 @@
+"""Charts and tables of sensitivity and of budgets, from values as jobs give them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from ouro.figures import sensitivity as figures
+from workbench import damage, stored
+
+
+def row(block: str, kind: str, kl: float, alone: float | None) -> dict[str, Any]:
+    return {
+        "name": f"{block}.{kind}", "block": block, "kind": kind, "sites": 1, "bits": [4], "kl": kl, "top1_drop": 0.01,
+        "sqnr_db": 12.0, "isolated_kl": alone,
+    }  # fmt: skip
+
+
+def report(mode: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "model": "m", "method": "clipped", "bits": "w4a4", "scope": "lin", "calib": "real:8", "data": "scenes", "n": 50,
+        "mode": mode, "by": "site", "fp_top1": 0.9, "whole": {"kl": 0.5, "top1_drop": 0.2, "sqnr_db": 5.0}, "rows": rows,
+    }  # fmt: skip
+
+
+def isolated() -> dict[str, Any]:
+    found = [("layers.1", "b", 0.1), ("layers.10", "a", 0.01), ("layers.2", "a", 0.001), ("head", "a", 0.0)]
+    return report("isolated", [row(block, kind, kl, kl) for block, kind, kl in found])
+
+
+def test_map_has_blocks_in_the_order_of_the_model_and_holes_where_nothing_is_lost():
+    drawn = json.loads(damage.map_chart(isolated()))["data"][0]
+    assert drawn["x"] == ["1", "2", "10", "head"] and drawn["y"] == ["a", "b"]
+    assert drawn["z"] == [[None, -3.0, -2.0, None], [-1.0, None, None, None]]
+    assert drawn["text"][1][0] == "1e−1" and not drawn["showscale"]
+
+
+def test_map_agrees_with_the_figure_of_the_library():
+    (values,) = (found for found in stored.sensitivities() if found["model"] == "vim_nano")
+    drawn = json.loads(damage.map_chart(values))["data"][0]
+    theirs = figures.screen(values).data[0]
+    assert drawn["y"] == list(theirs.y) and [f"layers.{x}" for x in drawn["x"]] == list(theirs.x)
+    assert drawn["z"] == [pytest.approx(list(line)) for line in theirs.z]
+
+
+def test_map_of_all_but_one_shows_what_each_gives_back():
+    values = report("leave_one_float", [row("layers.0", "a", 0.2, None), row("layers.1", "a", 0.6, None)])
+    drawn = json.loads(damage.map_chart(values))["data"][0]
+    assert drawn["z"] == [pytest.approx([0.3, -0.1])]
+    assert (drawn["zmin"], drawn["zmax"]) == pytest.approx((-0.3, 0.3)), "nothing saved is in the middle of the colors"
+    assert "layers.0.a in float saves the most, KL 0.30" in damage.told(values)
+
+
+def test_nothing_rounded_is_told_and_not_drawn():
+    values = report("isolated", [row("layers.0", "a", 0.0, 0.0)])
+    assert "nothing is rounded" in json.loads(damage.map_chart(values))["empty"]
+
+
+def test_curve_has_accuracy_where_rows_add_up():
+    values = report("cumulative", [row("layers.0", "a", 0.1, 0.1), row("layers.1", "a", 0.5, 0.4)])
+    kl, top1 = json.loads(damage.curve_chart(values))["data"]
+    assert kl["y"] == [0.1, 0.5] and top1["y"] == pytest.approx([89, 89])
+    assert len(json.loads(damage.curve_chart(isolated()))["data"]) == 1
+
+
+def test_table_begins_with_the_worst():
+    values = report("cumulative", [row("layers.0", "a", 0.1, 0.1), row("layers.1", "<b>", 0.5, 0.4)])
+    lines = damage.worst_table(values).split("<tr>")[2:]
+    assert "layers.1.&lt;b&gt;" in lines[0] and "0.40" in lines[0] and "0.50" in lines[0]
+    assert "layers.0.a" in lines[1]
+
+
+def test_budgets_are_drawn_with_those_they_can_be_compared_with():
+    shared = {"model": "m", "scope": "lin", "by": "site", "calib": "real:8", "ci95": [0.8, 0.9], "top1": 0.85,
+              "fp_top1": 0.9, "mean_bits": {"weights": 4.0, "activations": 4.0}}  # fmt: skip
+    rows = [
+        {**shared, "method": "clipped", "budget": 5.0, "widths": [4, 6], "predicted_kl": 0.1, "measured_kl": 0.2},
+        {**shared, "method": "other", "budget": 4.5, "widths": [4, 6], "predicted_kl": 9.0, "measured_kl": 9.0},
+        {**shared, "method": "clipped", "budget": 4.0, "widths": [4], "predicted_kl": 0.3, "measured_kl": 0.4},
+        {**shared, "method": "clipped", "budget": 4.0, "widths": [4, 6], "predicted_kl": 0.2, "measured_kl": 0.3},
+    ]
+    drawn = {trace["name"]: (trace["x"], trace["y"]) for trace in json.loads(damage.budget_chart(rows))["data"]}
+    assert drawn["predicted"] == ([4.0, 5.0], [0.2, 0.1]) and drawn["measured"] == ([4.0, 5.0], [0.3, 0.2])
+    assert drawn["measured, one width"] == ([4.0], [0.4])
+    assert damage.budget_table(rows).count("<tr>") == 5 and not damage.budget_table([])

@@ -1,0 +1,236 @@
+"""Sensitivity: what rounding each site costs, and which widths a budget of average bits is best spent on."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import gradio as gr
+
+from workbench import calib, damage, engine, quantize, runner, stored
+from workbench.errors import guarded
+from workbench.page import PRIVATE, Page, lead, title
+from workbench.plot import nothing, plot_view
+
+KIND = "sensitivity"
+BUDGET = "budget of bits"
+WIDTHS = (2, 3, 4, 5, 6, 7, 8)
+_CANDIDATES = (3, 4, 6, 8)
+
+
+def latest(model: str) -> Mapping[str, Any] | None:
+    """The last report about this model: of this process, or else of results/."""
+    job = runner.latest(KIND)
+    if job is not None and job.state == "done" and job.result.values["model"] == model:
+        return job.result.values
+    return next((found for found in stored.sensitivities() if found["model"] == model), None)
+
+
+def budgets(model: str) -> list[dict[str, Any]]:
+    """Budgets of this model that lie in results/."""
+    return [row for row in stored.budgets() if row["model"] == model]
+
+
+def verdict(values: Mapping[str, Any] | None) -> str:
+    """What was measured, and what came of it."""
+    if values is None:
+        return ""
+    about, said = damage.about(values), damage.told(values)
+    return f'<p class="wb-note">{html.escape(about)}</p><p class="wb-lead">{html.escape(said)}</p>'
+
+
+def more(values: Mapping[str, Any] | None) -> str:
+    """How many rows the table leaves out."""
+    if values is None or len(values["rows"]) <= damage.WORST:
+        return ""
+    return f'<p class="wb-note">{damage.WORST} of {len(values["rows"])}; all of them are in the CSV file.</p>'
+
+
+def _views(values: Mapping[str, Any] | None) -> tuple[str, str, str, str]:
+    """Verdict, map, curve and table."""
+    if values is None:
+        return "", nothing(damage.NOTHING), nothing(damage.NOTHING), ""
+    return (
+        verdict(values),
+        damage.map_chart(values),
+        damage.curve_chart(values),
+        damage.worst_table(values) + more(values),
+    )
+
+
+def _table_file(values: Mapping[str, Any] | None) -> str | None:
+    """All rows as a CSV file."""
+    if values is None:
+        return None
+    from ouro.figures import sensitivity
+
+    name = "-".join(("sensitivity", *(values[key] for key in ("model", "method", "bits", "scope", "mode", "by"))))
+    return stored.exported_table(name, *sensitivity.table(values))
+
+
+def build(page: Page, model: str) -> dict[str, Any]:
+    """Fills the tab; returns the components that others need."""
+    first, spent = latest(model), budgets(model)
+    lead(
+        "Which parts of a model can stand few bits? Every linear layer, weight and tensor of the scan is a site that is "
+        "rounded alone, after all that do less harm, or left in float while the others are rounded. Damage is the "
+        "divergence (KL) of the answers from those of the float model."
+    )
+    with gr.Row():
+        with gr.Column(scale=1, min_width=280, elem_classes="wb-form"):
+            mode = gr.Radio(
+                [(words, name) for name, words in damage.MODES.items()], value="isolated", label="Sites are rounded",
+                elem_id="wb-sensitivity-mode",
+            )  # fmt: skip
+            by = gr.Radio(
+                [(words, name) for name, words in damage.GROUPINGS.items()], value="group", label="What counts as one",
+                info="single sites take several times as long", elem_id="wb-sensitivity-by",
+            )  # fmt: skip
+            method = gr.Dropdown(
+                [(words, name) for name, words in quantize.METHODS.items()], value="clipped", label="Method",
+                filterable=False, elem_id="wb-sensitivity-method",
+            )  # fmt: skip
+            bits = gr.Dropdown(
+                list(quantize.BITS), value="w4a4", label="Bits", allow_custom_value=True, elem_id="wb-sensitivity-bits",
+                info="weights, activations, outliers",
+            )  # fmt: skip
+            scope = gr.Dropdown(
+                [(words, name) for name, words in quantize.SCOPES.items()], value="lin", label="What is quantized",
+                filterable=False, elem_id="wb-sensitivity-scope",
+            )  # fmt: skip
+            images = calib.source("sensitivity", page)
+            with gr.Accordion("Advanced", open=False):
+                limit = gr.Slider(
+                    20, 2000, 200, step=20, label="Held-out images to measure on", elem_id="wb-sensitivity-limit"
+                )
+                seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="wb-sensitivity-seed")
+            with gr.Row(elem_classes="wb-buttons"):
+                go = gr.Button("Measure", variant="primary", elem_id="wb-sensitivity-go", min_width=100)
+                stop = gr.Button("Cancel", interactive=False, elem_id="wb-sensitivity-cancel", min_width=80)
+        with gr.Column(scale=3, min_width=320):
+            progress = gr.HTML(runner.bar(None, "Ready."), elem_id="wb-sensitivity-job", apply_default_css=False)
+            views = _views(first)
+            said = gr.HTML(views[0], elem_id="wb-sensitivity-verdict", apply_default_css=False)
+            grid = plot_view("wb-sensitivity-map", value=views[1])
+            curve = plot_view("wb-sensitivity-curve", value=views[2])
+            rows = gr.HTML(views[3], elem_id="wb-sensitivity-rows", apply_default_css=False)
+            file = gr.DownloadButton(
+                "Download CSV", size="sm", interactive=False, elem_id="wb-sensitivity-file", min_width=140
+            )
+    title("Spend a budget of bits", "every site gets its own width, those that do harm more; the mean is yours to set")
+    with gr.Row(elem_classes="wb-inline"):
+        budget = gr.Number(
+            4.5, label="Average bits", minimum=2, maximum=8, step=0.25, elem_id="wb-sensitivity-budget", min_width=110
+        )
+        # a column of its own, or Gradio joins the two fields into one box
+        with gr.Column(min_width=300, elem_classes="wb-widths"):
+            widths = gr.CheckboxGroup(
+                [(str(width), width) for width in WIDTHS], value=list(_CANDIDATES), label="Widths to choose from",
+                elem_id="wb-sensitivity-widths",
+            )  # fmt: skip
+        spend = gr.Button("Choose widths", elem_id="wb-sensitivity-spend", min_width=130)
+        halt = gr.Button("Cancel", interactive=False, elem_id="wb-sensitivity-halt", min_width=80)
+    paid = gr.HTML(
+        runner.bar(None, "Method, scope, calibration images and grouping are those above."),
+        elem_id="wb-sensitivity-paid", apply_default_css=False,
+    )  # fmt: skip
+    frontier = plot_view("wb-sensitivity-frontier", value=damage.budget_chart(spent))
+    bought = gr.HTML(damage.budget_table(spent), elem_id="wb-sensitivity-budgets", apply_default_css=False)
+    done = gr.State([])
+
+    shown = [said, grid, curve, rows, file]
+
+    def show(values: Mapping[str, Any] | None) -> dict[Any, Any]:
+        path = _table_file(values)
+        update = dict(zip(shown, _views(values), strict=False))
+        return {**update, file: gr.DownloadButton(value=path, interactive=path is not None)}
+
+    def follow(job: runner.Job) -> Iterator[dict[Any, Any]]:
+        for _ in runner.follow(job):
+            update = {
+                progress: runner.bar(job), go: gr.Button(interactive=job.over), stop: gr.Button(interactive=not job.over)
+            }  # fmt: skip
+            yield update | (show(job.result.values) if job.state == "done" else {})
+
+    def settings(model: str, method: str, bits: str, scope: str, seed: float, *source: Any) -> dict[str, Any]:
+        return {
+            "model": model, "method": method, "bits": (bits or "").strip().lower(), "scope": scope,
+            "seed": int(seed or 0), "calib": calib.spelled(*source),
+        }  # fmt: skip
+
+    @guarded
+    def measure(
+        model: str, method: str, bits: str, scope: str, seed: float, kind: str, count: float, path: str | None,
+        by: str, limit: int, mode: str,
+    ) -> Iterator[dict[Any, Any]]:  # fmt: skip
+        spec = settings(model, method, bits, scope, seed, kind, count, path)
+        spec |= {"by": by, "limit": int(limit), "mode": mode}
+        job = runner.start(KIND, lambda: engine.sensitivity_job(**spec), damage.about(spec))
+        yield from follow(job)
+
+    common = [page.model, method, bits, scope, seed, *images.inputs, by, limit]
+    followed = [progress, go, stop, *shown]
+    go.click(measure, [*common, mode], followed, concurrency_limit=None, **PRIVATE)
+    stop.click(lambda: runner.cancel(KIND) and None, None, None, queue=False, **PRIVATE)
+
+    def follow_budget(job: runner.Job, before: list[dict[str, Any]]) -> Iterator[dict[Any, Any]]:
+        for _ in runner.follow(job):
+            update = {
+                paid: runner.bar(job), spend: gr.Button(interactive=job.over), halt: gr.Button(interactive=not job.over)
+            }  # fmt: skip
+            if job.state == "done":
+                mine = [*before, *job.result]
+                update |= spent_on(mine[-1]["model"], mine)
+            yield update
+
+    def spent_on(model: str, mine: list[dict[str, Any]]) -> dict[Any, Any]:
+        together = budgets(model) + [row for row in mine if row["model"] == model]
+        return {done: mine, frontier: damage.budget_chart(together), bought: damage.budget_table(together)}
+
+    @guarded
+    def buy(
+        model: str, method: str, bits: str, scope: str, seed: float, kind: str, count: float, path: str | None,
+        by: str, limit: int, budget: float | None, widths: list[int], before: list[dict[str, Any]],
+    ) -> Iterator[dict[Any, Any]]:  # fmt: skip
+        if budget is None:
+            raise ValueError("the average is empty; give a number of bits, such as 4.5")
+        spec = settings(model, method, bits, scope, seed, kind, count, path)
+        about = f"{model} · {method}, scope {scope} · {budget:g} bits on average"
+        spec |= {"by": by, "budget": float(budget), "widths": tuple(sorted(widths))}
+        job = runner.start(BUDGET, lambda: quantize.compare([spec], int(limit)), about)
+        yield from follow_budget(job, before)
+
+    budgeted = [paid, spend, halt, frontier, bought, done]
+    spend.click(buy, [*common, budget, widths, done], budgeted, concurrency_limit=None, **PRIVATE)
+    halt.click(lambda: runner.cancel(BUDGET) and None, None, None, queue=False, **PRIVATE)
+
+    @guarded
+    def other_model(model: str, mine: list[dict[str, Any]]) -> dict[Any, Any]:
+        return show(latest(model)) | spent_on(model, mine)
+
+    page.model.change(other_model, [page.model, done], [*shown, frontier, bought, done], **PRIVATE)
+
+    @guarded
+    def resume(model: str) -> Iterator[dict[Any, Any]]:
+        yield show(latest(model))
+        job = runner.latest(KIND)
+        if job is not None:
+            yield from follow(job)
+
+    @guarded
+    def resume_budget() -> Iterator[dict[Any, Any]]:
+        job = runner.latest(BUDGET)
+        # an event that yields nothing would empty what it could have changed
+        yield {done: []}
+        if job is not None:
+            yield from follow_budget(job, [])
+
+    @guarded
+    def known() -> gr.Dropdown:
+        return gr.Dropdown(choices=[(quantize.METHODS.get(name, name), name) for name in engine.methods()])
+
+    return {
+        "methods": (known, method),
+        "loads": [(resume, [page.model], followed), (resume_budget, [], budgeted)],
+    }
