@@ -320,7 +320,7 @@ def quantize(
 
     spec = QuantizeSpec(
         model, method, bits, calib, scope, seed, out=str(out) if out else None, options=_options(option),
-        budget=budget, widths=_widths(widths), by=by, packed=packed, floats=floats,
+        budget=budget, widths=_numbers(widths, "widths"), by=by, packed=packed, floats=floats,
     )  # fmt: skip
     values = _run_values(_follow("quantize", job(spec)))
     if json_:
@@ -346,11 +346,11 @@ def quantize(
         )
 
 
-def _widths(text: str) -> tuple[int, ...]:
+def _numbers(text: str, name: str) -> tuple[int, ...]:
     """What "3,4,6,8" says: (3, 4, 6, 8)."""
     parts = text.split(",")
     if not all(part.strip().isdecimal() for part in parts):
-        raise ValueError(f"widths {text!r} cannot be read; write whole numbers with commas, as in 3,4,6,8")
+        raise ValueError(f"{name} {text!r} cannot be read; write whole numbers with commas, as in 3,4,6,8")
     return tuple(map(int, parts))
 
 
@@ -559,6 +559,41 @@ def bench_quantization_command(
     _out.print(table)
 
 
+@bench_app.command("attention")
+@_guarded
+def bench_attention_command(
+    model: Annotated[list[str], typer.Option(help="Repeatable; every embedded family by default.")] = [],
+    windows: Annotated[str, typer.Option(help="Sides of the neighborhood, separated by commas.")] = "1,3,5,7",
+    n: Annotated[int, typer.Option(help="Held-out images per model.", min=2)] = 500,
+    workers: Annotated[int, typer.Option(help="Processes that share the cores.", min=1)] = 2,
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON here.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Is h_p a better map than h? Families x layers x reductions x windows x weights against masks.
+
+    JSON: {n, windows, weights, models: [{model, data, scored, rows: [{layer, source, reduction, auroc, pointing, leakage,
+    gain: {mean, ci95, seen}}], best}]}.
+    """
+    from ouro.jobs.neighborhoods import NeighborhoodSpec, survey_neighborhoods
+
+    chosen = {"models": tuple(model)} if model else {}
+    spec = NeighborhoodSpec(windows=_numbers(windows, "windows"), n=n, seed=seed, workers=workers, **chosen)
+    values = _run_values(_follow("attention", survey_neighborhoods(spec)))
+    if _handed_over(values, out, json_):
+        return
+    for one in values["models"]:
+        table = _table(f"{one['model']}, {one['scored']} images of {one['data']}", "what", "layers where h_p is better",
+                       "worse", "not resolved", "best AUROC", "where")  # fmt: skip
+        for source, best in one["best"].items():
+            gains = [row["gain"]["seen"] for row in one["rows"] if row["source"] == source and row["gain"]]
+            counts = [str(gains.count(word)) if gains else "-" for word in ("better", "worse", "not resolved")]
+            where = f"layer {best['layer']}, {best['reduction']}"
+            table.add_row(source, *counts, f"{best['auroc']['mean']:.3f}", where)
+        _out.print(table)
+
+
 @bench_app.command("ablations")
 @_guarded
 def bench_ablations_command(
@@ -706,6 +741,7 @@ def bench_scan_command(
     l: Annotated[int, typer.Option(help="Time steps.")] = 197,  # noqa: E741
     n: Annotated[int, typer.Option(help="States per channel.")] = 16,
     repeats: Annotated[int, typer.Option(help="Timed calls of the compiled scan.")] = 30,
+    backend: Annotated[str, typer.Option(help="cpu, or triton: as `ouro bench kernels scan`.")] = "cpu",
     out: Annotated[Path | None, typer.Option(help="Also write the JSON here.")] = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -715,6 +751,10 @@ def bench_scan_command(
 
     JSON: {op, device, rows: [{case, backend, gate, max_error, p20_ms, p50_ms, p80_ms, ratio, peak_mb}], ...}.
     """
+    if backend == "triton":
+        return _bench_kernels(["scan"], [], True, repeats, out, seed, json_)
+    if backend != "cpu":
+        raise ValueError(f"backend is {backend!r}, allowed are cpu and triton")
     from ouro.jobs.bench import ScanBenchSpec, bench_scan
 
     values = _run_values(_follow("bench", bench_scan(ScanBenchSpec(b=b, e=e, l=l, n=n, repeats=repeats, seed=seed))))
@@ -767,6 +807,119 @@ def bench_packed_command(
     values = _run_values(_follow("bench", bench_packed(spec)))
     agreement = min(row["agreement"] for row in values["rows"])
     _tell_bench(values, f"; same top-1 as simulated on {_percent(agreement)} of {images}", out, json_)
+
+
+CaseWords = Annotated[
+    list[str], typer.Option("--case", help="A word of the case's name, as Vim-B or b=128; repeatable.")
+]
+Peers = Annotated[bool, typer.Option(help="Also measure what else is installed.")]
+Replays = Annotated[int, typer.Option(help="Replays that percentiles are taken of.")]
+
+
+@bench_app.command("kernels")
+@_guarded
+def bench_kernels_command(
+    names: Annotated[list[str] | None, typer.Argument(help="Kernels, or scan, gemm, rows; none means all.")] = None,
+    case: CaseWords = [],
+    peers: Peers = True,
+    repeats: Replays = 20,
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON here.")] = None,
+    seed: Seed = 0,
+    json_: Json = False,
+) -> None:
+    """Triton kernels: a gate against float64 first, then times beside floors and peers; without a GPU the gate only.
+
+    JSON: {op, device, gate: {passed, failed, cases}, gates: [{kernel, case, passed, max_error, complaint}], rows: [{kernel,
+    case, backend, p20_ms, p50_ms, p80_ms, cold_p50_ms, floor_ms, bound, achieved, speedup}], ceilings, missing, not_measured}.
+    """
+    _bench_kernels(names or [], case, peers, repeats, out, seed, json_)
+
+
+@bench_app.command("gemm")
+@_guarded
+def bench_gemm_command(
+    case: CaseWords = [],
+    peers: Peers = True,
+    repeats: Replays = 20,
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON here.")] = None,
+    seed: Seed = 0,
+    json_: Json = False,
+) -> None:
+    """The quantized linear layers, as `ouro bench kernels gemm`. JSON: the same keys."""
+    _bench_kernels(["gemm"], case, peers, repeats, out, seed, json_)
+
+
+@bench_app.command("compare")
+@_guarded
+def bench_compare_command(
+    before: Annotated[Path, typer.Argument(help="A file that `ouro bench ... --out` wrote.")],
+    after: Annotated[Path, typer.Argument(help="Another one.")],
+    json_: Json = False,
+) -> None:
+    """Two result files side by side; a row is the same where its ranges from p20 to p80 overlap.
+
+    JSON: {device, same_device, commit, rows: [{what, case, backend, before_ms, after_ms, speedup, verdict}], only_before,
+    only_after}.
+    """
+    from ouro.jobs.bench_diff import compare_benchmarks
+
+    found = compare_benchmarks(before, after)
+    if json_:
+        return _print_json(found)
+    if not found["same_device"]:
+        _out.print(f"different devices: {' and '.join(map(str, found['device']))}", highlight=False)
+    table = _table(
+        f"{before.name} -> {after.name}", "what", "case", "backend", "before ms", "after ms", "speedup", "verdict"
+    )
+    for row in found["rows"]:
+        times = [f"{row[key]:.4f}" for key in ("before_ms", "after_ms")]
+        table.add_row(row["what"], row["case"], row["backend"], *times, f"{row['speedup']}", row["verdict"])
+    _out.print(table)
+    if alone := len(found["only_before"]) + len(found["only_after"]):
+        _out.print(f"{alone} rows are in one of the two only", highlight=False)
+
+
+def _bench_kernels(
+    names: list[str], words: list[str], peers: bool, repeats: int, out: Path | None, seed: int, json_: bool
+) -> None:
+    from ouro.jobs.kernel_bench import KernelBenchSpec, bench_kernels
+
+    spec = KernelBenchSpec(tuple(names), tuple(words), peers, repeats, seed)
+    values = _run_values(_follow("bench", bench_kernels(spec)))
+    if not _handed_over(values, out, json_):
+        _print_kernels(values)
+    if not values["gate"]["passed"]:
+        raise typer.Exit(1)
+
+
+def _print_kernels(values: dict[str, Any]) -> None:
+    table = _table(f"gate against float64, {values['device']}", "what", "cases", "passed")
+    gates = values["gates"]
+    for name in dict.fromkeys(row["kernel"] for row in gates):
+        passed = [row["passed"] for row in gates if row["kernel"] == name]
+        table.add_row(name, f"{len(passed)}", f"{sum(passed)}")
+    _out.print(table)
+    for row in (*gates, *values["rows"]):
+        if problem := row.get("complaint") or row.get("failed"):
+            _out.print(f"{row['kernel']}, {row['case']}, {row.get('backend', 'gate')}: {problem}", highlight=False)
+    if values["not_measured"]:
+        return _out.print(values["not_measured"], highlight=False)
+    for name in dict.fromkeys(row["kernel"] for row in values["rows"]):
+        table = _table(
+            name, "what", "backend", "p20 ms", "p50 ms", "p80 ms", "cold ms", "floor ms", "bound", "of it", "ours is"
+        )
+        for row in values["rows"]:
+            if row["kernel"] == name and "p50_ms" in row:
+                times = [f"{row[key]:.4f}" for key in ("p20_ms", "p50_ms", "p80_ms", "cold_p50_ms")]
+                floor = (
+                    [f"{row['floor_ms']:.4f}", row["bound"], _percent(row["achieved"])] if "bound" in row else ["-"] * 3
+                )
+                table.add_row(
+                    row["case"], row["backend"], *times, *floor, f"{row['speedup']:.2f}x" if "speedup" in row else ""
+                )
+        _out.print(table)
+    for row in values["missing"]:
+        _out.print(f"missing: {row['peer']} ({row['why']})", highlight=False)
 
 
 def _tell_bench(values: dict[str, Any], words: str, out: Path | None, json_: bool) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ouro.attention.maps import REDUCTIONS, delta_map, merge, raster_matrices, reduce_matrix, rollout
+from ouro.attention.implicit import alpha, scan_transition
+from ouro.attention.maps import REDUCTIONS, delta_map, in_raster, merge, raster_matrices, reduce_matrix, rollout
+from ouro.attention.patched import alpha_p
 from ouro.attention.scores import SCORES, mask_to_grid
 from ouro.scan.order import scan_names
 from ouro.types import ScanRecord
@@ -49,7 +52,33 @@ def survey(layers: Sequence[Sequence[ScanRecord]], window: int, weights: str) ->
             yield (layer, direction, "delta", "mean"), merge([gates[i] for i in chosen])
 
 
-def score(maps: Mapping[Key, Tensor], masks: Tensor) -> dict[str, Tensor]:
+def neighborhoods(
+    layers: Sequence[Sequence[ScanRecord]], places: Sequence[tuple[int, str]]
+) -> Iterator[tuple[tuple[int, str, str], Tensor]]:
+    """Yields ((layer, source, reduction), map [b h w]) of h and of h_p for every (window, weights), scans merged.
+
+    Sources are "h" and "h_p WINDOW WEIGHTS", as in "h_p 5 delta"; reductions are those of one layer. All places share
+    the transition of a scan, which is most of the work.
+
+    Raises:
+        ValueError: see `patch_window`.
+    """
+    for layer, scans in enumerate(layers):
+        grid = scans[0].order.grid
+        found: dict[str, list[Tensor]] = {}
+        for scan in scans:
+            T = scan_transition(scan)
+            found.setdefault("h", []).append(in_raster(alpha(scan, T=T), scan.order, class_token=True))
+            for window, weights in places:
+                found.setdefault(f"h_p {window} {weights}", []).append(alpha_p(scan, window, weights, T=T))
+        for source, matrices in found.items():
+            matrix = merge(matrices)
+            for reduction in _offered(source.partition(" ")[0], matrix, grid):
+                if reduction != "rollout":
+                    yield (layer, source, reduction), reduce_matrix(matrix, reduction, grid)
+
+
+def score(maps: Mapping[Any, Tensor], masks: Tensor) -> dict[str, Tensor]:
     """{score: [s k]}, one column per map, of maps [b h w] against masks [b H W].
 
     All maps are scored on the finest grid among them, so that layers can be compared. A sample whose object fills no

@@ -98,7 +98,7 @@ def explain(spec: ExplainSpec, model: VisionModel | None = None) -> Generator[Pr
     layer, grids = _layer(spec, model)
     data = spec.data or (variant(spec.model).data if spec.model in MODELS else "scenes")
     one = spec.sample is not None or spec.image is not None
-    batch = _batch_size(model)
+    batch = batch_size(model)
     beats = int(one) + -(-spec.n // batch)
     values: dict[str, Any] = {"model": spec.model, "data": data}
     arrays: dict[str, Tensor] = {}
@@ -139,7 +139,7 @@ def _layer(spec: ExplainSpec, model: VisionModel) -> tuple[int, list[tuple[int, 
     return layer, grids
 
 
-def _batch_size(model: VisionModel) -> int:
+def batch_size(model: VisionModel) -> int:
     """Images at a time; does not change the result."""
     largest = max(4 * stage.L**2 * stage.N for stage in model.info.stages)
     return max(1, min(BATCH, _TRANSITION_BYTES // largest))
