@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 NAMES: tuple[str, ...] = (
     "bidirectional_scan",
     "causal_conv",
+    "implicit_attention",
     "norm_quantize",
     "outlier_quantizer",
     "quantized_linear",
