@@ -1,15 +1,23 @@
-"""Whether a kernel computes what its reference defines: the same check for tests and before every benchmark."""
+"""Whether a kernel computes what its reference defines: the same check for tests and before every benchmark.
+
+`python -m ouro.kernels.gate [KERNEL ...]` writes one JSON line per test case, in Triton's interpreter where
+TRITON_INTERPRET=1 is set.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import sys
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ouro.kernels.launch import Case, Kernel
+from ouro.kernels import NAMES, kernel
+from ouro.kernels.launch import Case, Kernel, interpreted
 
 TOLERANCES = {
     torch.float64: (1e-9, 1e-9),
@@ -37,16 +45,16 @@ def inputs_of(case: Case, device: torch.device, seed: int = 0) -> dict[str, Any]
     return case.build(torch.Generator(device).manual_seed(seed), device)
 
 
-def check(kernel: Kernel, case: Case, device: torch.device, seed: int = 0) -> Verdict:
-    """Runs one case on Triton and compares every output with the reference, in float64 unless `kernel.widen` is off.
+def check(tested: Kernel, case: Case, device: torch.device, seed: int = 0) -> Verdict:
+    """Runs one case on Triton and compares every output with the reference, in float64 unless `widen` is off.
 
     Raises:
         KernelError: Triton cannot run on this device.
     """
     inputs = inputs_of(case, device, seed)
-    found = outputs(kernel.op(**inputs, backend="triton"))
-    wanted = outputs(kernel.reference(**(_widened(inputs) if kernel.widen else inputs)))
-    return compare(found, wanted, kernel.tolerances)
+    found = outputs(tested.op(**inputs, backend="triton"))
+    wanted = outputs(tested.reference(**(_widened(inputs) if tested.widen else inputs)))
+    return compare(found, wanted, tested.tolerances)
 
 
 def outputs(result: Any) -> dict[str, Tensor | None]:
@@ -92,3 +100,28 @@ def compare(
 
 def _widened(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {n: x.double() if isinstance(x, Tensor) and x.is_floating_point() else x for n, x in inputs.items()}
+
+
+def rows(names: Sequence[str], device: torch.device, seed: int = 0) -> Iterator[dict[str, Any]]:
+    """Runs the test cases of the named kernels: {kernel, case, passed, max_error, complaint} of each."""
+    for name in names:
+        for case in kernel(name).cases:
+            if not case.bench:
+                verdict = check(kernel(name), case, device, seed)
+                # JSON has no infinity
+                error = verdict.max_error if verdict.max_error < float("inf") else None
+                row = {"kernel": name, "case": case.name, "passed": verdict.passed, "max_error": error}
+                yield row | {"complaint": verdict.complaint}
+
+
+def main(names: Sequence[str]) -> None:
+    """Writes the rows of the named kernels, or of all, as they come."""
+    # what hardware does with infinities and NaN in silence, numpy mentions
+    warnings.simplefilter("ignore", RuntimeWarning)
+    for row in rows(names or NAMES, torch.device("cpu" if interpreted() else "cuda")):
+        sys.stdout.write(json.dumps(row) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,85 @@
+"""How long a kernel takes on a GPU: by replays of a graph over operands that don't fit its cache, and from a cold one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ouro.kernels.ceilings import probes
+
+_FLUSH = 512 * 2**20
+_LEAST_SETS, _MOST_SETS = 4, 256
+
+
+def quantiles(times: Sequence[float]) -> dict[str, float]:
+    """{"p20_ms", "p50_ms", "p80_ms"} of times in milliseconds."""
+    at = torch.tensor(times, dtype=torch.float64).quantile(torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64))
+    return dict(zip(("p20_ms", "p50_ms", "p80_ms"), (round(x, 5) for x in at.tolist()), strict=True))
+
+
+def rotated(inputs: Mapping[str, Any], cache_bytes: int) -> list[dict[str, Any]]:
+    """Copies of the operands, so many that together they are twice what a cache holds; 4 at least, 256 at most."""
+    tensors = [x for x in inputs.values() if isinstance(x, Tensor)]
+    size = sum(x.numel() * x.element_size() for x in tensors)
+    count = min(_MOST_SETS, max(_LEAST_SETS, -(-2 * cache_bytes // size)))
+    # a clone keeps the strides of a dense tensor
+    copies = [{n: x.clone() if isinstance(x, Tensor) else x for n, x in inputs.items()} for _ in range(count - 1)]
+    return [dict(inputs), *copies]
+
+
+def replayed(calls: Sequence[Callable[[], object]], repeats: int) -> tuple[list[float], str]:
+    """(milliseconds per call of so many replays of a graph of all calls, "graph"); one after the other if none is made.
+
+    Some peers allocate or synchronize in a way that no graph records; "eager" says so.
+    """
+    for call in calls:
+        call()
+    torch.cuda.synchronize()
+    try:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for call in calls:
+                call()
+        run, how = graph.replay, "graph"
+    except RuntimeError:
+        torch.cuda.synchronize()
+
+        def run() -> None:
+            for call in calls:
+                call()
+
+        how = "eager"
+    run()
+    return [time / len(calls) for time in _timed(run, repeats)], how
+
+
+def cold(call: Callable[[], object], repeats: int) -> list[float]:
+    """Milliseconds of single calls, each after the cache was overwritten."""
+    waste = torch.empty(_FLUSH, dtype=torch.int8, device="cuda")
+    call()
+    return _timed(call, repeats, before=waste.zero_)
+
+
+def ceilings(device: torch.device, repeats: int = 10) -> dict[str, float]:
+    """Bytes, exponentials and operations per second of this device, measured; see `ouro.kernels.ceilings`."""
+    found = {}
+    for kind, (work, call) in probes(device).items():
+        for _ in range(3):
+            call()
+        found[kind] = work / (quantiles(_timed(call, repeats))["p50_ms"] * 1e-3)
+    return found
+
+
+def _timed(call: Callable[[], object], repeats: int, before: Callable[[], object] | None = None) -> list[float]:
+    events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
+    for begin, end in events:
+        if before is not None:
+            before()
+        begin.record()
+        call()
+        end.record()
+    torch.cuda.synchronize()
+    return [begin.elapsed_time(end) for begin, end in events]
