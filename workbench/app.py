@@ -16,7 +16,19 @@ if _ROOT not in sys.path:
 
 import gradio as gr  # noqa: E402
 
-from workbench import attention, calib, engine, first_view, outliers, quantize, samples, sensitivity, start, stored  # noqa: E402
+from workbench import (  # noqa: E402
+    attention,
+    calib,
+    engine,
+    first_view,
+    outliers,
+    quantize,
+    samples,
+    sensitivity,
+    sets,
+    start,
+    stored,
+)
 from workbench.errors import guarded  # noqa: E402
 from workbench.page import PRIVATE, Page  # noqa: E402
 from workbench.theme import CSS, HEAD, ICON, LOGO, THEME  # noqa: E402
@@ -86,7 +98,7 @@ def _use(path: str | None) -> tuple:
     if found is None:
         raise ValueError("no set is chosen; pick one from the list")
     model = found["model"]
-    return gr.Tabs(selected="quantize"), *calib.handed(model, path, samples.choices(model)), model
+    return gr.Tabs(selected="quantize"), *calib.handed(model, path, sets.choices(model)), model
 
 
 def attention_scores(model: str, sample: int, layer: int, window: int = 5) -> dict:

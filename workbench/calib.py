@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from workbench import samples
+from workbench import sets
 from workbench.errors import guarded
 from workbench.page import PRIVATE, Page
 
@@ -33,11 +33,11 @@ def source(tab: str, page: Page) -> Source:
         label="Calibration images", elem_id=f"wb-{tab}-calib",
     )  # fmt: skip
     count = gr.Slider(8, 256, 32, step=8, label="How many", elem_id=f"wb-{tab}-count")
-    chosen = gr.Dropdown([], label="Generated set", visible=False, elem_id=f"wb-{tab}-set", info=samples.NO_SET)
+    chosen = gr.Dropdown([], label="Generated set", visible=False, elem_id=f"wb-{tab}-set", info=sets.NO_SET)
 
     @guarded
     def fitting(model: str, kind: str, path: str | None) -> tuple:
-        options = samples.choices(model) if kind == "set" else []
+        options = sets.choices(model) if kind == "set" else []
         paths = [path for _, path in options]
         # a set that was handed over together with its model stays
         value = path if path in paths else next(iter(paths), None)

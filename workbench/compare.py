@@ -1,111 +1,133 @@
-"""Synthetic sets side by side: their pictures, who recognizes them, and in which settings they differ."""
+"""The part of the Samples tab that sets finished sets side by side, and measures what they are worth."""
 
 from __future__ import annotations
 
-import html
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
+import gradio as gr
 
-from workbench import pack, runner, stored
-from workbench.generators import METHODS
-from workbench.page import percent
-from workbench.plot import LEGEND, figure, nothing
+from workbench import engine, runner, sets, stored
+from workbench.errors import guarded
+from workbench.page import PRIVATE, title
+from workbench.plot import from_figures, nothing, plot_view
 
-MOST = 4
-"""Sets that still fit beside each other."""
-FEW = "Choose two sets or more, to see them beside each other."
-_SHOWN = 16
-_COLORS = ("$accent", "$h", "$float", "$good")
-_LETTERS = "ABCD"
-
-
-def recognition(found: Sequence[Mapping[str, Any]]) -> str:
-    """Share of images that are taken for their class, by the model that made them and by the others; for a plot."""
-    if len(found) < 2:
-        return nothing(FEW)
-    judges = ["itself", *_judges(found)]
-    data, told = [], []
-    for letter, color, values in zip(_LETTERS, _COLORS, found, strict=False):
-        shares = [values["recognized"]["self"], *(values.get("judges", {}).get(name) for name in judges[1:])]
-        data.append(
-            {
-                "type": "bar", "name": f"{letter} {values['method']}", "x": judges,
-                "y": [None if share is None else 100 * share for share in shares],
-                "marker": {"color": color}, "text": [percent(share, 0) for share in shares],
-                "textposition": "outside", "cliponaxis": False,
-                "hovertemplate": f"{letter}, %{{x}}: %{{y:.1f}} %<extra></extra>",
-            }
-        )  # fmt: skip
-        told.append(f"{letter} ({values['method']}) {percent(shares[0], 0)} by itself")
-    layout = {
-        "barmode": "group", "yaxis": {"title": {"text": "recognized, %"}, "range": [0, 108]},
-        "legend": LEGEND, "margin": {"l": 52, "r": 8, "t": 30, "b": 32},
-    }  # fmt: skip
-    return figure(data, layout, alt="share of images taken for their class: " + ", ".join(told), height=250,
-                  name="recognition")  # fmt: skip
+KIND = "quality of sets"
+ITEMS = {
+    "frechet": "Fréchet distance",
+    "diversity": "Diversity",
+    "coverage": "Coverage of ranges",
+    "ks": "Kolmogorov–Smirnov",
+    "similarity": "Similar patches",
+    "accuracy": "Accuracy",
+}
+"""Figures of `ouro.figures.quality` that say more than the chart of recognition."""
+REAL = "real images"
+UNKNOWN = "These sets have not been measured against real images yet."
 
 
-def side_by_side(found: Sequence[Mapping[str, Any]]) -> str:
-    """The sets as columns of an HTML table: pictures first, then what is known of each."""
-    if len(found) < 2:
-        return ""
-    opened = [stored.pictures(values, _SHOWN) for values in found]
-    settings = _settings(found)
-    same = [f"{name.lower()} {cells[0]}" for name, cells in settings if len(set(cells)) == 1]
-    rows = [("", [_sheet(*one, values["num"]) for one, values in zip(opened, found, strict=True)])]
-    rows += [(name, [html.escape(cell) for cell in cells]) for name, cells in settings if len(set(cells)) > 1]
-    rows.append(("Recognized by itself", [percent(values["recognized"]["self"]) for values in found]))
-    for judge in _judges(found):
-        shares = [values.get("judges", {}).get(judge) for values in found]
-        rows.append((f"… by {html.escape(judge)}", [percent(share) for share in shares]))
-    rows.append(("Classes", [_spread(values) for values in found]))
-    rows.append(("Computing", [runner.clock(values["seconds"]) for values in found]))
-    heads = "".join(f'<th scope="col">{letter}</th>' for letter, _ in zip(_LETTERS, found, strict=False))
-    body = "".join(
-        f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>' for name, cells in rows
-    )
-    note = f'<p class="wb-note">The same in all: {html.escape(", ".join(same))}.</p>' if same else ""
-    inner = f'<thead><tr><th scope="col"><span class="wb-unseen">What</span></th>{heads}</tr></thead>'
-    return f'<div class="wb-scroll"><table class="wb-table wb-sets">{inner}<tbody>{body}</tbody></table></div>{note}'
+def looked_at(found: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Values of a report of `ouro.jobs.quality` about these sets: the last one's, or put together of what is stored."""
+    if len(found) < 2 or len({values["model"] for values in found}) > 1:
+        return None
+    job = runner.latest(KIND)
+    if job is not None and job.state == "done":
+        paths = [row["calib"] for row in job.result.values["rows"] if row["label"] != REAL]
+        if paths == [values["path"] for values in found]:
+            return job.result.values
+    rows = stored.qualities(found)
+    if rows is None:
+        return None
+    named = [{"label": label, "accuracy": {}, **row} for label, row in zip(sets.labels(found), rows, strict=True)]
+    return {"model": found[0]["model"], "n_reference": "the same", "rows": named}
 
 
-def _settings(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
-    return [
-        ("Model", [values["model"] for values in found]),
-        ("Method", [METHODS.get(values["method"], values["method"]) for values in found]),
-        ("Images", [str(values["num"]) for values in found]),
-        ("Steps", [str(values["steps"]) if values["method"] != "noise" else "none" for values in found]),
-        ("Seed", [str(values["seed"]) for values in found]),
-        ("Options", [_options(values) for values in found]),
-    ]
+def chart(values: Mapping[str, Any] | None, item: str) -> str:
+    """One figure of the library about the sets."""
+    if values is None:
+        return nothing(UNKNOWN)
+    from ouro.figures import quality
+
+    if item == "accuracy" and not any(row["accuracy"] for row in values["rows"]):
+        return nothing("Nothing was quantized with these sets; tick the box and measure again.")
+    return from_figures(quality.screen(values, item), alt=quality.alt(values, item), height=380, name=f"quality-{item}")
 
 
-def _options(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.get("options", {}).items()) or "as they come"
+def build() -> dict[str, Any]:
+    """Fills its part of the tab; returns the dropdown of sets, and what is to be done when the page opens."""
+    title("Compare sets", f"two to {sets.MOST} of them, by their pictures and by who recognizes them")
+    several = gr.Dropdown(
+        [], value=[], label="Sets", multiselect=True, max_choices=sets.MOST, elem_id="wb-samples-several",
+        info="judges are models that were trained on their own and never saw these images",
+    )  # fmt: skip
+    shares = plot_view("wb-samples-shares", empty=sets.FEW)
+    beside = gr.HTML(elem_id="wb-samples-beside", apply_default_css=False)
+    with gr.Column(visible=False, elem_id="wb-samples-quality") as more:
+        with gr.Row(elem_classes="wb-inline"):
+            go = gr.Button("Measure against real images", elem_id="wb-samples-measure", min_width=200)
+            stop = gr.Button("Cancel", interactive=False, elem_id="wb-samples-halt", min_width=80)
+            accuracy = gr.Checkbox(
+                False, label="and quantize with each (minutes)", elem_id="wb-samples-accuracy", min_width=260
+            )
+        progress = gr.HTML(elem_id="wb-samples-measured", apply_default_css=False)
+        item = gr.Radio(
+            [(words, name) for name, words in ITEMS.items()], value="frechet", label="Figure", elem_id="wb-samples-item"
+        )
+        figure = plot_view("wb-samples-figure", empty=UNKNOWN)
 
+    def opened(paths: Sequence[str]) -> list[dict[str, Any]]:
+        known = {entry["path"]: entry for entry in stored.sets()}
+        return [known[path] for path in paths or () if path in known]
 
-def _judges(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(name for values in found for name in values.get("judges", {})))
+    def shown(paths: Sequence[str], item: str) -> dict[Any, Any]:
+        found = opened(paths)
+        values = looked_at(found)
+        rows = [row for row in values["rows"] if row["label"] != REAL] if values else None
+        return {beside: sets.side_by_side(found, rows), figure: chart(values, item)}
 
+    @guarded
+    def contrast(paths: Sequence[str], item: str) -> dict[Any, Any]:
+        found = opened(paths)
+        return {shares: sets.recognition(found), more: gr.Column(visible=len(found) > 1), **shown(paths, item)}
 
-def _spread(values: Mapping[str, Any]) -> str:
-    """How many classes the images were made for, and how many images each has."""
-    counted = Counter(stored.pictures(values, most=values["num"])[1])
-    if not counted or "" in counted:
-        return "–"
-    few, many = min(counted.values()), max(counted.values())
-    return f"{len(counted)}, of each {few}" + (f" to {many}" if many > few else "")
+    several.change(contrast, [several, item], [shares, more, beside, figure], **PRIVATE)
 
+    @guarded
+    def other(paths: Sequence[str], item: str) -> str:
+        return chart(looked_at(opened(paths)), item)
 
-def _sheet(images: np.ndarray, names: Sequence[str], count: int) -> str:
-    """The first pictures as one list; whoever cannot see them is told what they were made to show."""
-    items = "".join(
-        f'<li><img alt="{html.escape(name or "no class")}" title="{html.escape(name)}" '
-        f'src="{pack.png_url(image.transpose(1, 2, 0))}"></li>'
-        for image, name in zip(images, names, strict=True)
-    )
-    more = f'<span class="wb-note">{len(images)} of {count}</span>' if count > len(images) else ""
-    return f'<ul class="wb-sheet">{items}</ul>{more}'
+    item.input(other, [several, item], figure, **PRIVATE)
+
+    def follow(job: runner.Job, paths: Sequence[str], item: str) -> Iterator[dict[Any, Any]]:
+        for _ in runner.follow(job):
+            update = {
+                progress: runner.bar(job), go: gr.Button(interactive=job.over), stop: gr.Button(interactive=not job.over)
+            }  # fmt: skip
+            yield update | (shown(paths, item) if job.state == "done" else {})
+
+    @guarded
+    def measure(paths: Sequence[str], accuracy: bool, item: str) -> Iterator[dict[Any, Any]]:
+        found = opened(paths)
+        models = sorted({values["model"] for values in found})
+        if len(found) < 2 or len(models) > 1:
+            raise ValueError(f"choose two sets or more of one model; these are of {', '.join(models) or 'none'}")
+        count = min(128, max(values["num"] for values in found))
+        spec = {
+            "model": models[0], "methods": ("clipped", "ouro") if accuracy else (),
+            "sets": (*zip(sets.labels(found), paths, strict=True), (REAL, f"real:{count}")),
+        }  # fmt: skip
+        job = runner.start(KIND, lambda: engine.quality_job(**spec), f"{models[0]} · {', '.join(sets.labels(found))}")
+        yield from follow(job, paths, item)
+
+    followed = [progress, go, stop, beside, figure]
+    go.click(measure, [several, accuracy, item], followed, concurrency_limit=None, **PRIVATE)
+    stop.click(lambda: runner.cancel(KIND) and None, None, None, queue=False, **PRIVATE)
+
+    @guarded
+    def resume(paths: Sequence[str], item: str) -> Iterator[dict[Any, Any]]:
+        job = runner.latest(KIND)
+        yield {progress: runner.bar(job)}
+        if job is not None and not job.over:
+            yield from follow(job, paths, item)
+
+    return {"several": several, "load": (resume, [several, item], followed)}

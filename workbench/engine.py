@@ -244,6 +244,13 @@ def synthesis_job(**spec: Any) -> Generator[Any, None, Any]:
     return synthesize(SynthesisSpec(**spec))
 
 
+def quality_job(**spec: Any) -> Generator[Any, None, Any]:
+    """What sets of images are worth, measured against real ones."""
+    from ouro.jobs.quality import QualitySpec, quality
+
+    return quality(QualitySpec(**spec))
+
+
 def quantize_job(**spec: Any) -> Generator[Any, None, Any]:
     """Calibration of one configuration."""
     from ouro.jobs.quantize import QuantizeSpec, quantize

@@ -38,8 +38,8 @@ _PATCHES = (
 )
 _PRIOR = (
     Setting("class_weight", "Class weight", 1.0),
-    Setting("smooth_weight", "Smoothness", 0.05),
-    Setting("class_loss", "Class loss", "cross_entropy", (("Cross-entropy", "cross_entropy"), ("MAE", "mae"))),
+    Setting("smooth_weight", "Smooth weight", 0.05),
+    Setting("class_loss", "Class loss", "cross_entropy", (("CE", "cross_entropy"), ("MAE", "mae"))),
 )
 SETTINGS: Mapping[str, Sequence[Setting]] = {
     "ouro": (

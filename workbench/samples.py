@@ -10,14 +10,13 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from workbench import compare, engine, generators, runner, stored
+from workbench import compare, engine, generators, runner, sets, stored
 from workbench.errors import guarded
 from workbench.generators import METHODS
-from workbench.page import PRIVATE, Page, facts, lead, percent, title
+from workbench.page import PRIVATE, Page, lead, title
 from workbench.plot import LEGEND, figure, nothing, plot_view
 
 KIND = "generation"
-NO_SET = "No set has been finished yet."
 _MOST = 64
 _EMPTY = "The losses appear here while images are being made."
 
@@ -81,32 +80,6 @@ def shelf(images: Any) -> gr.Gallery:
     return gr.Gallery(list(images.repeat(zoom, axis=1).repeat(zoom, axis=2)), visible=True)
 
 
-def spec_name(spec: Mapping[str, Any]) -> str:
-    """What a set is made of, in one line."""
-    steps = f", {spec['steps']} steps" if spec["method"] != "noise" else ""
-    options = "".join(f", {name} {value}" for name, value in dict(spec["options"]).items())
-    return f"{spec['model']} · {spec['method']} · {spec['num']} images{steps}, seed {spec['seed']}{options}"
-
-
-def set_name(found: Mapping[str, Any]) -> str:
-    """A finished set in one line."""
-    return f"{spec_name({'options': {}, **found})} · recognized {percent(found['recognized']['self'], 0)}"
-
-
-def choices(model: str | None = None) -> list[tuple[str, str]]:
-    """Finished sets for a dropdown: (words, path)."""
-    return [(set_name(found), found["path"]) for found in stored.sets() if model in (None, found["model"])]
-
-
-def told_of(values: Mapping[str, Any]) -> str:
-    """What is known of a finished set."""
-    recognized = values["recognized"]
-    pairs = [(str(values["num"]), "images"), (percent(recognized["self"]), "taken for their class by the model itself")]
-    judges = values.get("judges", {}).items()
-    pairs += [(percent(share), f"by {name}, which never saw them") for name, share in judges]
-    return facts([*pairs, (runner.clock(values["seconds"]), "of computing")])
-
-
 def build(page: Page) -> dict[str, Any]:
     """Fills the tab; returns the components that others need."""
     lead(
@@ -156,37 +129,32 @@ def build(page: Page) -> dict[str, Any]:
             drop = gr.Button("Discard", elem_id="wb-samples-drop", scale=1, min_width=110)
     title("Finished sets", "kept on this machine; the same settings give the same images")
     with gr.Row(elem_classes="wb-inline"):
-        finished = gr.Dropdown([], label="Set", elem_id="wb-samples-sets", scale=4, min_width=280, info=NO_SET)
+        finished = gr.Dropdown([], label="Set", elem_id="wb-samples-sets", scale=4, min_width=280, info=sets.NO_SET)
         use = gr.Button("Use for calibration", elem_id="wb-samples-use", scale=1, min_width=160, interactive=False)
         file = gr.DownloadButton("Download", elem_id="wb-samples-file", scale=1, min_width=120, interactive=False)
     told = gr.HTML(elem_id="wb-samples-facts", apply_default_css=False)
-    title("Compare sets", f"two to {compare.MOST} of them, by their pictures and by who recognizes them")
-    several = gr.Dropdown(
-        [], value=[], label="Sets", multiselect=True, max_choices=compare.MOST, elem_id="wb-samples-several",
-        info="judges are models that were trained on their own and never saw these images",
-    )  # fmt: skip
-    shares = plot_view("wb-samples-shares", empty=compare.FEW)
-    beside = gr.HTML(elem_id="wb-samples-beside", apply_default_css=False)
+    compared = compare.build()
+    several = compared["several"]
 
     def chosen(path: str | None) -> dict[Any, Any]:
         """Everything that depends on what is stored, with this set chosen."""
         found = {entry["path"]: entry for entry in stored.sets()}
-        options = [(set_name(entry), key) for key, entry in found.items()]
+        options = [(sets.set_name(entry), key) for key, entry in found.items()]
         entry = found.get(path or "")
         return {
             finished: gr.Dropdown(
-                choices=options, value=entry and path, info=f"{len(options)} finished" if options else NO_SET
+                choices=options, value=entry and path, info=f"{len(options)} finished" if options else sets.NO_SET
             ),
             use: gr.Button(interactive=entry is not None),
             file: gr.DownloadButton(value=stored.exported(entry) if entry else None, interactive=entry is not None),
-            told: told_of(entry) if entry else "",
+            told: sets.told_of(entry) if entry else "",
             several: gr.Dropdown(choices=options),
         }
 
     def stopped() -> dict[Any, Any]:
         """What was left unfinished."""
         found = stored.unfinished()
-        names = [(f"{spec_name(one['spec'])} · {one['finished']} finished", one["path"]) for one in found]
+        names = [(f"{sets.spec_name(one['spec'])} · {one['finished']} finished", one["path"]) for one in found]
         return {
             rest: gr.Column(visible=bool(names)),
             halves: gr.Dropdown(choices=names, value=names[0][1] if names else None),
@@ -215,7 +183,7 @@ def build(page: Page) -> dict[str, Any]:
 
     def started(spec: Mapping[str, Any]) -> Iterator[dict[Any, Any]]:
         make = lambda: growing(engine.synthesis_job(**spec))  # noqa: E731
-        yield from follow(runner.start(KIND, make, spec_name(spec)))
+        yield from follow(runner.start(KIND, make, sets.spec_name(spec)))
 
     @guarded
     def generate(
@@ -274,14 +242,6 @@ def build(page: Page) -> dict[str, Any]:
 
     finished.input(open_set, finished, [gallery, use, file, told], **PRIVATE)
 
-    @guarded
-    def contrast(paths: Sequence[str]) -> tuple[str, str]:
-        known = {entry["path"]: entry for entry in stored.sets()}
-        found = [known[path] for path in paths or () if path in known]
-        return compare.recognition(found), compare.side_by_side(found)
-
-    several.change(contrast, several, [shares, beside], **PRIVATE)
-
     def fitting(method: str) -> list[Any]:
         optimized = method != "noise"
         return [gr.Slider(visible=optimized), gr.Column(visible=optimized), *settings.shown(method)]
@@ -292,4 +252,9 @@ def build(page: Page) -> dict[str, Any]:
     def known() -> gr.Radio:
         return gr.Radio(choices=[(METHODS.get(name, name), name) for name in engine.generators()])
 
-    return {"loads": [(resume, [], followed)], "methods": (known, method), "use": use, "chosen": finished}
+    return {
+        "loads": [(resume, [], followed), compared["load"]],
+        "methods": (known, method),
+        "use": use,
+        "chosen": finished,
+    }

@@ -85,6 +85,23 @@ def pictures(found: Mapping[str, Any], most: int = 64) -> tuple[np.ndarray, list
     return images, [names[label].replace("_", " ") if 0 <= label < len(names) else "" for label in labels]
 
 
+def qualities(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
+    """What `ouro.jobs.quality` stored of these sets against the same real images; None if it did not look at all."""
+    from ouro.store import Store
+
+    known: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for run in Store().runs():
+        try:
+            spec, report = run.spec(), run.report()
+        except (ValueError, OSError):
+            continue
+        if spec.get("job") == "quality" and report:
+            known.setdefault((spec["weights"], spec["real"]), {})[f"{spec['model']} {spec['set']}"] = report
+    wanted = [f"{values['model']} {values['set_digest']}" for values in found]
+    fitting = [reports for reports in known.values() if all(name in reports for name in wanted)]
+    return [fitting[-1][name] for name in wanted] if fitting else None
+
+
 # ---- downloads -------------------------------------------------------------------------------------------------
 
 
