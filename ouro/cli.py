@@ -559,6 +559,29 @@ def bench_quantization_command(
     _out.print(table)
 
 
+@bench_app.command("alpha")
+@_guarded
+def bench_alpha_command(
+    e: Annotated[int, typer.Option(help="Channels.")] = 384,
+    n: Annotated[int, typer.Option(help="States per channel.")] = 16,
+    side: Annotated[int, typer.Option(help="Patches along a side of the image.")] = 14,
+    window: Annotated[int, typer.Option(help="Side of the neighborhood.")] = 5,
+    repeats: Annotated[int, typer.Option(help="Timed calls of the compiled form.")] = 10,
+    out: Annotated[Path | None, typer.Option(help="Also write the JSON here.")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Patched attention of one image, scan and block: compiled against the closed form and a triple loop over steps.
+
+    JSON: {op, device, rows: [{op, case, backend, p20_ms, p50_ms, p80_ms, ratio}], gate, ...}.
+    """
+    from ouro.jobs.bench_alpha import AlphaBenchSpec, bench_alpha
+
+    spec = AlphaBenchSpec(e=e, n=n, side=side, window=window, repeats=repeats, seed=seed)
+    _tell_bench(_run_values(_follow("bench", bench_alpha(spec))), "", out, json_)
+
+
 @bench_app.command("attention")
 @_guarded
 def bench_attention_command(
@@ -936,6 +959,8 @@ def _print_bench(values: dict[str, Any], words: str) -> None:
         f"gate {'passed' if gate['passed'] else 'FAILED'}: max relative error {gate['max_error']:.1e} "
         f"(allowed {gate['tolerance']:.0e}){words}"
     )
+    if not values["rows"]:
+        return
     table = _table(f"{values['rows'][0]['case']}, {values['threads']} threads", "what", "backend", "p20 ms", "p50 ms",
                    "p80 ms", "ratio", "peak MB")  # fmt: skip
     for row in values["rows"]:
