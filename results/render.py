@@ -182,9 +182,7 @@ def kscale() -> str | None:
     ]  # fmt: skip
     if not found:
         return None
-    command = (
-        "ouro bench quantization MODEL --method kscale --bits w8a8 --scope full --calib real=real:128 --limit 500"
-    )
+    command = "ouro bench quantization MODEL --method kscale --bits w8a8 --scope full --calib real=real:128 --limit 500"
     return _made(found[0], command) + _markdown(
         ("model", "calibration", "float", "k-scaled W8A8, scope full", "points lost", "n"), rows, 2
     )
@@ -276,6 +274,101 @@ def scan_cpu() -> str | None:
     return _made(values, "ouro bench scan", "ouro bench model MODEL") + note + _markdown(head, rows, 2)
 
 
+def ablations() -> str | None:
+    """Every study: top-1 by variant and measure, and what is seen of the paper's orderings."""
+    values = _load("ablations.json")
+    if values is None:
+        return None
+    measures = values["measures"]
+    parts = []
+    for study in values["studies"]:
+        rows: Rows = [
+            (
+                row["label"], row["num"], "" if row["recognized"] is None else _share(row["recognized"]["mean"]),
+                *(f"{100 * row['top1'][key]['mean']:.1f} ± {100 * row['top1'][key]['spread']:.1f}" for key in measures),
+            )
+            for row in study["rows"]
+        ]  # fmt: skip
+        told = ("yes", "no", "not resolved")
+        seen = {word: [claim for claim in study["claims"] if claim["seen"] == word] for word in told}
+        claims = "; ".join(f"{word}: {', '.join(map(_claim, found))}" for word, found in seen.items() if found)
+        head = (study["title"], "images", "recognized by the model, %", *map(_measured, measures))
+        words = f"`{study['model']}`, {study['title'].lower()} ({study['source']} of the paper), n = {study['n']}"
+        parts.append(f"{words}.\n\n{_markdown(head, rows)}\n\nThe paper's orderings: {claims}.")
+    command = f"ouro bench ablations --out results/ablations.json; {values['seeds']} seeds"
+    return _made(values, command) + "\n\n".join(parts)
+
+
+def _measured(key: str) -> str:
+    method, bits = key.split()
+    return f"{METHODS[method]} {bits.upper()}"
+
+
+def _claim(claim: dict[str, Any]) -> str:
+    low, high = (100 * end for end in claim["ci95"])
+    gap = f"{100 * claim['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
+    return f"{claim['better']} over {claim['worse']}, {_measured(claim['measure'])} {gap}"
+
+
+def neighborhoods() -> str | None:
+    """h against h_p: layers won and lost per family and window, and the best row of each."""
+    values = _load("neighborhoods.json")
+    if values is None:
+        return None
+    rows: Rows = []
+    for one in values["models"]:
+        for source, best in one["best"].items():
+            gains = [row["gain"] for row in one["rows"] if row["source"] == source and row["gain"]]
+            counts = [sum(gain["seen"] == word for gain in gains) for word in ("better", "worse", "not resolved")]
+            mean = f"{sum(gain['mean'] for gain in gains) / len(gains):+.3f}" if gains else ""
+            where = f"{best['auroc']['mean']:.3f} (layer {best['layer']}, {best['reduction']})"
+            found = (f"{best['pointing']['mean']:.2f}", f"{best['leakage']['mean']:.2f}")
+            rows.append((f"`{one['model']}`", source, *(counts if gains else ("", "", "")), mean, where, *found))
+    head = ("model", "map of", "better than h", "worse", "not resolved", "mean gain in AUROC", "best AUROC",
+            "pointing there", "leakage there")  # fmt: skip
+    note = (
+        f"First {values['n']} held-out scenes. Counts are of (layer, reduction) with reductions *received* and *given*; better or "
+        "worse where the 95 % interval of the paired difference in AUROC excludes zero. Best rows are picked after the fact.\n\n"
+    )
+    return _made(values, f"ouro bench attention --n {values['n']}") + note + _markdown(head, rows, 2)
+
+
+def quality() -> str | None:
+    """Sets of images side by side."""
+    found = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("quality_*.json"))]
+    if not found:
+        return None
+    judges = list(dict.fromkeys(name for one in found for row in one["rows"] for name in row["recognized"]))
+    measures = list(found[0]["rows"][0]["accuracy"])
+    rows: Rows = [
+        (
+            f"`{one['model']}`", row["label"], row["n"],
+            *(_share(row["recognized"][name]) if name in row["recognized"] else "" for name in judges),
+            f"{row['diversity']['pairwise']:.3f}", f"{row['frechet']:.1f}", _share(row["overlap"]), f"{row['ks']:.3f}",
+            f"{row['similarity']:.2f}", *(_share(row["accuracy"].get(key)) for key in measures),
+        )
+        for one in found for row in one["rows"]
+    ]  # fmt: skip
+    head = ("model", "set", "images", *(f"recognized by {name}, %" for name in judges), "feature distance", "Fréchet",
+            "range overlap, %", "KS", "patch cosine", *map(_measured, measures))  # fmt: skip
+    return _made(found[0], "ouro quality MODEL") + _markdown(head, rows, 2)
+
+
+def alpha_cpu() -> str | None:
+    """The compiled patched attention against its plain forms."""
+    values = _load("alpha_cpu.json")
+    if values is None:
+        return None
+    rows: Rows = [
+        (row["op"], row["case"], row["backend"], *(f"{row[key]:.1f}" for key in ("p20_ms", "p50_ms", "p80_ms")),
+         f"{row['ratio']:.3g}x")
+        for row in values["rows"]
+    ]  # fmt: skip
+    note = f"Per image, scan and block; gate passed with a largest relative error of {values['gate']['max_error']:.1e}.\n\n"
+    head = ("what", "case", "form", "p20 ms", "p50 ms", "p80 ms", "ratio")
+    return _made(values, "ouro bench alpha") + note + _markdown(head, rows, 3)
+
+
 TABLES: dict[str, Callable[[], str | None]] = {
     "zoo": zoo,
     "attention": attention,
@@ -286,6 +379,10 @@ TABLES: dict[str, Callable[[], str | None]] = {
     "budget": budget,
     "packed": packed,
     "calibration": calibration,
+    "quality": quality,
+    "ablations": ablations,
+    "neighborhoods": neighborhoods,
+    "alpha-cpu": alpha_cpu,
     "scan-cpu": scan_cpu,
 }
 

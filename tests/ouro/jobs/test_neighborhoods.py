@@ -11,6 +11,7 @@ from ouro.attention.scores import auroc, mask_to_grid
 from ouro.attention.survey import neighborhoods
 from ouro.data import normalize
 from ouro.evaluate.images import open_data
+from ouro.figures import neighborhoods as figures
 from ouro.jobs.neighborhoods import NeighborhoodSpec, survey_neighborhoods
 from ouro.models import create_model
 from ouro.taps import record
@@ -58,6 +59,21 @@ def test_a_row_is_the_mean_of_single_maps(surveyed) -> None:
     assert row["auroc"]["ci95"][0] <= row["auroc"]["mean"] <= row["auroc"]["ci95"][1]
     layers = list(by_mixer(trace.scans).values())
     assert len(dict(neighborhoods(layers, [(3, "delta")]))) == 2 * (3 + 2)
+
+
+def test_the_figure_has_every_gain_where_it_belongs(surveyed, tmp_path) -> None:
+    model = surveyed[0][1].values["models"][0]
+    received, given = figures.screen(model).data
+    assert list(received.x) == [0, 1] and list(received.y) == [f"h_p {p} {w}" for p in (1, 3) for w in SPEC.weights]
+    (row,) = [r for r in model["rows"] if (r["layer"], r["source"], r["reduction"]) == (1, "h_p 3 delta", "given")]
+    assert given.z[2][1] == row["gain"]["mean"]
+    figures.paper(model).savefig(tmp_path / "gain.png")
+    assert (tmp_path / "gain.png").stat().st_size > 5_000
+    head, rows = figures.table(model)
+    assert len(rows) == len(model["rows"]) and all(len(cells) == len(head) for cells in rows)
+    assert figures.alt(model).endswith("not resolved.")
+    with pytest.raises(ValueError, match="there is nothing to draw: no row of h_p for 'received'"):
+        figures.paper({**model, "rows": []})
 
 
 def test_what_is_kept_is_not_scored_again(surveyed, monkeypatch) -> None:
