@@ -54,6 +54,7 @@ def assembly(
     capability: int,
     num_warps: int = 4,
     num_stages: int = 3,
+    max_registers: int | None = None,
 ) -> Assembly:
     """Compiles a @triton.jit function, not an interpreted one, for a capability such as 80 or 90.
 
@@ -70,7 +71,7 @@ def assembly(
     aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if signature.get(n, "").endswith(":16")}
     values = {(names.index(name),): value for name, value in constexprs.items()}
     source = ASTSource(fn=kernel, signature=types, constexprs=values, attrs=aligned)
-    options = {"num_warps": num_warps, "num_stages": num_stages}
+    options = {"num_warps": num_warps, "num_stages": num_stages, "maxnreg": max_registers}
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     with tempfile.TemporaryDirectory() as folder:

@@ -26,6 +26,7 @@ def audit(name: str) -> Iterator[dict[str, object]]:
                 capability,
                 build.num_warps,
                 build.num_stages,
+                build.max_registers,
             )
             yield {
                 "kernel": name,

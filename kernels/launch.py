@@ -169,6 +169,7 @@ class Build:
     most: Mapping[int, float]
     num_warps: int = 4
     num_stages: int = 3
+    max_registers: int | None = None
     absent: tuple[str, ...] = ()
     ptx: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ouro.kernels.launch import Build, Case, Floor
+from ouro.kernels.outlier_quantizer.op import warps
 
 L = 197
 """Tokens of Vim at 224 pixels."""
@@ -103,13 +104,15 @@ def floor(case: Case) -> Floor:
 
 
 _SIGNATURE = {
-    "x": "*fp16:16", "residual": "*fp32:16", "weight": "*fp32:16", "bias": "*fp32:16", "scale": "*fp32:16",
-    "zero": "*fp32:16", "total": "*fp32:16", "normed": "*fp16:16", "codes": "*i8:16", "row_scale": "*fp32:16",
-    "row_zero": "*i32:16", "C": "i32:16", "steps": "i32", "eps": "fp32",
+    "x": "*fp16:16", "residual": "*fp32:16", "weight": "*fp32:16", "total": "*fp32:16", "C": "i32:16", "steps": "i32",
+    "eps": "fp32",
 }  # fmt: skip
+_CODES = {"codes": "*i8:16", "row_scale": "*fp32:16"}
+_OPTIONAL = ("bias", "scale", "zero", "normed", "codes", "row_scale", "row_zero")
 
 
-def _build(name: str, block: int, num_warps: int, most: dict[int, float], **flags: Any) -> Build:
+def _build(name: str, block: int, most: dict[int, float], more: dict[str, str], **flags: Any) -> Build:
+    num_warps = warps(block, 128 * L)
     constexprs = {
         "BLOCK": block, "HIGH": 127, "LAYER": False, "SIGNED": True, "STATIC": False, "HAS_RESIDUAL": True,
         "HAS_BIAS": False, "FUSED": True,
@@ -117,8 +120,8 @@ def _build(name: str, block: int, num_warps: int, most: dict[int, float], **flag
     return Build(
         name,
         "ouro.kernels.norm_quantize.kernel:norm_row",
-        _SIGNATURE,
-        constexprs,
+        _SIGNATURE | more,
+        {operand: None for operand in _OPTIONAL if operand not in more} | constexprs,
         elements=block / (32 * num_warps),
         most=most,
         num_warps=num_warps,
@@ -126,8 +129,11 @@ def _build(name: str, block: int, num_warps: int, most: dict[int, float], **flag
 
 
 BUILDS = (
-    _build("codes, 768 channels", 1024, 2, {80: 36, 90: 37}),
-    _build("codes, 192 channels", 256, 1, {80: 50, 90: 51}),
-    _build("asymmetric codes, 768 channels", 1024, 2, {80: 43, 90: 43}, SIGNED=False),
-    _build("layer norm to floats, 768 channels", 1024, 2, {80: 21, 90: 22}, HIGH=0, LAYER=True, HAS_BIAS=True),
-)
+    _build("codes, 768 channels", 1024, {80: 36, 90: 37}, _CODES),
+    _build("codes, 192 channels", 256, {80: 50, 90: 51}, _CODES),
+    _build("asymmetric codes, 768 channels", 1024, {80: 43, 90: 43}, _CODES | {"row_zero": "*i32:16"}, SIGNED=False),
+    _build(
+        "layer norm to floats, 768 channels", 1024, {80: 21, 90: 22}, {"normed": "*fp16:16", "bias": "*fp32:16"},
+        HIGH=0, LAYER=True, HAS_BIAS=True,
+    ),
+)  # fmt: skip

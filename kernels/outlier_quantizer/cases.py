@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ouro.kernels.launch import Build, Case, Floor
+from ouro.kernels.outlier_quantizer.op import warps
 
 L = 197
 """Tokens of Vim at 224 pixels."""
@@ -143,30 +144,35 @@ def floor(case: Case) -> Floor:
 
 
 _SIGNATURE = {
-    "x": "*fp16:16", "scale": "*fp32:16", "zero": "*fp32:16", "theta": "*fp32:16", "codes": "*i8:16",
-    "row_scale": "*fp32:16", "row_zero": "*i32:16", "outliers": "*i8:16", "outlier_scale": "*fp32:16",
-    "outlier_zero": "*i32:16", "joined": "*i8:16", "L": "i32", "C": "i32:16", "windows": "i32",
+    "x": "*fp16:16", "scale": "*fp32:16", "codes": "*i8:16", "row_scale": "*fp32:16", "joined": "*i8:16",
+    "L": "i32", "C": "i32:16", "windows": "i32",
 }  # fmt: skip
+_OPTIONAL = ("zero", "theta", "row_zero", "outliers", "outlier_scale", "outlier_zero")
 
 
-def _build(name: str, block: int, num_warps: int, most: dict[int, float], grid: bool, signed: bool = True) -> Build:
+def _build(name: str, block: int, most: dict[int, float], grid: bool, signed: bool = True) -> Build:
+    more = {} if grid else {"outliers": "*i8:16", "outlier_scale": "*fp32:16"}
+    if not signed:
+        more |= {"zero": "*fp32:16", "row_zero": "*i32:16", "outlier_zero": "*i32:16"}
+    num_warps = warps(block, 128 * 20)
+    constexprs = {
+        "BLOCK": block, "REFRESH": 10, "HIGH": 7, "OUTLIER_HIGH": 127, "KAPPA": 3.0, "SIGNED": signed,
+        "HAS_THETA": False, "GRID": grid, "REVERSE": False, "FUSED": True,
+    }  # fmt: skip
     return Build(
         name,
         "ouro.kernels.outlier_quantizer.kernel:quantize_window",
-        _SIGNATURE,
-        {
-            "BLOCK": block, "REFRESH": 10, "HIGH": 7, "OUTLIER_HIGH": 127, "KAPPA": 3.0, "SIGNED": signed,
-            "HAS_THETA": False, "GRID": grid, "REVERSE": False, "FUSED": True,
-        },
+        _SIGNATURE | more,
+        {operand: None for operand in _OPTIONAL if operand not in more} | constexprs,
         elements=block / (32 * num_warps),
         most=most,
         num_warps=num_warps,
-    )  # fmt: skip
+    )
 
 
 BUILDS = (
-    _build("exact, 1536 channels", 2048, 4, {80: 55, 90: 52}, grid=False),
-    _build("grid, 1536 channels", 2048, 4, {80: 49, 90: 43}, grid=True),
-    _build("exact, 384 channels", 512, 1, {80: 50, 90: 48}, grid=False),
-    _build("asymmetric, 1536 channels", 2048, 4, {80: 66, 90: 65}, grid=False, signed=False),
+    _build("exact, 1536 channels", 2048, {80: 55, 90: 52}, grid=False),
+    _build("grid, 1536 channels", 2048, {80: 49, 90: 43}, grid=True),
+    _build("exact, 384 channels", 512, {80: 50, 90: 48}, grid=False),
+    _build("asymmetric, 1536 channels", 2048, {80: 66, 90: 65}, grid=False, signed=False),
 )

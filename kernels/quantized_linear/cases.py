@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ouro.kernels.launch import Build, Case, Floor
-from ouro.kernels.quantized_linear.op import packed
+from ouro.kernels.quantized_linear.op import packed, tile_of
 
 L = 197
 """Tokens of Vim at 224 pixels."""
@@ -137,43 +137,56 @@ def floor(case: Case) -> Floor:
 
 
 _SIGNATURE = {
-    "codes": "*i8:16", "scale": "*fp32:16", "zero": "*i32:16", "outliers": "*i8:16", "outlier_scale": "*fp32:16",
-    "outlier_zero": "*i32:16", "weight": "*i8:16", "weight_scale": "*fp32:16", "weight_sum": "*i32:16",
-    "bias": "*fp32:16", "y": "*fp16:16", "M": "i32", "N": "i32:16", "K": "i32:16", "half": "i32:16", "activated_from": "i32:16",
+    "codes": "*i8:16", "scale": "*fp32:16", "weight": "*i8:16", "weight_scale": "*fp32:16", "y": "*fp16:16",
+    "M": "i32", "N": "i32:16", "K": "i32:16", "half": "i32:16", "activated_from": "i32:16",
+}  # fmt: skip
+_OPTIONAL = {
+    "zero": "*i32:16", "outliers": "*i8:16", "outlier_scale": "*fp32:16", "outlier_zero": "*i32:16",
+    "weight_sum": "*i32:16", "bias": "*fp32:16",
 }  # fmt: skip
 _WGMMA = r"wgmma\.mma_async\.sync\.aligned\.m64n\d+k32\.s32\.s8\.s8"
 _MMA = r"mma\.sync\.aligned\.m16n8k32\.row\.col(\.satfinite)?\.s32\.s8\.s8\.s32"
 
 
-def _build(
-    name: str, most: dict[int, float], *, tile: tuple[int, int, int], warps: int, stages: int, **flags: Any
-) -> Build:
-    """Counted per 1024 multiply-adds of a lane."""
-    m, n, k = tile
+def _build(name: str, most: dict[int, float], tile: dict[str, int], **flags: Any) -> Build:
+    """Counted per 1024 multiply-adds of a lane. tile: as the op chooses it for some shape."""
+    m, n, k, warps = (tile[key] for key in ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps"))
     constexprs = {
         "BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "PACKED": False, "EVEN": True, "HAS_ZERO": False,
         "HAS_OUTLIERS": False, "HAS_BIAS": False, "ACTIVATION": "", "HARDWARE": True,
     } | flags  # fmt: skip
+    present = {"bias"} if flags.get("HAS_BIAS") else set()
+    if flags.get("HAS_OUTLIERS"):
+        present |= {"outliers", "outlier_scale"}
+    if flags.get("HAS_ZERO"):
+        present |= {"zero", "weight_sum"} | ({"outlier_zero"} if flags.get("HAS_OUTLIERS") else set())
     return Build(
         name,
         "ouro.kernels.quantized_linear.kernel:linear_tile",
-        _SIGNATURE,
-        constexprs,
+        _SIGNATURE | {operand: kind for operand, kind in _OPTIONAL.items() if operand in present},
+        {operand: None for operand in _OPTIONAL if operand not in present} | constexprs,
         elements=m * n * k / (32 * warps) / 1024,
         most=most,
         num_warps=warps,
-        num_stages=stages,
+        num_stages=tile["num_stages"],
+        max_registers=tile.get("maxnreg"),
         ptx={90: (_WGMMA,), 80: (_MMA,)},
     )
 
 
-_LARGE = {"tile": (128, 128, 128), "warps": 8, "stages": 3}
-_SMALL = {"tile": (64, 64, 128), "warps": 4, "stages": 4}
+_MANY = tile_of(25216, 1536, two_products=False, newest=False)
+_HOPPER = tile_of(25216, 1536, two_products=False, newest=True)
+_FEW = tile_of(L, 1536, two_products=False, newest=True)
+_TWO = tile_of(25216, 1536, two_products=True, newest=True)
 BUILDS = (
-    _build("W8A8, SiLU on a half", {80: 18.5, 90: 10.5}, **_LARGE, ACTIVATION="silu"),
-    _build("W8A8 with zero points and a bias", {80: 18.5, 90: 10.5}, **_LARGE, HAS_ZERO=True, HAS_BIAS=True),
-    _build("W4A8", {80: 22, 90: 13.5}, **_LARGE, PACKED=True),
-    _build("W4A8, few rows", {80: 31.5, 90: 28}, **_SMALL, PACKED=True),
-    _build("W4A4O8", {80: 31.5, 90: 15.5}, tile=(128, 64, 128), warps=4, stages=3, PACKED=True, HAS_OUTLIERS=True),
-    _build("W8A8, a rest of channels", {80: 28, 90: 21.5}, **_SMALL, EVEN=False),
+    _build("W8A8, SiLU on a half", {80: 18.5}, _MANY, ACTIVATION="silu"),
+    _build("W8A8, SiLU on a half, Hopper", {90: 10.5}, _HOPPER, ACTIVATION="silu"),
+    _build("W8A8, zero points and a bias", {80: 18.5}, _MANY, HAS_ZERO=True, HAS_BIAS=True),
+    _build("W8A8, zero points and a bias, Hopper", {90: 10.5}, _HOPPER, HAS_ZERO=True, HAS_BIAS=True),
+    _build("W4A8", {80: 22}, _MANY, PACKED=True),
+    _build("W4A8, Hopper", {90: 13.5}, _HOPPER, PACKED=True),
+    _build("W4A8, few rows", {80: 31.5, 90: 28}, _FEW, PACKED=True),
+    _build("W4A4O8", {80: 31.5, 90: 15.5}, _TWO, PACKED=True, HAS_OUTLIERS=True),
+    _build("W4A4O8, zero points", {80: 31.5, 90: 15.5}, _TWO, PACKED=True, HAS_OUTLIERS=True, HAS_ZERO=True),
+    _build("W8A8, a rest of channels", {80: 28, 90: 21.5}, _FEW, EVEN=False),
 )

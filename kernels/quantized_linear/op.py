@@ -159,7 +159,8 @@ def _triton(
     (M, K), N = codes.shape, len(weight)
     y = codes.new_empty((M, N), dtype=dtype)
     two_to_a_byte = weight.dtype == torch.uint8
-    tile = tile_of(M, N, outliers is not None)
+    newest = codes.is_cuda and torch.cuda.get_device_capability(codes.device) >= (9, 0)
+    tile = tile_of(M, N, outliers is not None, newest)
     # for packed weights a block is half as many bytes, and so is what has to be left over
     rest = K % tile["BLOCK_K"] if not two_to_a_byte else K % 2 or (K // 2) % (tile["BLOCK_K"] // 2)
     tiles = -(-M // tile["BLOCK_M"]) * -(-N // tile["BLOCK_N"])
@@ -179,13 +180,16 @@ def _triton(
     return y
 
 
-def tile_of(M: int, N: int, two_products: bool) -> dict[str, int]:
+def tile_of(M: int, N: int, two_products: bool, newest: bool) -> dict[str, int]:
     """Tile and warps by shape: large tiles where they fill a GPU, small ones where there are few rows or outputs.
 
     The first product of two waits in registers while the second is summed, so that a tile of two products is smaller.
+    newest: Hopper and later, where half of the registers hold a large tile: two of them share a processor then, and one
+    stores while the other multiplies.
     """
     if two_products or N <= 96:
         return {"BLOCK_M": 128, "BLOCK_N": 64, "BLOCK_K": 128, "num_warps": 4, "num_stages": 3}
     if M < 2048:
         return {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 128, "num_warps": 4, "num_stages": 4}
-    return {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 128, "num_warps": 8, "num_stages": 3}
+    large = {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 128, "num_warps": 8, "num_stages": 3}
+    return large | ({"maxnreg": 128} if newest else {})
