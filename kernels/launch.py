@@ -7,6 +7,7 @@ that can run it and the reference everywhere else. With TRITON_INTERPRET=1 Trito
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -89,6 +90,11 @@ def choose(
         if refused[name] is None and not (backend == "auto" and name == "triton" and interpreted()):
             return name
     raise KernelError(f"{kernel} cannot run; tried " + "; ".join(f"{name}: {refused[name]}" for name in names))
+
+
+def on(device: torch.device) -> AbstractContextManager[Any]:
+    """A context in which kernels are launched on this device; without it Triton takes the current one."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def wrong_dtype(tensors: Mapping[str, Tensor | None], *allowed: torch.dtype) -> str | None:

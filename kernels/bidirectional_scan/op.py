@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ouro.kernels.launch import choose, first, wrong_dtype, wrong_shape
+from ouro.kernels.launch import choose, first, on, wrong_dtype, wrong_shape
 from ouro.kernels.selective_scan import op as one_way
 
 NAME = "bidirectional_scan"
@@ -151,6 +151,7 @@ def _launch(given: dict[str, Tensor], scale: float, silu: bool, chunks: int | No
     B = _pair(given["B_f"].float(), given["B_b"].float())
     C = _pair(given["C_f"].float(), given["C_b"].float())
     A = [given[name].float().t().contiguous() for name in ("A_f", "A_b")]
+    D = [given[name].contiguous() for name in ("D_f", "D_b")]
     z = given["z"] if given["z"].stride(-1) == 1 else given["z"].contiguous()
     width = one_way.vector(*B, *C)
     block_n = 1 << (N - 1).bit_length()
@@ -168,9 +169,11 @@ def _launch(given: dict[str, Tensor], scale: float, silu: bool, chunks: int | No
     if count > 1:
         h = torch.empty(2, batch, count, N, channels, device=y.device)
         sums = torch.empty(2, batch, count, channels, device=y.device)
-        kernel.ends[rows, count, 2](*u, *delta, *A, *B, h, sums, L, chunk, *inputs, **constants)
-    kernel.scan[rows, count](
-        *u, *delta, *A, *B, *C, given["D_f"], given["D_b"], z, y, h, sums, L, chunk, scale,
-        *inputs, C[0].stride(0) // width, z.stride(0), C_l=C[0].stride(1), z_l=z.stride(1), SILU=silu, **constants,
-    )  # fmt: skip
+    with on(y.device):
+        if count > 1:
+            kernel.ends[rows, count, 2](*u, *delta, *A, *B, h, sums, L, chunk, *inputs, **constants)
+        kernel.scan[rows, count](
+            *u, *delta, *A, *B, *C, *D, z, y, h, sums, L, chunk, scale,
+            *inputs, C[0].stride(0) // width, z.stride(0), C_l=C[0].stride(1), z_l=z.stride(1), SILU=silu, **constants,
+        )  # fmt: skip
     return y

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ouro.kernels.launch import choose, first, wrong_dtype, wrong_shape
+from ouro.kernels.launch import choose, first, on, wrong_dtype, wrong_shape
 
 NAME = "causal_conv"
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -104,8 +104,10 @@ def _launch(x: Tensor, weight_f: Tensor, weight_b: Tensor, bias_f: Tensor | None
     x = x if x.stride(2) == 1 else x.contiguous()
     batch, L, E = x.shape
     u_f, u_b = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for _ in range(2))
-    kernel.both[-(-E // BLOCK_E) * -(-L // BLOCK_L), batch](
-        x, weight_f.t().contiguous(), weight_b.t().contiguous(), bias_f, bias_b, u_f, u_b, L, x.stride(0),
-        x_l=x.stride(1), E=E, WIDTH=weight_f.shape[1], BLOCK_E=BLOCK_E, BLOCK_L=BLOCK_L, num_warps=1,
-    )  # fmt: skip
+    bias_f, bias_b = (None if bias is None else bias.contiguous() for bias in (bias_f, bias_b))
+    with on(x.device):
+        kernel.both[-(-E // BLOCK_E) * -(-L // BLOCK_L), batch](
+            x, weight_f.t().contiguous(), weight_b.t().contiguous(), bias_f, bias_b, u_f, u_b, L, x.stride(0),
+            x_l=x.stride(1), E=E, WIDTH=weight_f.shape[1], BLOCK_E=BLOCK_E, BLOCK_L=BLOCK_L, num_warps=1,
+        )  # fmt: skip
     return Convolved(u_f, u_b)

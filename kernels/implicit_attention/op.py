@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ouro.kernels.launch import choose, first, wrong_dtype
+from ouro.kernels.launch import choose, first, on, wrong_dtype
 from ouro.kernels.selective_scan import op as scan
 
 NAME = "implicit_attention"
@@ -107,10 +107,12 @@ def _launch(delta: Tensor, A: Tensor, B: Tensor, C: Tensor, rows: Tensor | None,
     shape = (parts, batch, count, L) if mean else (batch, count, L, E)
     out = torch.empty(shape, device=delta.device)
     block_n = 1 << (N - 1).bit_length()
-    kernel.entries[columns, count * batch, parts](
-        steps, steps.double().cumsum(1).contiguous(), A.float().t().contiguous(), B, C, rows, out, L, count, each, steps.stride(0),
-        *(s // width for x in (B, C) for s in x.stride()[:2]), delta_l=steps.stride(1), B_l=B.stride(2), C_l=C.stride(2),
-        E=E, N=N, BLOCK_N=block_n, BLOCK_E=scan.CHANNELS, BLOCK_L=BLOCK_L, GROUPS=groups, VECTOR=width, MEAN=mean,
-        num_warps=max(1, block_n // 32),
-    )  # fmt: skip
+    with on(delta.device):
+        kernel.entries[columns, count * batch, parts](
+            steps, steps.double().cumsum(1).contiguous(), A.float().t().contiguous(), B, C, rows, out,
+            L, count, each, steps.stride(0), *(s // width for x in (B, C) for s in x.stride()[:2]),
+            delta_l=steps.stride(1), B_l=B.stride(2), C_l=C.stride(2), E=E, N=N, BLOCK_N=block_n,
+            BLOCK_E=scan.CHANNELS, BLOCK_L=BLOCK_L, GROUPS=groups, VECTOR=width, MEAN=mean,
+            num_warps=max(1, block_n // 32),
+        )  # fmt: skip
     return out.sum(0) / E if mean else out.permute(0, 3, 1, 2)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ouro.kernels.launch import choose, first, wrong_dtype, wrong_shape
+from ouro.kernels.launch import choose, first, on, wrong_dtype, wrong_shape
 
 NAME = "selective_scan"
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -18,7 +18,8 @@ MOST_STATES = 256
 CHANNELS = 32
 """Per program: one warp, so that few samples still fill a GPU and no number of channels wastes much."""
 CHUNK = 4
-"""Steps between two checkpoints of the backward pass; the states of a chunk stay in registers."""
+"""Steps whose operands are read at once, and between two checkpoints of the backward pass; there the states of a chunk
+stay in registers."""
 
 
 def selective_scan(
@@ -173,12 +174,12 @@ def _detached(x: Tensor | None) -> Tensor | None:
     return None if x is None else x.detach()
 
 
-class _Launch:
-    """What both kernels are launched with: operands as they want them, strides, constants and grid."""
+class Launch:
+    """What a kernel of the scan is launched with: operands as they want them, strides, constants and grid."""
 
     def __init__(self, u, delta, A, B, C, D, reverse) -> None:
         self.u, self.delta, self.B, self.C = rows(u), rows(delta), matrices(B), matrices(C)
-        self.A, self.D = A.float().t().contiguous(), D
+        self.A, self.D = A.float().t().contiguous(), None if D is None else D.contiguous()
         self.batch, self.channels, self.L = u.shape
         self.N, self.groups = A.shape[1], self.B.shape[1]
         self.blocks = -(-self.channels // self.groups // CHANNELS)
@@ -204,13 +205,14 @@ def _forward(u, delta, A, B, C, D, reverse, *, want_y: bool, every: int | None) 
     """y [b e l], and the states after every `every` steps [b l//every n e]."""
     from ouro.kernels.selective_scan import kernel
 
-    run = _Launch(u, delta, A, B, C, D, reverse)
+    run = Launch(u, delta, A, B, C, D, reverse)
     y = run.empty(run.batch, run.L, run.channels, dtype=u.dtype) if want_y else None
     h = None if every is None else run.empty(run.batch, run.L // every, run.N, run.channels)
-    kernel.forward[run.grid](
-        *run.operands(), y, h, run.L, *run.strides, **run.constants,
-        UNROLL=every or 4, num_warps=max(1, run.block_n // 32),
-    )  # fmt: skip
+    with on(u.device):
+        kernel.forward[run.grid](
+            *run.operands(), y, h, run.L, *run.strides, **run.constants,
+            UNROLL=every or CHUNK, num_warps=max(1, run.block_n // 32),
+        )  # fmt: skip
     return None if y is None else y.transpose(1, 2), h
 
 
@@ -218,14 +220,15 @@ def _backward(u, delta, A, B, C, D, dy, reverse) -> list[Tensor | None]:
     from ouro.kernels.selective_scan import kernel
 
     h = _forward(u, delta, A, B, C, D, reverse, want_y=False, every=CHUNK)[1]
-    run = _Launch(u, delta, A, B, C, D, reverse)
+    run = Launch(u, delta, A, B, C, D, reverse)
     du, ddelta = (run.empty(run.batch, run.L, run.channels, dtype=x.dtype) for x in (u, delta))
     dA, dD = run.empty(run.batch, run.N, run.channels), run.empty(run.batch, run.channels)
     dB, dC = (run.empty(run.blocks, run.batch, run.groups, run.L, run.N) for _ in range(2))
-    kernel.backward[run.grid](
-        *run.operands(), h, dy.transpose(1, 2).contiguous(), du, ddelta, dA, dB, dC, None if D is None else dD,
-        run.L, *run.strides, **run.constants, EVERY=CHUNK, num_warps=max(1, run.block_n // 16),
-    )  # fmt: skip
+    with on(u.device):
+        kernel.backward[run.grid](
+            *run.operands(), h, dy.transpose(1, 2).contiguous(), du, ddelta, dA, dB, dC, None if D is None else dD,
+            run.L, *run.strides, **run.constants, EVERY=CHUNK, num_warps=max(1, run.block_n // 16),
+        )  # fmt: skip
     dB, dC = (x.sum(0).transpose(2, 3).reshape(B.shape) for x in (dB, dC))
     grads = du.transpose(1, 2), ddelta.transpose(1, 2), dA.sum(0).t(), dB, dC, None if D is None else dD.sum(0)
     return [None if x is None else g.to(x.dtype) for g, x in zip(grads, (u, delta, A, B, C, D), strict=True)]
