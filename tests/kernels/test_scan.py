@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -29,7 +30,7 @@ SIZES = [
     pytest.param({"b": 1, "e": 7, "l": 5, "n": 20, "skip": False}, id="n20-no-skip"),
     pytest.param({"b": 1, "e": 9, "l": 9, "n": 2, "delta": "mixed"}, id="mixed-delta"),
     pytest.param({"b": 1, "e": 9, "l": 5, "n": 2, "delta": "zero"}, id="zero-delta"),
-    pytest.param({"b": 1, "e": 9, "l": 197, "n": 16}, id="l197"),
+    pytest.param({"b": 1, "e": 3, "l": 197, "n": 16}, id="l197"),
 ]
 
 
@@ -83,6 +84,7 @@ def test_memory_layout_does_not_matter(where: torch.device) -> None:
     padded[:, :, 1, 3:7] = given["B"].transpose(1, 2)
     strange["B"] = padded[:, :, 1, 3:7].transpose(1, 2)
     strange["A"] = given["A"].repeat_interleave(2, dim=1)[:, ::2]
+    strange["D"] = given["D"].repeat_interleave(2)[::2]
     expected = results(selective_scan, {name: x.requires_grad_() for name, x in given.items()}, backend="triton")
     actual = results(
         selective_scan, {name: x.detach().requires_grad_() for name, x in strange.items()}, backend="triton"
@@ -152,7 +154,8 @@ def test_dispatch_says_what_triton_does_not_do(where: torch.device) -> None:
             "u is float64, expected float32 or float16 or bfloat16",
             {"inputs": ScanInputs(inputs.u.double(), *list(given.values())[1:])},
         ),
-        ("has no window", {"window": window}),
+        ("its window is at most 7 wide, this one 9", {"window": replace(window, size=9)}),
+        ("the states or a window of them, not both", {"window": window, "keep_states": True}),
     ):
         with pytest.raises(BackendError, match=f"'triton' cannot serve this request: .*{reason}"):
             dispatched(**({"inputs": inputs} | request), backend="triton")
