@@ -15,6 +15,19 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+_TYPES = {
+    torch.float64: "fp64",
+    torch.float32: "fp32",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.int64: "i64",
+    torch.int32: "i32",
+    torch.int8: "i8",
+    torch.uint8: "u8",
+}
 _INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?);")
 _LABEL = re.compile(r"^\s*(\.L[_\w]*):")
 _JUMP = re.compile(r"BRA.*?`\((\.L[_\w]*)\)")
@@ -64,14 +77,9 @@ def assembly(
     """
     import triton
     from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
 
-    names = kernel.arg_names
-    types = {name: signature.get(name, "constexpr").split(":")[0] for name in names}
-    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if signature.get(n, "").endswith(":16")}
-    values = {(names.index(name),): value for name, value in constexprs.items()}
-    source = ASTSource(fn=kernel, signature=types, constexprs=values, attrs=aligned)
     options = {"num_warps": num_warps, "num_stages": num_stages, "maxnreg": max_registers}
+    source = _source(kernel, signature, constexprs)
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
     with tempfile.TemporaryDirectory() as folder:
@@ -82,6 +90,45 @@ def assembly(
     registers, stack = (int(re.search(rf"{word}:(\d+)", usage)[1]) for word in ("REG", "STACK"))  # type: ignore[index]
     total, loops = count(sass)
     return Assembly(compiled.asm["ptx"], sass, registers, stack, compiled.metadata.shared, total, loops)
+
+
+def first_stage(kernel: Any, signature: Mapping[str, str], constexprs: Mapping[str, Any], capability: int) -> str:
+    """A kernel in Triton's own intermediate language: cheap, and sees what the interpreter does not, such as types.
+
+    Raises:
+        triton.CompilationError: the function is not one that Triton compiles for these arguments.
+    """
+    from triton._C.libtriton import ir
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler.compiler import make_backend
+
+    target = GPUTarget("cuda", capability, 32)
+    backend = make_backend(target)
+    options, context = backend.parse_options({}), ir.context()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    source = _source(kernel, signature, constexprs)
+    generators = backend.get_codegen_implementation(options)
+    return str(source.make_ir(target, options, generators, backend.get_module_map(), context))
+
+
+def specialized(kernel: Any, arguments: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, Any]]:
+    """(signature, constexprs) that a launch with these arguments, by name, compiles for."""
+    signature, constexprs = {}, {}
+    for parameter in kernel.params:
+        value = arguments[parameter.name]
+        # None and 1 are built in, as are what the kernel itself declares constant
+        if parameter.is_constexpr or value is None or isinstance(value, bool) or (type(value) is int and value == 1):
+            constexprs[parameter.name] = value
+            continue
+        if isinstance(value, Tensor):
+            kind, number = f"*{_TYPES[value.dtype]}", value.data_ptr()
+        elif isinstance(value, int):
+            kind, number = "i32" if -(2**31) <= value < 2**31 else "i64", value
+        else:
+            kind, number = "fp32", 1
+        signature[parameter.name] = f"{kind}:16" if number % 16 == 0 else kind
+    return signature, constexprs
 
 
 def count(sass: str) -> tuple[Counter[str], tuple[Counter[str], ...]]:
@@ -105,6 +152,16 @@ def count(sass: str) -> tuple[Counter[str], tuple[Counter[str], ...]]:
     loops = [_histogram(text for address, text in program if start <= address <= end) for start, end in inner]
     loops.sort(key=lambda loop: -loop.total())
     return _histogram(text for _, text in program), tuple(loops)
+
+
+def _source(kernel: Any, signature: Mapping[str, str], constexprs: Mapping[str, Any]) -> Any:
+    from triton.compiler import ASTSource
+
+    names = kernel.arg_names
+    types = {name: signature.get(name, "constexpr").split(":")[0] for name in names}
+    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if signature.get(n, "").endswith(":16")}
+    values = {(names.index(name),): value for name, value in constexprs.items()}
+    return ASTSource(fn=kernel, signature=types, constexprs=values, attrs=aligned)
 
 
 def load(path: str) -> Any:

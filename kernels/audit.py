@@ -1,6 +1,7 @@
 """Compiles every kernel for GPUs that need not be there and holds its machine code against the bounds beside it.
 
-`python -m ouro.kernels.audit [KERNEL ...]` writes one JSON list; TRITON_INTERPRET must not be set.
+`python -m ouro.kernels.audit [KERNEL ...]` writes one JSON object; TRITON_INTERPRET must not be set. Its `builds` have the
+machine code's figures, its `cases` what the compiler's first stage says to each launch of each test case.
 """
 
 from __future__ import annotations
@@ -9,9 +10,14 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from typing import Any
+from unittest.mock import patch
+
+import torch
 
 from ouro.kernels import NAMES, kernel
-from ouro.kernels.assembly import Assembly, assembly, load
+from ouro.kernels.assembly import Assembly, assembly, first_stage, load, specialized
+from ouro.kernels.gate import inputs_of
 from ouro.kernels.launch import Build
 
 
@@ -62,9 +68,39 @@ def complaints(build: Build, capability: int, code: Assembly) -> Iterator[str]:
             yield f"no {pattern} in the PTX"
 
 
+def launches(name: str, capability: int = 90) -> Iterator[dict[str, object]]:
+    """{kernel, case, complaint} per test case and per measured one of batch 1, its launches translated, not run."""
+    from triton import CompilationError
+    from triton.runtime.jit import JITFunction
+
+    known: set[str] = set()
+
+    def translate(function: Any, *args: Any, grid: Any, warmup: bool, **options: Any) -> None:
+        given = dict(zip(function.arg_names, args, strict=False)) | options
+        defaults = {p.name: p.default for p in function.params if p.has_default}
+        signature, constexprs = specialized(function, defaults | given)
+        key = f"{function.fn.__qualname__} {signature} {constexprs}"
+        if key not in known:
+            first_stage(function, signature, constexprs, capability)
+            known.add(key)
+
+    with patch.object(JITFunction, "run", translate), patch("ouro.kernels.launch.can_run", lambda device: None):
+        for case in kernel(name).cases:
+            if case.bench and "b=1" not in case.name.split():
+                continue
+            complaint = None
+            try:
+                kernel(name).op(**inputs_of(case, torch.device("cpu")), backend="triton")
+            except CompilationError as error:
+                complaint = str(error)
+            yield {"kernel": name, "case": case.name, "complaint": complaint}
+
+
 def main(names: list[str]) -> None:
     """Writes the rows of the named kernels, or of all."""
-    json.dump([row for name in names or NAMES for row in audit(name)], sys.stdout)
+    chosen = names or NAMES
+    builds = [row for name in chosen for row in audit(name)]
+    json.dump({"builds": builds, "cases": [row for name in chosen for row in launches(name)]}, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -160,7 +160,8 @@ def _triton(
     y = codes.new_empty((M, N), dtype=dtype)
     two_to_a_byte = weight.dtype == torch.uint8
     newest = codes.is_cuda and torch.cuda.get_device_capability(codes.device) >= (9, 0)
-    tile = tile_of(M, N, outliers is not None, newest)
+    rows_aligned = K % (32 if two_to_a_byte else 16) == 0
+    tile = tile_of(M, N, outliers is not None, newest, rows_aligned)
     # for packed weights a block is half as many bytes, and so is what has to be left over
     rest = K % tile["BLOCK_K"] if not two_to_a_byte else K % 2 or (K // 2) % (tile["BLOCK_K"] // 2)
     tiles = -(-M // tile["BLOCK_M"]) * -(-N // tile["BLOCK_N"])
@@ -180,13 +181,15 @@ def _triton(
     return y
 
 
-def tile_of(M: int, N: int, two_products: bool, newest: bool) -> dict[str, int]:
+def tile_of(M: int, N: int, two_products: bool, newest: bool, aligned: bool = True) -> dict[str, int]:
     """Tile and warps by shape: large tiles where they fill a GPU, small ones where there are few rows or outputs.
 
     The first product of two waits in registers while the second is summed, so that a tile of two products is smaller.
     newest: Hopper and later, where half of the registers hold a large tile: two of them share a processor then, and one
-    stores while the other multiplies.
+    stores while the other multiplies. aligned: rows begin at multiples of 16 bytes; otherwise bytes come one by one.
     """
+    if not aligned:
+        return {"BLOCK_M": 32, "BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 2}
     if two_products or N <= 96:
         return {"BLOCK_M": 128, "BLOCK_N": 64, "BLOCK_K": 128, "num_warps": 4, "num_stages": 3}
     if M < 2048:

@@ -38,11 +38,17 @@ def poison_integers(monkeypatch: pytest.MonkeyPatch, poison_empty: None) -> None
 
 
 @pytest.fixture(scope="session")
-def machine_code() -> list[dict]:
-    """Rows of `ouro.kernels.audit`, made in a process of its own: interpreted functions cannot be compiled."""
+def audited() -> dict[str, list[dict]]:
+    """What `ouro.kernels.audit` says, in a process of its own: interpreted functions cannot be compiled."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     run = subprocess.run(
         [sys.executable, "-m", "ouro.kernels.audit"], env=environment, capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout)
+
+
+@pytest.fixture(scope="session")
+def machine_code(audited) -> list[dict]:
+    """Figures of every build."""
+    return audited["builds"]

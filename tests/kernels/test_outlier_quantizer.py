@@ -109,3 +109,23 @@ def test_rows_too_wide_for_registers_go_to_the_reference():
     assert quantize_outliers(x, scale).codes.shape == x.shape
     with pytest.raises(KernelError, match="x has 8193 channels, a row of at most 8192 fits"):
         quantize_outliers(x, scale, backend="triton")
+
+
+def test_quotient_with_one_correction_is_that_of_ieee():
+    """What code_of does in hardware, with float64 for the fused operations: exact there but for a last rounding."""
+
+    def fused(a, b, c):
+        return (a.double() * b.double() + c.double()).float()
+
+    generator = torch.Generator().manual_seed(0)
+    step = 0.01 + 2 * torch.rand(200_000, generator=generator)
+    halves = torch.randint(-127, 127, step.shape, generator=generator) + 0.5
+    away = torch.randint(-1, 2, step.shape, generator=generator)
+    beside = torch.nextafter(halves * step, away * torch.inf).where(away != 0, halves * step)
+    for x in (step * (256 * torch.rand(step.shape, generator=generator) - 128), beside):
+        inverse = 1 / step
+        near = x * inverse
+        corrected = fused(fused(-near, step, x), inverse, near)
+        assert torch.equal(corrected, x / step)
+    # the product alone, which it corrects, takes codes for their neighbors
+    assert not torch.equal(near.round(), (x / step).round())
