@@ -60,7 +60,7 @@ CASES = (
 
 
 def floor(case: Case) -> Floor:
-    """u, delta of both directions, z and y once in half precision, B and C once in float32; an exponential per state."""
+    """u, delta of both directions, z and y once in half precision, B and C in float32; an exponential per state."""
     b, e, l, n = (case.sizes[key] for key in "beln")  # noqa: E741
     return Floor(bytes=b * l * (6 * 2 * e + 4 * 4 * n) + 2 * 4 * e * (n + 1), exps=2 * b * e * l * n)
 

@@ -2,7 +2,7 @@
 
     y = scale (scan(u_f, ..) + scan from the last token to the first (u_b, ..)) SiLU(z)
 
-Source: Zhu et al. 2024, alg. 1, with the division by two of hustvl/Vim (if_divide_out); `ouro.models.mixer` is the same.
+Source: Zhu et al. 2024, alg. 1, with the division by two of hustvl/Vim (if_divide_out); as `ouro.models.mixer`.
 """
 
 from __future__ import annotations

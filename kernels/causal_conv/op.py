@@ -1,6 +1,7 @@
 """The causal depthwise convolutions and SiLU in front of Vim's two scans, in one pass; for inference.
 
-    u_f[l] = SiLU(bias_f + sum_k weight_f[k] x[l - K + 1 + k]);    u_b[l] = SiLU(bias_b + sum_k weight_b[k] x[l + K - 1 - k])
+    u_f[l] = SiLU(bias_f + sum_k weight_f[k] x[l - K + 1 + k])
+    u_b[l] = SiLU(bias_b + sum_k weight_b[k] x[l + K - 1 - k])
 
 u_b is the convolution of the flipped tokens, flipped back. Tokens outside are zero.
 Source: Zhu et al. 2024, alg. 1; agrees with conv1d and conv1d_b of hustvl/Vim.

@@ -42,7 +42,7 @@ CASES = (
 
 
 def floor(case: Case) -> Floor:
-    """delta once in half precision, B and C once in float32, the entries; an exponential per entry, channel and state."""
+    """delta once in half precision, B and C in float32, the entries; an exponential per entry, channel, state."""
     b, e, l, n = (case.sizes[key] for key in "beln")  # noqa: E741
     entries = case.sizes["entries"]
     return Floor(bytes=b * l * (2 * e + 2 * 4 * n) + 4 * b * entries + 4 * e * n, exps=b * entries * e * n)

@@ -1,4 +1,4 @@
-"""Triton code of implicit attention: rows of alpha in closed form, every entry on its own, no state and no recurrence."""
+"""Triton code of implicit attention: rows of alpha in closed form, every entry on its own."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ def entries(
     BLOCK_N: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_L: tl.constexpr, GROUPS: tl.constexpr, VECTOR: tl.constexpr,
     MEAN: tl.constexpr,
 ):  # fmt: skip
-    """BLOCK_L columns of one row, over `blocks` blocks of channels. Grid: (parts of columns, count x samples, parts of e).
+    """BLOCK_L columns of one row, over `blocks` blocks of channels.
+
+    Grid: (parts of columns, count x samples, parts of e).
 
     MEAN: out [parts of e, b, count, l] is the sum over the channels of a part; otherwise out is [b count l e].
-    time_ptr: float64 [b l e], delta summed up to each step; its differences are exact enough for short times after long.
+    time_ptr: float64 [b l e], delta summed up to each step; exact enough for short times after long ones.
     """
     i = tl.load(rows_ptr + tl.program_id(1) % count).to(tl.int32)
     b = (tl.program_id(1) // count).to(tl.int64)

@@ -43,7 +43,7 @@ def patched_scan(
     reverse: bool = False,
     backend: str = "auto",
 ) -> Patched:
-    """y and y_p in u's dtype; state and sums are float32. Differentiable, at the price of a scan per cell of the window.
+    """y and y_p in u's dtype; state and sums are float32. Its gradient costs a scan per cell of the window.
 
     Args:
         u, delta, A, B, C, D: as in `selective_scan`.
@@ -115,7 +115,7 @@ def by_scans(
     size: int,
     reverse: bool,
 ) -> Patched:
-    """The same from scans alone: for every place in the window, one whose C is that of the neighbor there. Differentiable.
+    """The same from scans alone, with their gradient: one per place in the window, with the C of the neighbor there.
 
     What cell k gives to the cell at distance (i, j) is w_k C_{k + (i, j)} h_k: the output of a scan at k.
     """

@@ -1,9 +1,9 @@
 """Triton code of the selective scan: channels on lanes, all states of a channel in registers, time as a loop.
 
 Memory is channels-last: u, delta, y [b l e], B and C [b g l n] in float32, A [n e] in float32. One program walks the L
-steps of BLOCK_E channels of one group of one sample. It reads UNROLL steps before it computes the first of them, so that
-their latencies overlap. A's address is not specialized on alignment: that keeps one channel per lane, and the sum over
-the states needs no shuffle.
+steps of BLOCK_E channels of one group of one sample. It reads UNROLL steps before it computes the first of them, so
+that their latencies overlap. In the forward kernel A's address is not specialized on alignment: that keeps one channel
+per lane, and the sum over the states needs no shuffle.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Both scans of Vim in one: the mixer's own result, whatever the chunks, and the mirror image of the mirrored tokens."""
+"""Both scans of Vim in one: the mixer's own result, whatever the chunks, and mirrored for mirrored tokens."""
 
 from __future__ import annotations
 
