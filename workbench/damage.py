@@ -58,7 +58,7 @@ def map_chart(values: Values) -> str:
     layout = {
         "xaxis": {"type": "category", "showgrid": False, "title": {"text": "block"}, "ticks": ""},
         "yaxis": {"type": "category", "autorange": "reversed", "showgrid": False, "automargin": True, "ticks": ""},
-        "title": {"text": f"{words}, in nats", "x": 0, "xanchor": "left", "font": {"size": 13}},
+        "title": {"text": f"{words}, in nats{'; blue: it gets worse' if saved else ''}", "x": 0, "xanchor": "left", "font": {"size": 13}},
         "margin": {"l": 20, "r": 8, "t": 34, "b": 44},
     }  # fmt: skip
     return figure([data], layout, alt=f"map of {words} by block and kind of site. {told(values)}",
@@ -68,6 +68,8 @@ def map_chart(values: Values) -> str:
 def curve_chart(values: Values) -> str:
     """KL in the order of the mode; in the mode "one after another" with the accuracy that is left."""
     rows, mode, whole = values["rows"], values["mode"], values["whole"]["kl"]
+    # all but one leave about as much as all
+    log = mode != "leave_one_float"
     places = list(range(1, len(rows) + 1))
     names = [row["name"] for row in rows]
     data: list[dict[str, Any]] = [
@@ -79,7 +81,7 @@ def curve_chart(values: Values) -> str:
     ]  # fmt: skip
     layout: dict[str, Any] = {
         "xaxis": {"title": {"text": _AXIS[mode]}, "range": [0.5, len(rows) + 0.5]},
-        "yaxis": {"title": {"text": "KL, nats"}, "type": "log", "exponentformat": "e", "dtick": 1},
+        "yaxis": {"title": {"text": "KL, nats"}, **(_LOG if log else {})},
         "showlegend": False, "margin": {"l": 62, "r": 8, "t": 26, "b": 44},
         "annotations": [],
     }  # fmt: skip
@@ -89,8 +91,8 @@ def curve_chart(values: Values) -> str:
              "line": {"color": "$muted", "dash": "dot", "width": 1}}
         ]  # fmt: skip
         layout["annotations"] = [
-            {"xref": "paper", "x": 1, "xanchor": "right", "y": log10(whole), "yanchor": "bottom", "showarrow": False,
-             "text": "all rounded", "font": {"color": "$muted", "size": 11}}
+            {"xref": "paper", "x": int(log), "xanchor": "right" if log else "left", "y": log10(whole) if log else whole,
+             "yanchor": "bottom", "showarrow": False, "text": "all rounded", "font": {"color": "$muted", "size": 11}}
         ]  # fmt: skip
     if mode == "cumulative":
         top1 = [100 * (values["fp_top1"] - row["top1_drop"]) for row in rows]
@@ -101,12 +103,14 @@ def curve_chart(values: Values) -> str:
         layout |= {
             "showlegend": True, "legend": LEGEND,
             "yaxis2": {"title": {"text": "top-1, %"}, "overlaying": "y", "side": "right", "range": [0, 102],
+                       "tickmode": "linear", "tick0": 0, "dtick": 20,
                        "showgrid": False},
         }  # fmt: skip
         layout["margin"]["r"] = 56
     return figure(data, layout, alt=f"KL over {_AXIS[mode]}. {told(values)}", height=290, name="sensitivity-curve")
 
 
+_LOG = {"type": "log", "exponentformat": "e", "dtick": 1}
 _AXIS = {
     "isolated": "sites alone, most harmful first",
     "cumulative": "sites rounded so far, most harmless first",
@@ -190,7 +194,7 @@ def budget_chart(rows: Sequence[Values]) -> str:
     )
     layout = {
         "xaxis": {"title": {"text": "average bits"}, "dtick": 0.5},
-        "yaxis": {"title": {"text": "KL, nats"}, "type": "log", "exponentformat": "e", "dtick": 1},
+        "yaxis": {"title": {"text": "KL, nats"}, **_LOG},
         "legend": LEGEND, "margin": {"l": 62, "r": 8, "t": 44, "b": 44},
     }  # fmt: skip
     return figure(data, layout, alt=alt, height=300, name="budget")

@@ -38,8 +38,8 @@ _PATCHES = (
 )
 _PRIOR = (
     Setting("class_weight", "Class weight", 1.0),
-    Setting("smooth_weight", "Smooth weight", 0.05),
     Setting("class_loss", "Class loss", "cross_entropy", (("CE", "cross_entropy"), ("MAE", "mae"))),
+    Setting("smooth_weight", "Smooth weight", 0.05),
 )
 SETTINGS: Mapping[str, Sequence[Setting]] = {
     "ouro": (
@@ -49,9 +49,9 @@ SETTINGS: Mapping[str, Sequence[Setting]] = {
         Setting("negatives", "Negatives", "all", (("All", "all"), ("In the window", "window"))),
         Setting("positives", "Positives", 12, least=1),
         Setting("temperature", "Temperature", 0.1, least=0.001),
-        Setting("entropy_weight", "Entropy weight", 0.0, info="PSAQ's, for ablation"),
         *_PATCHES,
         *_PRIOR,
+        Setting("entropy_weight", "Entropy weight", 0.0, info="PSAQ's, for ablation"),
     ),
     "psaq": (
         Setting("features", "Features", "y", (("y", "y"), ("alpha", "alpha"))),

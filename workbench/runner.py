@@ -153,7 +153,7 @@ _GATE = threading.Lock()
 
 
 def start(kind: str, make: Callable[[], Generator[Any, None, Any]], about: str = "") -> Job:
-    """Starts a job of this kind; `about` is told above its bar.
+    """Starts a job of this kind; `about` is told above its bar until it is done.
 
     Raises:
         RuntimeError: one of the kind is at work.
@@ -221,7 +221,7 @@ def bar(job: Job | None, idle: str = "") -> str:
     )
     if job.state == "running" and job.step == 0:
         look = " wb-wait"
-    about = f'<div class="wb-about">{html.escape(job.about)}</div>' if job.about else ""
+    about = f'<div class="wb-about">{html.escape(job.about)}</div>' if job.about and job.state != "done" else ""
     return (
         f'<div class="wb-job{look}" data-state="{job.state}"{" role=alert" if job.state == "failed" else ""}>'
         f'{about}<div class="wb-track" role="progressbar" aria-label="{html.escape(job.kind)}" aria-valuemin="0" '

@@ -50,7 +50,7 @@ def more(values: Mapping[str, Any] | None) -> str:
 def _views(values: Mapping[str, Any] | None) -> tuple[str, str, str, str]:
     """Verdict, map, curve and table."""
     if values is None:
-        return "", nothing(damage.NOTHING), nothing(damage.NOTHING), ""
+        return "", nothing(damage.NOTHING), nothing(""), ""
     return (
         verdict(values),
         damage.map_chart(values),

@@ -359,6 +359,7 @@ def test_sets_are_seen_side_by_side(visit: Visit, ouro_home: Path):
 
 
 @needs_browser
+@needs_weights
 def test_only_the_settings_of_the_method_are_shown(visit: Visit):
     visit.open("Samples")
     visit.page.get_by_role("button", name="Advanced").first.click()
@@ -369,6 +370,11 @@ def test_only_the_settings_of_the_method_are_shown(visit: Visit):
         visit.page.get_by_label(label).check()
         visit.page.wait_for_selector(seen)
         visit.page.wait_for_selector(hidden, state="hidden")
+    # what cannot be is told by the bar, and nothing of the form is lost
+    visit.number("wb-samples-clamp-positives", 9)
+    visit.page.locator("#wb-samples-go").click()
+    assert "positives is 9, expected 1 to 8" in visit.ended("wb-samples-job", "failed")
+    assert visit.page.input_value("#wb-samples-clamp-positives input") == "9"
     visit.page.get_by_label("Gaussian noise").check()
     visit.page.wait_for_selector("#wb-samples-steps", state="hidden")
 

@@ -65,6 +65,14 @@ def test_curve_has_accuracy_where_rows_add_up():
     assert len(json.loads(damage.curve_chart(isolated()))["data"]) == 1
 
 
+@pytest.mark.parametrize(("mode", "kind", "at"), [("isolated", "log", -1), ("leave_one_float", None, 0.1)])
+def test_curve_says_where_all_are_rounded(mode, kind, at):
+    values = report(mode, [row("layers.0", "a", 0.1, None)]) | {"whole": {"kl": 0.1, "top1_drop": 0, "sqnr_db": 1}}
+    layout = json.loads(damage.curve_chart(values))["layout"]
+    assert layout["yaxis"].get("type") == kind and layout["annotations"][0]["y"] == pytest.approx(at)
+    assert layout["shapes"][0]["y0"] == 0.1
+
+
 def test_table_begins_with_the_worst():
     values = report("cumulative", [row("layers.0", "a", 0.1, 0.1), row("layers.1", "<b>", 0.5, 0.4)])
     lines = damage.worst_table(values).split("<tr>")[2:]
