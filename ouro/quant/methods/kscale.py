@@ -35,7 +35,7 @@ class KScaled(Method):
     reparam: whether h is divided by its rank-1 factors. samples: images that the search for h looks at.
 
     Raises:
-        ValueError: fewer than one scale, or an h_scale that is not known.
+        ValueError: fewer than one scale, an h_scale that is not known, or a least that is no part of 1.
     """
 
     k: int = 4
@@ -45,7 +45,7 @@ class KScaled(Method):
     h_scale: str = "per_step"
     reparam: bool = True
     samples: int = 16
-    clip: bool | None = None
+    least: float | None = None
 
     looks_at_inputs = True
 
@@ -54,6 +54,8 @@ class KScaled(Method):
             raise ValueError(f"k is {self.k}, expected 1 or more")
         if self.h_scale not in ("per_step", "shared"):
             raise ValueError(f"h_scale is {self.h_scale!r}; known: per_step, shared")
+        if self.least is not None and not 0 <= self.least <= 1:
+            raise ValueError(f"least is {self.least}, expected 0 (the published range) to 1 (nothing clips)")
 
     def spec(self, tap: Tap, bits: Bits) -> QuantSpec:
         if tap.site in WEIGHT_SITES:
@@ -103,9 +105,7 @@ class KScaled(Method):
         return {"scale": kscale.search_tokens(rows, one, bits, least=self._least(bits))}
 
     def _least(self, bits: int) -> float:
-        """Smallest scale that may be chosen, as a part of the one that clips nothing."""
-        clip = bits < 8 if self.clip is None else self.clip
-        return 0.0 if clip else 1.0
+        return (0.7 if bits >= 8 else 0.0) if self.least is None else self.least
 
     def fit_recurrence(self, seen: Seen) -> dict[str, Tensor]:
         found = reparam.factors(reparam.mean_state(seen.scans)) if self.reparam else None
