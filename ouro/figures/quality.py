@@ -87,7 +87,9 @@ def paper(values: Values, item: str) -> Figure:
         width = 0.8 / len(series)
         for number, ((name, heights), color) in enumerate(zip(series.items(), _cycle(len(series)), strict=True)):
             places = np.arange(len(labels)) + (number - (len(series) - 1) / 2) * width
-            axes.bar(places, [np.nan if height is None else height for height in heights], width, color=color, label=name)
+            axes.bar(
+                places, [np.nan if height is None else height for height in heights], width, color=color, label=name
+            )
         axes.set(xticks=range(len(labels)), xticklabels=labels, ylabel=ITEMS[item])
     axes.set_title(_title(values), fontsize=9)
     figure.legend(fontsize=7, ncols=4, loc="outside lower center")

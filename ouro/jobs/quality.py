@@ -81,7 +81,7 @@ def quality(spec: QualitySpec, *, root: str | os.PathLike[str] | None = None) ->
         run = store.open(key)
         seen = run.report()
         if seen is None:
-            seen = _looked_at(model, made, real, wanted, judges)
+            seen = {"n_reference": len(real)} | _looked_at(model, made, real, wanted, judges)
             run.save_report(seen)
         rows.append({"label": label, "calib": calib, "n": len(made.images)} | seen | {"accuracy": {}})
     fp_top1 = None

@@ -195,6 +195,7 @@ def test_a_damaged_weight_is_named(model, images):
         ({"method": "qmamba", "groups": 0}, "groups is 0, expected 1 or more"),
         ({"method": "kscale", "k": 0}, "k is 0, expected 1 or more"),
         ({"method": "kscale", "h_scale": "each"}, "h_scale is 'each'; known: per_step, shared"),
+        ({"method": "kscale", "least": 2}, "least is 2, expected 0 (the published range) to 1 (nothing clips)"),
         ({"method": "ouro", "outlier_steps": "row"}, "outlier_steps is 'row'; known: token, channel"),
         ({"method": "minmax", "site_bits": {"head": 4}}, "'head' is no site of scope 'lin' in this model, such as "),
     ],
