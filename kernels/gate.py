@@ -39,6 +39,11 @@ class Verdict:
     def passed(self) -> bool:
         return self.complaint is None
 
+    @property
+    def finite_error(self) -> float | None:
+        """The error for JSON, which has no infinity."""
+        return self.max_error if self.max_error < float("inf") else None
+
 
 def inputs_of(case: Case, device: torch.device, seed: int = 0) -> dict[str, Any]:
     """The operands of a case, the same every time."""
@@ -108,9 +113,7 @@ def rows(names: Sequence[str], device: torch.device, seed: int = 0) -> Iterator[
         for case in kernel(name).cases:
             if not case.bench:
                 verdict = check(kernel(name), case, device, seed)
-                # JSON has no infinity
-                error = verdict.max_error if verdict.max_error < float("inf") else None
-                row = {"kernel": name, "case": case.name, "passed": verdict.passed, "max_error": error}
+                row = {"kernel": name, "case": case.name, "passed": verdict.passed, "max_error": verdict.finite_error}
                 yield row | {"complaint": verdict.complaint}
 
 

@@ -139,7 +139,7 @@ def _measured(
 ) -> Iterator[dict[str, Any]]:
     """Rows of one case: ours, behind a gate at this very size, and each peer's, with how many times faster ours is."""
     verdict = check(tested, case, device, spec.seed)
-    row = {"kernel": tested.name, "case": case.name, "backend": OURS, "max_error": verdict.max_error}
+    row = {"kernel": tested.name, "case": case.name, "backend": OURS, "max_error": verdict.finite_error}
     if not verdict.passed:
         yield row | {"gate": "failed", "complaint": verdict.complaint}
         return

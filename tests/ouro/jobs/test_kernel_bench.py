@@ -122,8 +122,9 @@ def test_rows_have_a_floor_and_what_ours_gains(monkeypatch):
 
 
 def test_a_case_that_fails_its_gate_is_not_timed(monkeypatch):
-    (row,) = measured(monkeypatch, "norm_quantize", "odd sizes", [], Verdict(2.0, "codes: 1 of 9 differ"))
+    (row,) = measured(monkeypatch, "norm_quantize", "odd sizes", [], Verdict(float("inf"), "codes: 1 of 9 differ"))
     assert row["gate"] == "failed" and row["complaint"] == "codes: 1 of 9 differ" and "p50_ms" not in row
+    assert row["max_error"] is None and json.dumps(row, allow_nan=False)
 
 
 def test_a_peer_that_stumbles_is_a_row_too(monkeypatch):
