@@ -13,7 +13,7 @@ import torch
 
 from ouro.types import RunInfo
 
-_PACKAGES = {"ouro": "ouro-workbench", "torch": "torch", "numba": "numba"}
+_PACKAGES = {"ouro": "ouro-workbench", "torch": "torch", "numba": "numba", "triton": "triton"}
 
 
 def run_info(seed: int, started: float, device: str | torch.device = "cpu") -> RunInfo:
