@@ -1,12 +1,13 @@
 """The selective scan compiled for CPUs with numba: fused forward and hand-written backward.
 
-A task takes LANES channels of one sample and walks the states one by one: for each n it fills a [l, LANES] tile of
-decays, runs the recurrence down the tile and adds C_n h_n to y. Every loop over lanes has a constant trip count, so
-LLVM vectorizes it whatever N is, and the scratch of a task ([l, LANES], a few tiles) stays in cache: nothing of size
-b e l n is ever stored. The backward recomputes the tiles. What is rounded inside the recurrence is rounded tile by
-tile, by kernels of their own. The exponential is a Cody-Waite reduction with a degree-6 polynomial (`max_exp_ulp`
-measures it). Kernels are compiled on first use and cached on disk. Sums over channels run in blocks of LANES, so that
-a sample's result depends neither on its batch-mates nor on the number of threads.
+A task takes LANES channels of one sample and walks the states one by one: for each n it runs the recurrence down a tile
+[l, LANES], exponential and read-out in the same pass, with the state itself in registers. The scratch of a task (a few
+tiles) stays in cache: nothing of size b e l n is ever stored. The backward recomputes decays and states, then walks
+back. Every loop over lanes has a constant trip count and works on arrays known not to overlap (`distinct`), so LLVM
+vectorizes it whatever N is. What is rounded inside the recurrence is rounded tile by tile, by kernels of their own. The
+exponential is a Cody-Waite reduction with a degree-6 polynomial (`max_exp_ulp` measures it). Kernels are compiled on
+first use and cached on disk. Sums over channels run in blocks of LANES, so that a sample's result depends neither on
+its batch-mates nor on the number of threads.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 from llvmlite import ir
 from numba import njit, prange
 from numba.core import types as nb_types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 from torch import Tensor
 
 from ouro.scan.companding import bounds, levels
@@ -31,12 +32,16 @@ from ouro.types import Companding, PatchWindow, ScanInputs, ScanOutput, ScanRoun
 
 LANES = 64
 """Channels that move together. Several registers' worth: the recurrence waits for its own result at every step, and
-independent lanes fill the wait (16 and 64 lanes: 17 and 11 ms forward + backward at b=8, E=384, L=197)."""
+independent lanes fill the wait."""
+CACHE_LINE = 64
+"""Bytes."""
 
 # reductions may be reassociated and contracted to FMAs; NaN and infinity keep their meaning
 FAST = {"reassoc", "contract", "nsz", "arcp"}
 # the exponential must not be reassociated: that would undo its two-part reduction
 STRICT = {"contract"}
+# what only compiled code calls needs no entrance for Python, which would be compiled with it
+INNER = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
 # numba's thread pool must not be entered by two threads at once; one kernel uses every core anyway
 _ONE_AT_A_TIME = Lock()
@@ -73,9 +78,37 @@ def _round_half_even(_context, x):
     return x(x), codegen
 
 
-@njit(inline="always")
+@intrinsic
+def distinct(_context):
+    """Promises that of the arrays passed to the calling function none overlaps one that is written.
+
+    Otherwise LLVM compares addresses at every row, which takes longer than the row, and keeps nothing in registers from
+    one row to the next.
+    """
+
+    def codegen(context, builder, _signature, _args):
+        for argument in builder.function.args:
+            if isinstance(argument.type, ir.PointerType):
+                argument.add_attribute("noalias")
+        return context.get_dummy_value()
+
+    return nb_types.void(), codegen
+
+
+@intrinsic
+def _dense(_context, row):
+    """A row that is contiguous, with a type that says so: only then is a loop over it vectorized."""
+
+    def codegen(context, builder, signature, args):
+        context.nrt.incref(builder, signature.return_type, args[0])
+        return args[0]
+
+    return row.copy(layout="C")(row), codegen
+
+
+@njit(fastmath=STRICT, error_model="numpy")
 def exp32(x):
-    """exp(x) for float32 x <= 0, clamped below at -87 (1.6e-38); inlined, so that the caller's loop vectorizes."""
+    """exp(x) for float32 x <= 0, clamped below at -87 (1.6e-38); LLVM inlines it, so that a loop over it vectorizes."""
     x = max(x, np.float32(-87.0))
     k = _round_half_even(x * np.float32(1.4426950408889634))
     r = x - k * np.float32(0.693359375)
@@ -90,67 +123,199 @@ def exp32(x):
     return p * _float_from_bits((np.int32(k) + np.int32(127)) << np.int32(23))
 
 
-@njit(inline="always")
-def exp64(x):
-    """exp(x) for float64 x."""
-    return np.exp(x)
+def _exp(x):
+    """exp(x) in the precision of x, inside compiled code only."""
+
+
+@overload(_exp)
+def _exp_in_its_precision(x):
+    return (lambda x: exp32(x)) if x == nb_types.float32 else (lambda x: np.exp(x))
 
 
 @njit(fastmath=STRICT, error_model="numpy")
-def decays32(delta, a, out):
-    """out[t, c] = exp(delta[t, c] a[c]) for float32 tiles [l, LANES]."""
+def decays(delta, a, out):
+    """out[t, c] = exp(delta[t, c] a[c]) for tiles [l, LANES]."""
+    distinct()
     for t in range(out.shape[0]):
         for c in range(LANES):
-            out[t, c] = exp32(delta[t, c] * a[c])
+            out[t, c] = _exp(delta[t, c] * a[c])
 
 
-@njit(fastmath=STRICT, error_model="numpy")
-def decays64(delta, a, out):
-    """out[t, c] = exp(delta[t, c] a[c]) for float64 tiles [l, LANES]."""
-    for t in range(out.shape[0]):
-        for c in range(LANES):
-            out[t, c] = exp64(delta[t, c] * a[c])
+# by the names that `ouro.scan.transition` knows
+decays32 = decays64 = decays
 
 
 def max_exp_ulp(samples: int = 1_000_000, seed: int = 0) -> float:
     """Largest error of `exp32` in units in the last place, over uniform samples of [-87, 0]."""
     x = -(np.random.default_rng(seed).random((samples // LANES, LANES)) * 87).astype(np.float32)
     out = np.empty_like(x)
-    decays32(x, np.ones(LANES, np.float32), out)
+    decays(x, np.ones(LANES, np.float32), out)
     exact = np.exp(x.astype(np.float64))
     return float(np.max(np.abs(out - exact) / np.spacing(exact.astype(np.float32))))
 
 
-@njit(fastmath=FAST, error_model="numpy")
+@njit(fastmath=FAST, **INNER)
 def load_tile(source, first, count, out):
     """Copies channels first .. first + count of source [l e] into a tile; the other lanes are zero."""
+    distinct()
+    is_dense = source.strides[1] == source.itemsize
     for t in range(out.shape[0]):
-        for c in range(count):
-            out[t, c] = source[t, first + c]
+        row = source[t, first : first + count]
+        if is_dense:
+            dense = _dense(row)
+            for c in range(count):
+                out[t, c] = dense[c]
+        else:
+            for c in range(count):
+                out[t, c] = row[c]
         for c in range(count, LANES):
             out[t, c] = 0
 
 
-@njit(fastmath=FAST, error_model="numpy")
-def _recur(decay, x, b, states):
-    """states[t + 1] = decay[t] states[t] + b[t] x[t], down the tile."""
-    for t in range(decay.shape[0]):
-        bt = b[t]
-        for c in range(LANES):
-            states[t + 1, c] = decay[t, c] * states[t, c] + bt * x[t, c]
+@njit(fastmath=FAST, **INNER)
+def _store_tile(tile, first, count, out):
+    """Copies the first lanes of a tile to channels first .. first + count of out [l e]."""
+    distinct()
+    for t in range(tile.shape[0]):
+        row = out[t, first : first + count]
+        for c in range(count):
+            row[c] = tile[t, c]
 
 
-@njit(fastmath=STRICT, error_model="numpy")
-def _recur_rounded(decay, x, b, step, lane_step, limit, states, carried):
-    """As `_recur`, but what is carried on is the rounded state; states[t + 1] keeps the unrounded one."""
-    one = limit / limit
-    for t in range(decay.shape[0]):
-        bt = b[t]
+@njit(fastmath=FAST, **INNER)
+def _load_lanes(source, first, count, out):
+    """Copies source[first : first + count] into the first lanes; the others stay."""
+    distinct()
+    part = source[first : first + count]
+    for c in range(count):
+        out[c] = part[c]
+
+
+@njit(fastmath=FAST, **INNER)
+def _scale_lanes(source, factor, first, count, out):
+    """As `_load_lanes`, times a factor; the others become one, so that they can be divided by."""
+    distinct()
+    part = source[first : first + count]
+    for c in range(LANES):
+        out[c] = 1
+    for c in range(count):
+        out[c] = part[c] * factor
+
+
+@njit(fastmath=FAST, **INNER)
+def _store_lanes(lanes, first, count, out):
+    """Copies the first lanes to out[first : first + count]."""
+    distinct()
+    part = out[first : first + count]
+    for c in range(count):
+        part[c] = lanes[c]
+
+
+@njit(fastmath=FAST, **INNER)
+def _zero(lanes):
+    for c in range(LANES):
+        lanes[c] = 0
+
+
+@njit(fastmath=FAST, **INNER)
+def _tile(rows, like):
+    """[rows, LANES] of the type of another array, not yet filled. It starts with a cache line: a vector in two of them
+    takes twice as long."""
+    size = rows * LANES
+    flat = np.empty(size + CACHE_LINE // like.itemsize, like.dtype)
+    start = -flat.ctypes.data % CACHE_LINE // like.itemsize
+    return flat[start : start + size].reshape(rows, LANES)
+
+
+@njit(fastmath=FAST, **INNER)
+def _zeros(rows, like):
+    """As `_tile`, filled with zeros."""
+    tile = _tile(rows, like)
+    for t in range(rows):
+        _zero(tile[t])
+    return tile
+
+
+@njit(fastmath=FAST, **INNER)
+def _product(x, y, out):
+    """out = x y, tiles."""
+    distinct()
+    for t in range(out.shape[0]):
         for c in range(LANES):
-            new = decay[t, c] * carried[t, c] + bt * x[t, c]
+            out[t, c] = x[t, c] * y[t, c]
+
+
+@njit(fastmath=FAST, **INNER)
+def _skip(u, D, total):
+    """total = D u."""
+    distinct()
+    for t in range(total.shape[0]):
+        for c in range(LANES):
+            total[t, c] = D[c] * u[t, c]
+
+
+@njit(fastmath=FAST, **INNER)
+def _advance(delta, x, a, B, C, h, total, states, keep):
+    """h = exp(delta[t] a) h + B[t] x[t] and total[t] += C[t] h, step by step; states[t + 1] = h if they are kept."""
+    distinct()
+    for t in range(delta.shape[0]):
+        Bt, Ct = B[t], C[t]
+        for c in range(LANES):
+            new = _exp(delta[t, c] * a[c]) * h[c] + Bt * x[t, c]
+            h[c] = new
+            total[t, c] += Ct * new
+            if keep:
+                states[t + 1, c] = new
+
+
+@njit(fastmath=FAST, **INNER)
+def _replay(delta, x, a, B, h, decay, states):
+    """As `_advance`, but nothing is read out, and decays and states are kept."""
+    distinct()
+    for t in range(delta.shape[0]):
+        Bt = B[t]
+        for c in range(LANES):
+            decay[t, c] = _exp(delta[t, c] * a[c])
+            new = decay[t, c] * h[c] + Bt * x[t, c]
+            h[c] = new
             states[t + 1, c] = new
-            scale = step[t] * lane_step[c]
-            carried[t + 1, c] = min(max(_round_half_even(new / scale), -limit), limit - one) * scale
+
+
+@njit(fastmath=FAST, **INNER)
+def _reverse(delta, x, a, B, C, decay, states, gy, from_window, windowed, grad, dA, into_delta, into_x, dB, dC):
+    """The gradients of one state, from the last step to the first; grad is what a step passes to the one before."""
+    distinct()
+    real = x.dtype.type
+    for i in range(delta.shape[0]):
+        t = delta.shape[0] - 1 - i
+        Bt, Ct = B[t], C[t]
+        to_B, to_C = real(0), real(0)
+        for c in range(LANES):
+            new = grad[c] + gy[t, c] * Ct
+            if windowed:
+                new += from_window[t, c]
+            to_B += new * x[t, c]
+            to_C += gy[t, c] * states[t + 1, c]
+            into_x[t, c] += new * Bt
+            passed = new * decay[t, c]
+            grad[c] = passed
+            # d exp(delta a) = exp(delta a) (a d delta + delta d a)
+            exponent = passed * states[t, c]
+            into_delta[t, c] += exponent * a[c]
+            dA[c] += exponent * delta[t, c]
+        dB[t] += to_B
+        dC[t] += to_C
+
+
+@njit(fastmath=FAST, **INNER)
+def _finish(delta, u, D, gy, into_delta, into_x, dD):
+    """Turns the gradient of x = delta u into those of delta and u (in into_x), and adds what D u gets."""
+    distinct()
+    for t in range(delta.shape[0]):
+        for c in range(LANES):
+            dD[c] += gy[t, c] * u[t, c]
+            into_delta[t, c] += into_x[t, c] * u[t, c]
+            into_x[t, c] = into_x[t, c] * delta[t, c] + gy[t, c] * D[c]
 
 
 @njit(inline="always")
@@ -165,26 +330,26 @@ def _cube_root(v, third):
     return v * r * r
 
 
-@njit(fastmath=STRICT, error_model="numpy")
-def _compand(x, rule, out):
-    """out = `ouro.scan.companding.compand` of a tile of one state, maybe in place; for `rule` see `_rule_by_state`."""
+@njit(fastmath=STRICT, **INNER)
+def _compand(tile, rule, lanes):
+    """`ouro.scan.companding.compand` of a tile of one state, in place; for `rule` see `_rule_by_state`."""
+    distinct()
     low, high, top, power, signed = rule[0], rule[1], rule[2], int(rule[3]), rule[4] > 0
+    if top == 0:
+        return
     one = top / top
     zero = one - one
     third = one / (one + one + one)
     span = high if signed else high - low
-    if not span > zero:
-        out[:] = zero if signed else high
-        return
-    v = np.empty(LANES, out.dtype)
-    fraction = np.empty(LANES, out.dtype)
-    # kept apart: a loop that reads x and writes out does not vectorize where the two are one tile
-    sign = np.empty(LANES, out.dtype)
-    for t in range(out.shape[0]):
+    sign, v, fraction = lanes[0], lanes[1], lanes[2]
+    for t in range(tile.shape[0]):
+        if not span > zero:
+            for c in range(LANES):
+                tile[t, c] = zero if signed else high
+            continue
         for c in range(LANES):
-            sign[c] = -one if x[t, c] < zero else one
-        for c in range(LANES):
-            distance = (abs(x[t, c]) if signed else high - x[t, c]) / span
+            sign[c] = -one if tile[t, c] < zero else one
+            distance = (abs(tile[t, c]) if signed else high - tile[t, c]) / span
             distance = zero if distance < zero else distance
             v[c] = one if distance > one else distance
         if power == 3:
@@ -202,52 +367,171 @@ def _compand(x, rule, out):
                 fraction[c] *= v[c]
         if signed:
             for c in range(LANES):
-                out[t, c] = sign[c] * high * fraction[c]
+                tile[t, c] = sign[c] * high * fraction[c]
         else:
             for c in range(LANES):
-                out[t, c] = high - span * fraction[c]
+                tile[t, c] = high - span * fraction[c]
 
 
-@njit(fastmath=STRICT, error_model="numpy")
-def _drive(delta, b, rule, u, B_bar, out):
-    """B_bar = delta b, rounded, and out = B_bar u, tiles [l, LANES]."""
-    for t in range(out.shape[0]):
-        bt = b[t]
+@njit(fastmath=STRICT, **INNER)
+def _discretize(delta, a, B, decay, A_bar, B_bar):
+    """decay = A_bar = exp(delta a) and B_bar = delta B, before what is rounded is rounded."""
+    distinct()
+    for t in range(delta.shape[0]):
+        Bt = B[t]
         for c in range(LANES):
-            B_bar[t, c] = delta[t, c] * bt
-    _compand(B_bar, rule, B_bar)
-    for t in range(out.shape[0]):
+            factor = _exp(delta[t, c] * a[c])
+            decay[t, c] = factor
+            A_bar[t, c] = factor
+            B_bar[t, c] = delta[t, c] * Bt
+
+
+@njit(fastmath=STRICT, **INNER)
+def _recur(A_bar, B_bar, u, step, lane_step, limit, h, states, carried):
+    """states[t + 1] = A_bar[t] carried[t] + B_bar[t] u[t], where what is carried on is the rounded state."""
+    distinct()
+    rounds = limit < np.inf
+    one = lane_step.dtype.type(1)
+    for t in range(A_bar.shape[0]):
+        step_t = step[t]
         for c in range(LANES):
-            out[t, c] = B_bar[t, c] * u[t, c]
+            new = A_bar[t, c] * h[c] + B_bar[t, c] * u[t, c]
+            states[t + 1, c] = new
+            if rounds:
+                scale = step_t * lane_step[c]
+                new = min(max(_round_half_even(new / scale), -limit), limit - one) * scale
+            carried[t + 1, c] = new
+            h[c] = new
 
 
-@njit(fastmath=FAST, error_model="numpy")
+@njit(fastmath=FAST, **INNER)
+def _read_out(states, C, total):
+    """total[t] += C[t] states[t + 1]."""
+    distinct()
+    for t in range(total.shape[0]):
+        Ct = C[t]
+        for c in range(LANES):
+            total[t, c] += Ct * states[t + 1, c]
+
+
+@njit(fastmath=FAST, **INNER)
+def _reverse_rounded(
+    delta, u, a, B, C, decay, A_bar, B_bar, states, carried, step, lane_step, limit, rule_A, rule_B,
+    gy, from_window, windowed, grad, dA, into_delta, into_u, dB, dC,
+):  # fmt: skip
+    """As `_reverse`; gradients pass straight through what is rounded, but not where that is clipped."""
+    distinct()
+    real = u.dtype.type
+    A_low, A_high, B_low, B_high = rule_A[0], rule_A[1], rule_B[0], rule_B[1]
+    for i in range(delta.shape[0]):
+        t = delta.shape[0] - 1 - i
+        Bt, Ct, step_t = B[t], C[t], step[t]
+        to_B, to_C = real(0), real(0)
+        for c in range(LANES):
+            scale = step_t * lane_step[c]
+            inside = -limit * scale <= states[t + 1, c] <= (limit - real(1)) * scale
+            new = (grad[c] if inside else real(0)) + gy[t, c] * Ct
+            if windowed:
+                new += from_window[t, c]
+            to_C += gy[t, c] * states[t + 1, c]
+            into_u[t, c] += new * B_bar[t, c]
+            kept = new * u[t, c] if B_low <= delta[t, c] * Bt <= B_high else real(0)
+            into_delta[t, c] += kept * Bt
+            to_B += kept * delta[t, c]
+            grad[c] = new * A_bar[t, c]
+            # with the exact decay
+            kept = new * decay[t, c] if A_low <= decay[t, c] <= A_high else real(0)
+            exponent = kept * carried[t, c]
+            into_delta[t, c] += exponent * a[c]
+            dA[c] += exponent * delta[t, c]
+        dB[t] += to_B
+        dC[t] += to_C
+
+
+@njit(fastmath=FAST, **INNER)
+def _finish_rounded(u, D, gy, into_u, dD):
+    distinct()
+    for t in range(u.shape[0]):
+        for c in range(LANES):
+            dD[c] += gy[t, c] * u[t, c]
+            into_u[t, c] += gy[t, c] * D[c]
+
+
+@njit(fastmath=FAST, **INNER)
 def box_tile(grid, height, width, half, scratch, out):
     """out[r, c] = sum of grid over the window of half-width `half` around cell (r, c); tiles [h w, LANES]."""
+    distinct()
+    for row in range(height):
+        start = row * width
+        for col in range(width):
+            for c in range(LANES):
+                scratch[start + col, c] = 0
+            for k in range(start + max(0, col - half), start + min(width, col + half + 1)):
+                for c in range(LANES):
+                    scratch[start + col, c] += grid[k, c]
     for row in range(height):
         for col in range(width):
             p = row * width + col
             for c in range(LANES):
-                scratch[p, c] = 0
-            for k in range(max(0, col - half), min(width, col + half + 1)):
-                for c in range(LANES):
-                    scratch[p, c] += grid[row * width + k, c]
-    for row in range(height):
-        for p in range(row * width, (row + 1) * width):
-            for c in range(LANES):
                 out[p, c] = 0
-        for k in range(max(0, row - half), min(height, row + half + 1)):
-            for col in range(width):
+            for k in range(max(0, row - half), min(height, row + half + 1)):
                 for c in range(LANES):
-                    out[row * width + col, c] += scratch[k * width + col, c]
+                    out[p, c] += scratch[k * width + col, c]
+
+
+@njit(fastmath=FAST, **INNER)
+def _weigh(states, steps, weights, grid):
+    """grid[p] = w_t h_t, where step t reads cell p."""
+    distinct()
+    for p in range(grid.shape[0]):
+        t = steps[p]
+        w = weights[t]
+        for c in range(LANES):
+            grid[p, c] = w * states[t + 1, c]
+
+
+@njit(fastmath=FAST, **INNER)
+def _read_out_window(h_p, steps, C, total_p):
+    """total_p[p] += C_t h_p[p], where step t reads cell p."""
+    distinct()
+    for p in range(h_p.shape[0]):
+        Ct = C[steps[p]]
+        for c in range(LANES):
+            total_p[p, c] += Ct * h_p[p, c]
+
+
+@njit(fastmath=FAST, **INNER)
+def _reverse_read_out_window(h_p, steps, C, gy_p, grid, dC):
+    """The gradients of `_read_out_window`; that of h_p goes into grid."""
+    distinct()
+    for p in range(h_p.shape[0]):
+        t = steps[p]
+        Ct = C[t]
+        dot = h_p.dtype.type(0)
+        for c in range(LANES):
+            dot += gy_p[p, c] * h_p[p, c]
+            grid[p, c] = gy_p[p, c] * Ct
+        dC[t] += dot
+
+
+@njit(fastmath=FAST, **INNER)
+def _reverse_weigh(grad, states, steps, weights, into_states, dweights):
+    """The gradients of `_weigh`, given that of its grid."""
+    distinct()
+    for p in range(grad.shape[0]):
+        t = steps[p]
+        w = weights[t]
+        dot = grad.dtype.type(0)
+        for c in range(LANES):
+            dot += states[t + 1, c] * grad[p, c]
+            into_states[t, c] = w * grad[p, c]
+        dweights[t] += dot
 
 
 @cache
-def _kernels(dtype: str, KEEP: bool, QUANT: bool, WINDOW: bool, ROUND_A: bool, ROUND_B: bool) -> SimpleNamespace:
-    """Forward and backward for one dtype and one set of options; u, delta and gradients come as [b l e] views."""
+def _kernels(dtype: str, ROUNDED: bool) -> SimpleNamespace:
+    """Forward and backward for one dtype, with or without rounding; u, delta and gradients come as [b l e] views."""
     # a flag and not the function: as a cell variable a compiled function makes numba's key new in every process
-    DOUBLE = dtype == "float64"
-    real = np.float64 if dtype == "float64" else np.float32
 
     @njit(fastmath=FAST, error_model="numpy", parallel=True, cache=True)
     def forward(
@@ -255,85 +539,51 @@ def _kernels(dtype: str, KEEP: bool, QUANT: bool, WINDOW: bool, ROUND_A: bool, R
         y, h, y_p,
     ):  # fmt: skip
         batch, L, channels = u.shape
-        groups, N = B.shape[1], A.shape[1]
+        groups, N = B.shape[1], A.shape[0]
         per_group = channels // groups
         tiles = (per_group + LANES - 1) // LANES
         cells = height * width
+        keep = h.shape[0] > 0
         for task in prange(batch * groups * tiles):
             b = task // (groups * tiles)
             g = task // tiles % groups
             first = g * per_group + task % tiles * LANES
             count = min(LANES, (g + 1) * per_group - first)
-            dt = np.empty((L, LANES), real)
-            x = np.empty((L, LANES), real)
-            total = np.empty((L, LANES), real)
-            decay = np.empty((L, LANES), real)
-            states = np.zeros((L + 1, LANES), real)
-            carried = np.zeros((L + 1 if QUANT else 1, LANES), real)
-            B_bar = np.empty((L if ROUND_B else 0, LANES), real)
-            # what enters the state is matrix[t] drive[t]: B and u delta, or ones and B_bar u where B_bar is rounded
-            drive = np.empty((L, LANES), real) if ROUND_B else x
-            ones = np.ones(L if ROUND_B else 0, real)
-            lane = np.zeros(LANES, real)
-            lane_step = np.ones(LANES, real)
-            grid = np.empty((cells, LANES), real)
-            scratch = np.empty((cells, LANES), real)
-            h_p = np.empty((cells, LANES), real)
-            total_p = np.zeros((cells, LANES), real)
+            dt, ut, x, total = _tile(L, A), _tile(L, A), _tile(L, A), _tile(L, A)
+            states = _zeros(L + 1 if keep or cells > 0 or ROUNDED else 1, A)
+            grid, scratch, h_p, total_p = _tile(cells, A), _tile(cells, A), _tile(cells, A), _zeros(cells, A)
+            # the state at one step, and what else is one number per lane
+            lanes = _zeros(6, A)
+            carry, lane, lane_step = lanes[0], lanes[1], lanes[2]
             load_tile(delta[b], first, count, dt)
-            load_tile(u[b], first, count, x)
-            for c in range(count):
-                lane[c] = D[first + c]
-            for t in range(L):
-                for c in range(LANES):
-                    total[t, c] = lane[c] * x[t, c]
-                    if not ROUND_B:
-                        x[t, c] *= dt[t, c]
+            load_tile(u[b], first, count, ut)
+            _load_lanes(D, first, count, lane)
+            _skip(ut, lane, total)
+            _product(dt, ut, x)
+            if ROUNDED:
+                A_bar, B_bar, carried = _tile(L, A), _tile(L, A), _zeros(L + 1, A)
             for n in range(N):
-                for c in range(count):
-                    lane[c] = A[first + c, n]
-                if DOUBLE:
-                    decays64(dt, lane, decay)
+                Bn, Cn = B[b, g, n], C[b, g, n]
+                _load_lanes(A[n], first, count, lane)
+                _zero(carry)
+                if ROUNDED:
+                    _scale_lanes(channel, state[n], first, count, lane_step)
+                    _discretize(dt, lane, Bn, x, A_bar, B_bar)
+                    _compand(A_bar, rule_A[n], lanes[3:])
+                    _compand(B_bar, rule_B[n], lanes[3:])
+                    _recur(A_bar, B_bar, ut, step, lane_step, limit, carry, states, carried)
+                    _read_out(states, Cn, total)
                 else:
-                    decays32(dt, lane, decay)
-                if ROUND_A:
-                    _compand(decay, rule_A[n], decay)
-                if ROUND_B:
-                    _drive(dt, B[b, g, n], rule_B[n], x, B_bar, drive)
-                    matrix = ones
-                else:
-                    matrix = B[b, g, n]
-                if QUANT:
-                    for c in range(count):
-                        lane_step[c] = channel[first + c] * state[n]
-                    _recur_rounded(decay, drive, matrix, step, lane_step, limit, states, carried)
-                else:
-                    _recur(decay, drive, matrix, states)
-                for t in range(L):
-                    Ct = C[b, g, n, t]
-                    for c in range(LANES):
-                        total[t, c] += Ct * states[t + 1, c]
-                if KEEP:
-                    for t in range(L):
-                        for c in range(count):
-                            h[b, n, t, first + c] = states[t + 1, c]
-                if WINDOW:
-                    for p in range(cells):
-                        w = weights[b, steps[p]]
-                        for c in range(LANES):
-                            grid[p, c] = w * states[steps[p] + 1, c]
+                    _advance(dt, x, lane, Bn, Cn, carry, total, states, keep or cells > 0)
+                if keep:
+                    _store_tile(states[1:], first, count, h[b, n])
+                if cells > 0:
+                    _weigh(states, steps, weights[b], grid)
                     box_tile(grid, height, width, half, scratch, h_p)
-                    for p in range(cells):
-                        Ct = C[b, g, n, steps[p]]
-                        for c in range(LANES):
-                            total_p[p, c] += Ct * h_p[p, c]
-            for t in range(L):
-                for c in range(count):
-                    y[b, t, first + c] = total[t, c]
-            if WINDOW:
-                for p in range(cells):
-                    for c in range(count):
-                        y_p[b, p, first + c] = total_p[p, c]
+                    _read_out_window(h_p, steps, Cn, total_p)
+            _store_tile(total, first, count, y[b])
+            if cells > 0:
+                _store_tile(total_p, first, count, y_p[b])
 
     @njit(fastmath=FAST, error_model="numpy", parallel=True, cache=True)
     def backward(
@@ -341,7 +591,7 @@ def _kernels(dtype: str, KEEP: bool, QUANT: bool, WINDOW: bool, ROUND_A: bool, R
         dy, dy_p, du, ddelta, dA, dB, dC, dD, dweights,
     ):  # fmt: skip
         batch, L, channels = u.shape
-        groups, N = B.shape[1], A.shape[1]
+        groups, N = B.shape[1], A.shape[0]
         per_group = channels // groups
         blocks = dB.shape[2]
         cells = height * width
@@ -350,148 +600,64 @@ def _kernels(dtype: str, KEEP: bool, QUANT: bool, WINDOW: bool, ROUND_A: bool, R
             g = task // blocks % groups
             k = task % blocks
             first = g * per_group + k * LANES
-            dt = np.empty((L, LANES), real)
-            ut = np.empty((L, LANES), real)
-            x = np.empty((L, LANES), real)
-            gy = np.empty((L, LANES), real)
-            gy_p = np.empty((cells, LANES), real)
-            decay = np.empty((L, LANES), real)
-            states = np.zeros((L + 1, LANES), real)
-            # what entered the next step: the states themselves, or their rounded copy
-            carried = np.zeros((L + 1, LANES), real) if QUANT else states
-            A_bar = np.empty((L, LANES), real) if ROUND_A else decay
-            B_bar = np.empty((L if ROUND_B else 0, LANES), real)
-            drive = np.empty((L, LANES), real) if ROUND_B else x
-            ones = np.ones(L if ROUND_B else 0, real)
-            into_B_bar = np.zeros((L if ROUND_B else 0, LANES), real)
-            into_decay = np.empty((L, LANES), real)
-            into_drive = np.empty((L, LANES), real)
-            from_window = np.zeros((L, LANES), real)
-            grad = np.empty(LANES, real)
-            lane = np.zeros(LANES, real)
-            lane_step = np.ones(LANES, real)
-            grid = np.empty((cells, LANES), real)
-            scratch = np.empty((cells, LANES), real)
-            out = np.empty((cells, LANES), real)
             count = min(LANES, (g + 1) * per_group - first)
+            dt, ut, x, gy = _tile(L, A), _tile(L, A), _tile(L, A), _tile(L, A)
+            decay, states = _tile(L, A), _zeros(L + 1, A)
+            into_delta, into_u = _zeros(L, A), _zeros(L, A)
+            gy_p, grid, scratch, h_p = _tile(cells, A), _tile(cells, A), _tile(cells, A), _tile(cells, A)
+            from_window = _zeros(L if cells > 0 else 0, A)
+            lanes = _zeros(7, A)
+            carry, lane, lane_step, grad = lanes[0], lanes[1], lanes[2], lanes[3]
             load_tile(delta[b], first, count, dt)
             load_tile(u[b], first, count, ut)
             load_tile(dy[b], first, count, gy)
-            if WINDOW:
+            if cells > 0:
                 load_tile(dy_p[b], first, count, gy_p)
-            for t in range(L):
-                for c in range(LANES):
-                    x[t, c] = ut[t, c] * dt[t, c]
-                    into_decay[t, c] = 0
-                    into_drive[t, c] = 0
+            if ROUNDED:
+                A_bar, B_bar, carried = _tile(L, A), _tile(L, A), _zeros(L + 1, A)
+            else:
+                _product(dt, ut, x)
             for n in range(N):
-                for c in range(count):
-                    lane[c] = A[first + c, n]
-                if DOUBLE:
-                    decays64(dt, lane, decay)
+                Bn, Cn, to_B, to_C = B[b, g, n], C[b, g, n], dB[b, g, k, n], dC[b, g, k, n]
+                _load_lanes(A[n], first, count, lane)
+                _zero(carry)
+                if ROUNDED:
+                    _scale_lanes(channel, state[n], first, count, lane_step)
+                    _discretize(dt, lane, Bn, decay, A_bar, B_bar)
+                    _compand(A_bar, rule_A[n], lanes[4:])
+                    _compand(B_bar, rule_B[n], lanes[4:])
+                    _recur(A_bar, B_bar, ut, step, lane_step, limit, carry, states, carried)
                 else:
-                    decays32(dt, lane, decay)
-                if ROUND_A:
-                    _compand(decay, rule_A[n], A_bar)
-                if ROUND_B:
-                    _drive(dt, B[b, g, n], rule_B[n], ut, B_bar, drive)
-                    matrix = ones
+                    _replay(dt, x, lane, Bn, carry, decay, states)
+                if cells > 0:
+                    _weigh(states, steps, weights[b], grid)
+                    box_tile(grid, height, width, half, scratch, h_p)
+                    _reverse_read_out_window(h_p, steps, Cn, gy_p, grid, to_C)
+                    box_tile(grid, height, width, half, scratch, h_p)
+                    _reverse_weigh(h_p, states, steps, weights[b], from_window, dweights[b, g, k])
+                _zero(carry)
+                _zero(grad)
+                if ROUNDED:
+                    _reverse_rounded(
+                        dt, ut, lane, Bn, Cn, decay, A_bar, B_bar, states, carried, step, lane_step, limit,
+                        rule_A[n], rule_B[n], gy, from_window, cells > 0, carry, grad, into_delta, into_u, to_B, to_C,
+                    )  # fmt: skip
                 else:
-                    matrix = B[b, g, n]
-                if QUANT:
-                    for c in range(count):
-                        lane_step[c] = channel[first + c] * state[n]
-                    _recur_rounded(A_bar, drive, matrix, step, lane_step, limit, states, carried)
-                else:
-                    _recur(A_bar, drive, matrix, states)
-                if WINDOW:
-                    for p in range(cells):
-                        w = weights[b, steps[p]]
-                        for c in range(LANES):
-                            grid[p, c] = w * states[steps[p] + 1, c]
-                    box_tile(grid, height, width, half, scratch, out)
-                    for p in range(cells):
-                        t = steps[p]
-                        dot = real(0)
-                        Ct = C[b, g, n, t]
-                        for c in range(LANES):
-                            dot += gy_p[p, c] * out[p, c]
-                            grid[p, c] = gy_p[p, c] * Ct
-                        dC[b, g, k, n, t] += dot
-                    box_tile(grid, height, width, half, scratch, out)
-                    for p in range(cells):
-                        t = steps[p]
-                        w = weights[b, t]
-                        dot = real(0)
-                        for c in range(LANES):
-                            dot += states[t + 1, c] * out[p, c]
-                            from_window[t, c] = w * out[p, c]
-                        dweights[b, g, k, t] += dot
-                for c in range(LANES):
-                    grad[c] = 0
-                for i in range(L):
-                    t = L - 1 - i
-                    Bt = B[b, g, n, t]
-                    Ct = C[b, g, n, t]
-                    to_B = real(0)
-                    to_C = real(0)
-                    for c in range(LANES):
-                        new = grad[c]
-                        if QUANT:
-                            # straight through, but not where rounding clipped
-                            scale = step[t] * lane_step[c]
-                            inside = -limit * scale <= states[t + 1, c] <= (limit - real(1)) * scale
-                            new = new if inside else real(0)
-                        new += gy[t, c] * Ct
-                        if WINDOW:
-                            new += from_window[t, c]
-                        to_C += gy[t, c] * states[t + 1, c]
-                        if ROUND_B:
-                            inside = rule_B[n, 0] <= dt[t, c] * Bt <= rule_B[n, 1]
-                            kept = new if inside else real(0)
-                            to_B += kept * x[t, c]
-                            into_B_bar[t, c] += kept * Bt
-                            into_drive[t, c] += new * B_bar[t, c]
-                        else:
-                            to_B += new * x[t, c]
-                            into_drive[t, c] += new * Bt
-                        passed = new * A_bar[t, c]
-                        grad[c] = passed
-                        # d exp(delta a) = exp(delta a) (a d delta + delta d a): with the exact decay
-                        if ROUND_A:
-                            inside = rule_A[n, 0] <= decay[t, c] <= rule_A[n, 1]
-                            passed = new * decay[t, c] if inside else real(0)
-                        decay[t, c] = passed * carried[t, c]
-                    dB[b, g, k, n, t] += to_B
-                    dC[b, g, k, n, t] += to_C
-                for c in range(LANES):
-                    grad[c] = 0
-                for t in range(L):
-                    for c in range(LANES):
-                        into_decay[t, c] += decay[t, c] * lane[c]
-                        grad[c] += decay[t, c] * dt[t, c]
-                for c in range(count):
-                    dA[b, n, first + c] = grad[c]
-            for c in range(LANES):
-                lane[c] = 0
-                grad[c] = 0
-            for c in range(count):
-                lane[c] = D[first + c]
-            for t in range(L):
-                for c in range(LANES):
-                    grad[c] += gy[t, c] * ut[t, c]
-                    if ROUND_B:
-                        into_decay[t, c] += into_B_bar[t, c] * ut[t, c]
-                        into_drive[t, c] += gy[t, c] * lane[c]
-                    else:
-                        into_decay[t, c] += into_drive[t, c] * ut[t, c]
-                        into_drive[t, c] = into_drive[t, c] * dt[t, c] + gy[t, c] * lane[c]
-            for t in range(L):
-                for c in range(count):
-                    ddelta[b, t, first + c] = into_decay[t, c]
-                    du[b, t, first + c] = into_drive[t, c]
-            for c in range(count):
-                dD[b, first + c] = grad[c]
+                    _reverse(
+                        dt, x, lane, Bn, Cn, decay, states, gy, from_window, cells > 0, carry, grad,
+                        into_delta, into_u, to_B, to_C,
+                    )  # fmt: skip
+                _store_lanes(grad, first, count, dA[b, n])
+            _zero(lane)
+            _zero(grad)
+            _load_lanes(D, first, count, lane)
+            if ROUNDED:
+                _finish_rounded(ut, lane, gy, into_u, grad)
+            else:
+                _finish(dt, ut, lane, gy, into_delta, into_u, grad)
+            _store_tile(into_delta, first, count, ddelta[b])
+            _store_tile(into_u, first, count, du[b])
+            _store_lanes(grad, first, count, dD[b])
 
     return SimpleNamespace(forward=forward, backward=backward)
 
@@ -511,10 +677,10 @@ def _grouped(matrix: Tensor) -> Tensor:
 
 
 def _state_rule(rule: StateQuantizer | None, channels: int, L: int, N: int, dtype: torch.dtype) -> list[Any]:
-    """step [l], channel [e], state [n] and half the number of codes; empty without a rule."""
+    """step [l], channel [e], state [n] and half the number of codes, infinite without a rule."""
     real = np.dtype(str(dtype).removeprefix("torch."))
     if rule is None:
-        return [np.empty(0, real)] * 3 + [real.type(0)]
+        return [np.ones(L, real), np.ones(channels, real), np.ones(N, real), real.type(np.inf)]
     return [
         as_array(rule.step.expand(L), dtype),
         np.ones(channels, real) if rule.channel is None else as_array(rule.channel, dtype),
@@ -524,9 +690,9 @@ def _state_rule(rule: StateQuantizer | None, channels: int, L: int, N: int, dtyp
 
 
 def _rule_by_state(rule: Companding | None, N: int, dtype: torch.dtype) -> np.ndarray:
-    """[n 5]: low, high, steps from one to the other, power, whether signed; empty without a rule."""
+    """[n 5]: low, high, steps from one to the other, power, whether signed; without a rule, a range without end."""
     if rule is None:
-        return as_array(torch.zeros(0, 5), dtype)
+        return np.tile(np.array([-np.inf, np.inf, 0, 1, 0], str(dtype).removeprefix("torch.")), (N, 1))
     low, high = (bound.to(dtype).expand(N) for bound in bounds(rule))
     others = (torch.full((N,), value, dtype=dtype) for value in (levels(rule), rule.power, rule.signed))
     return as_array(torch.stack([low, high, *others], dim=1), dtype)
@@ -542,7 +708,7 @@ class _Scan(torch.autograd.Function):
         N = A.shape[1]
         real = np.dtype(str(dtype).removeprefix("torch."))
         arrays: list[Any] = [by_lane(u, dtype), by_lane(delta, dtype)]
-        arrays += [as_array(x, dtype) for x in (A, _grouped(B), _grouped(C))]
+        arrays += [as_array(x, dtype) for x in (A.T, _grouped(B), _grouped(C))]
         arrays.append(np.zeros(channels, real) if D is None else as_array(D, dtype))
         arrays += _state_rule(rounding.h, channels, L, N, dtype)
         arrays += [_rule_by_state(rule, N, dtype) for rule in (rounding.A_bar, rounding.B_bar)]
@@ -551,8 +717,7 @@ class _Scan(torch.autograd.Function):
             arrays += [np.empty((0, 0), real), np.empty(0, np.int64), 0, height, width]
         else:
             arrays += [as_array(weights, dtype), raster_steps(window.order).numpy(), window.size // 2, height, width]
-        rounded = [rule is not None for rule in (rounding.h, rounding.A_bar, rounding.B_bar)]
-        kernels = _kernels(real.name, keep_states, rounded[0], window is not None, *rounded[1:])
+        kernels = _kernels(real.name, rounding != ScanRounding())
         y = np.empty((batch, L, channels), real)
         h = np.empty((batch, N, L, channels) if keep_states else (0, 0, 0, 0), real)
         y_p = np.empty((batch, height * width, channels), real)
@@ -567,7 +732,7 @@ class _Scan(torch.autograd.Function):
     def backward(ctx, dy, dy_p, _):
         u, _, A, B = ctx.arrays[:4]
         batch, L, channels = u.shape
-        groups, N = B.shape[1], A.shape[1]
+        groups, N = B.shape[1], A.shape[0]
         blocks = -(-(channels // groups) // LANES)
         du, ddelta = np.empty(u.shape, u.dtype), np.empty(u.shape, u.dtype)
         dA, dD = np.empty((batch, N, channels), u.dtype), np.empty((batch, channels), u.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ouro.scan import selective_scan
+from ouro.scan import cpu, selective_scan
 from ouro.scan.companding import compand
 from ouro.scan.discretize import discretize
 from ouro.types import Companding, ScanInputs, ScanRounding, StateQuantizer
@@ -156,3 +156,12 @@ one, three = torch.ones(1), torch.ones(3)
 def test_errors_say_what_was_given_and_what_is_allowed(rules: ScanRounding, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         selective_scan(ScanInputs(*operands((1, 2, 5, 4, None))), rounding=rules)
+
+
+def test_one_kernel_serves_every_set_of_rules() -> None:
+    # what is not rounded passes through neutral rules: nothing more is compiled
+    size = (1, 5, 7, 3, None)
+    inputs = ScanInputs(*operands(size))
+    for flags in ((True, False, False), (False, True, False), (False, False, True), (True, True, True)):
+        selective_scan(inputs, rounding=rounding(size, flags), keep_states=all(flags))
+    assert len(cpu._kernels("float32", True).forward.signatures) == 1

@@ -154,7 +154,7 @@ def test_contract_refuses():
 def test_kernels_have_a_stable_cache_key():
     # a compiled function among the cell variables has a new identity in every process: nothing would be found again
     kernels = [
-        cpu._kernels("float32", False, False, False, True, True),
+        cpu._kernels("float32", True),
         transitions._kernels("float32"),
         contraction._kernels("float32"),
     ]
