@@ -44,18 +44,21 @@ def patch_contrast(
     inside = neighborhood(grid, window).to(features.device)
     count = inside.sum(1)
     wanted = torch.minimum(torch.full_like(count, positives), (count + 1) // 2)
+    # only the window's members are ranked and compared, not whole rows
+    members = inside.to(torch.uint8).topk(int(count.max()), dim=1).indices
+    chosen = similarity.gather(2, members.expand(len(features), -1, -1))
     with torch.no_grad():
-        # only the window's members are ranked, not whole rows
-        members = inside.to(torch.uint8).topk(int(count.max()), dim=1).indices.expand(len(features), -1, -1)
-        values = similarity.gather(2, members).masked_fill(~inside.gather(1, members[0]), -math.inf)
+        values = chosen.masked_fill(~inside.gather(1, members), -math.inf)
         rank = values.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
-        positive = torch.zeros_like(similarity, dtype=torch.bool).scatter(2, members, rank < wanted[:, None])
+        is_positive = rank < wanted[:, None]
+        places = members.expand(len(features), -1, -1)
+        positive = torch.zeros_like(similarity, dtype=torch.bool).scatter(2, places, is_positive)
         itself = torch.eye(len(inside), dtype=torch.bool, device=features.device)
-    logits = similarity / temperature
-    left_out = positive | itself if negatives == "all" else positive | ~inside
-    against = logits.masked_fill(left_out, -math.inf).logsumexp(-1, keepdim=True)
-    per_pair = torch.logaddexp(logits, against) - logits
-    return ((per_pair * positive).sum(-1) / wanted).mean(-1)
+        left_out = positive | itself if negatives == "all" else positive | ~inside
+    against = (similarity / temperature).masked_fill(left_out, -math.inf).logsumexp(-1, keepdim=True)
+    # log(e^positive + e^negatives) - positive
+    per_pair = F.softplus(against - chosen / temperature)
+    return ((per_pair * is_positive).sum(-1) / wanted).mean(-1)
 
 
 def similarity_entropy(features: Tensor, *, points: int = 64, bandwidth: float = 0.01) -> Tensor:
