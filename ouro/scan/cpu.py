@@ -7,7 +7,8 @@ back. Every loop over lanes has a constant trip count and works on arrays known 
 vectorizes it whatever N is. What is rounded inside the recurrence is rounded tile by tile, by kernels of their own. The
 exponential is a Cody-Waite reduction with a degree-6 polynomial (`max_exp_ulp` measures it). Kernels are compiled on
 first use and cached on disk. Sums over channels run in blocks of LANES, so that a sample's result depends neither on
-its batch-mates nor on the number of threads.
+its batch-mates nor on the number of threads. One file for all of it: numba renews a kernel on disk when the kernel's own
+file changes, not when one that it calls into does.
 """
 
 from __future__ import annotations
@@ -139,10 +140,6 @@ def decays(delta, a, out):
     for t in range(out.shape[0]):
         for c in range(LANES):
             out[t, c] = _exp(delta[t, c] * a[c])
-
-
-# by the names that `ouro.scan.transition` knows
-decays32 = decays64 = decays
 
 
 def max_exp_ulp(samples: int = 1_000_000, seed: int = 0) -> float:

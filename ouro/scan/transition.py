@@ -22,7 +22,7 @@ from numba import njit, prange
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ouro.scan.cpu import FAST, LANES, as_array, by_lane, decays32, decays64, load_tile, run_kernel
+from ouro.scan.cpu import FAST, LANES, as_array, by_lane, decays, load_tile, run_kernel
 
 COLUMNS = 16
 """Columns that move together; a multiple of 4, and LANES one of 8."""
@@ -173,7 +173,6 @@ def _collect(G, start, dt, decay, floor, m, sums, row):
 def _kernels(dtype: str) -> SimpleNamespace:
     """Forward and backward for one dtype; delta comes as [b l e], T and its gradient as [b g n i j]."""
     # a flag and not the function: as a cell variable a compiled function makes numba's key new in every process
-    DOUBLE = dtype == "float64"
     real = np.float64 if dtype == "float64" else np.float32
     floor = real(FLOOR[dtype])
     # constants, on the contrary, belong into the key of the compiled code
@@ -203,10 +202,7 @@ def _kernels(dtype: str) -> SimpleNamespace:
                 for n in range(N):
                     for c in range(count):
                         lane[c] = A[first + c, n]
-                    if DOUBLE:
-                        decays64(dt, lane, decay)
-                    else:
-                        decays32(dt, lane, decay)
+                    decays(dt, lane, decay)
                     _add_columns(dt, decay, floor, m, total[n])
             for n in range(N):
                 T[b, g, n, :start, start : start + width] = 0
@@ -242,10 +238,7 @@ def _kernels(dtype: str) -> SimpleNamespace:
             for n in range(N):
                 for c in range(count):
                     lane[c] = A[first + c, n]
-                if DOUBLE:
-                    decays64(dt, lane, decay)
-                else:
-                    decays32(dt, lane, decay)
+                decays(dt, lane, decay)
                 row[:] = 0
                 crossing[:] = 0
                 into_A[:] = 0
