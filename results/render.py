@@ -138,12 +138,12 @@ def methods() -> str | None:
     for name in known:
         found = [cells.get(("vim_nano", *column, name)) for column in columns]
         last = cells.get(("vim_nano", "lin", "w4a4o8", "real", name))
-        told = ("", "", "") if last is None else (
-            f"{last['effective_bits']['activations']:.2f}", f"{last['calibration_seconds']:.0f}", f"{last['peak_mb']:.0f}"
+        told = ("", "") if last is None else (
+            f"{last['effective_bits']['activations']:.2f}", f"{last['calibration_seconds']:.0f}"
         )  # fmt: skip
         first.append([METHODS[name], *("" if row is None else _cell(row) for row in found), *told])
     head = ["method", *(f"{scope} {bits.upper()[:4]}, {calib}" for scope, bits, calib in columns)]
-    head += ["A bits at lin W4A4", "seconds", "peak MB"]
+    head += ["A bits at lin W4A4", "seconds"]
     others = [name for name in floats if name != "vim_nano"]
     second: Rows = []
     for name in known:
