@@ -191,7 +191,9 @@ def test_every_backend_says_whether_it_runs_here() -> None:
 
 def test_errors_say_what_was_given_and_what_is_allowed() -> None:
     u, delta, A, B, C, D = operands((2, 4, 5, 3, None))
-    with pytest.raises(BackendError, match="unknown scan backend 'cuda'; known: auto, cpu, triton, mamba_ssm, reference"):
+    with pytest.raises(
+        BackendError, match="unknown scan backend 'cuda'; known: auto, cpu, triton, mamba_ssm, reference"
+    ):
         selective_scan(ScanInputs(u, delta, A, B, C, D), backend="cuda")
     with pytest.raises(BackendError, match="'mamba_ssm' cannot serve this request: it runs on CUDA devices"):
         selective_scan(ScanInputs(u, delta, A, B, C, D), backend="mamba_ssm")
