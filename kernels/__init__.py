@@ -14,6 +14,7 @@ NAMES: tuple[str, ...] = (
     "implicit_attention",
     "norm_quantize",
     "outlier_quantizer",
+    "paired_linear",
     "patched_scan",
     "quantized_linear",
     "selective_scan",

@@ -86,6 +86,16 @@ def _linear(sets: Sequence[Inputs], dtype: torch.dtype) -> list[Call]:
     return [partial(F.linear, *_floats(inputs, dtype)) for inputs in sets]
 
 
+def _linear_pairs(sets: Sequence[Inputs]) -> list[Call]:
+    def both(inputs: Inputs) -> Call:
+        names = ("x", "weight", "bias")
+        ways = [[None if (t := inputs[f"{n}_{way}"]) is None else t.half() for n in names] for way in "fb"]
+        follow = F.softplus if inputs["activation"] == "softplus" else torch.Tensor.contiguous
+        return lambda: [follow(F.linear(*way)) for way in ways]
+
+    return [both(inputs) for inputs in sets]
+
+
 def _two_ways(inputs: Inputs) -> bool:
     return inputs.get("outliers") is not None
 
@@ -183,6 +193,7 @@ _WITH_CODES = "makes the codes of its rows itself, on every call; one weight for
 PEERS = (
     Peer("torch fp16", ("quantized_linear",), partial(_linear, dtype=torch.float16)),
     Peer("torch bf16", ("quantized_linear",), partial(_linear, dtype=torch.bfloat16)),
+    Peer("torch fp16", ("paired_linear",), _linear_pairs, "one after the other, softplus in a pass of its own"),
     Peer("torch._int_mm", ("quantized_linear",), _int_mm, "and the steps by torch, in passes of their own"),
     Peer("torchao int8", ("quantized_linear",), _torchao, f"bfloat16, compiled; {_WITH_CODES}", "torchao"),
     Peer("gemlite A8W8", ("quantized_linear",), _gemlite, _WITH_CODES, "gemlite"),
