@@ -90,7 +90,13 @@ class Tap(nn.Module):
 
 
 def taps(model: nn.Module) -> Iterator[tuple[str, Tap]]:
-    """Yields (path, tap) of every tap of the model, in module order."""
+    """Yields (path, tap) of every tap of the model, in module order.
+
+    Raises:
+        ValueError: a model whose `untapped` says why nothing of it can be seen, counted or rounded.
+    """
+    if why := getattr(model, "untapped", None):
+        raise ValueError(why)
     for path, module in model.named_modules():
         if isinstance(module, Tap):
             yield path, module

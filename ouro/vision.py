@@ -26,6 +26,8 @@ class VisionModel(nn.Module, ABC):
     info: ModelInfo
     num_classes: int
     loaded_from: WeightsSource | None = None
+    untapped: str | None = None
+    """Why the model has no taps, if it has none: to record, count or audit it is refused with this, see `ouro.taps`."""
 
     @abstractmethod
     def stem(self, images: Tensor) -> tuple[Any, ...]:

@@ -23,6 +23,7 @@ LAYERS = {
     "ouro.data": 3,
     "ouro.attention": 4,
     "ouro.quant": 4,
+    "ouro.fused": 5,
     "ouro.gen": 5,
     "ouro.evaluate": 5,
     "ouro.figures": 6,

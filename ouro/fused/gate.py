@@ -1,0 +1,209 @@
+"""Whether a fused model puts out what the one it was made from does: the same check for tests and before every benchmark.
+
+`python -m ouro.fused.gate MODEL [FORMAT ...]` writes one JSON line per format for a tiny variant of the model, in Triton's
+interpreter where TRITON_INTERPRET=1 is set.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ouro.fused.model import FusedModel, fuse
+from ouro.kernels.launch import interpreted
+from ouro.models import create_model, variant
+from ouro.quant import attach_calibration, quantize
+from ouro.vision import VisionModel
+
+CHUNK = 64
+"""Images that pass at once."""
+EXACT = 0.01
+"""How far logits of kernels in float32 may be from the simulation: where a float lies beside the border of two codes, the
+order of a sum decides about the code."""
+FACTORS = {False: 4.0, True: 1.25}
+"""How many times as far from the float model as the yardstick a model in floating point, or on codes, may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """How a model is fused. bits: of a calibration, None for floating point; dtype: of activations."""
+
+    name: str
+    dtype: torch.dtype
+    bits: str | None = None
+    outliers: str = "exact"
+
+
+FORMATS = {
+    found.name: found
+    for found in (
+        Format("fp32", torch.float32),
+        Format("fp16", torch.float16),
+        Format("bf16", torch.bfloat16),
+        Format("w8a8", torch.float16, "w8a8"),
+        Format("w4a8", torch.float16, "w4a8"),
+        Format("w4a4o8", torch.float16, "w4a4o8"),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the gate found, over so many images. Distances of logits are parts of their root mean square.
+
+    error, agreement: distance from the simulated model, and the share of images with the same top-1. In half precision a
+        part of all codes falls on the other side of a border; what that is worth is told by the next four.
+    off, top1: distance from the float model, and the share with its top-1. yardstick, yardstick_top1: the same of the
+        simulated model, or, where nothing is rounded to codes, of the float model with its layers' inputs in `dtype`.
+    exact: distance of the same kernels in float32 from the simulated model, over the first images.
+    """
+
+    format: str
+    images: int
+    error: float
+    agreement: float
+    off: float
+    top1: float
+    yardstick: float
+    yardstick_top1: float
+    exact: float
+    passed: bool
+    complaint: str | None
+
+
+def calibrated(model: VisionModel, format: Format, images: Tensor) -> VisionModel:
+    """A copy of the model, simulating the format: in_proj and out_proj rounded by OuroMamba-Quant, without learning.
+
+    x_proj and dt_proj, a twelfth of the products, stay in floating point: for them making codes costs more than it saves.
+    """
+    copied = copy.deepcopy(model)
+    if format.bits is None:
+        return copied
+    narrow = {
+        f"{path}.{tap}": 32
+        for path, module in model.named_modules()
+        if path.endswith((".x_proj", ".dt_proj")) and isinstance(module, nn.Linear)
+        for tap in ("tap_in", "tap_w")
+    }
+    settings: dict[str, Any] = {"steps_per_block": 0, "candidates": 10}
+    calibration = quantize(model, images, method="ouro", bits=format.bits, site_bits=narrow, **settings)
+    return attach_calibration(copied, calibration)
+
+
+def fused_of(simulated: VisionModel, format: Format, backend: str = "triton") -> FusedModel:
+    """The model on kernels in this format."""
+    return fuse(simulated, format.dtype, outliers=format.outliers, backend=backend)
+
+
+@torch.no_grad()
+def check(model: VisionModel, simulated: VisionModel, fused: FusedModel, format: Format, images: Tensor) -> Verdict:
+    """Compares a fused model with the one it was made from, and both with the model in floating point."""
+    few = images[:CHUNK]
+    precise = fused if format.dtype == torch.float32 else fused_of(simulated, _in_float32(format), fused.backend)
+    exact = _distance(_logits(precise, few), _logits(simulated, few))
+    truth, wanted, found = (_logits(run, images) for run in (model, simulated, fused))
+    yardstick = _rounded(model, format.dtype, images) if format.bits is None else wanted
+    top = truth.argmax(1)
+    off, allowed = _distance(found, truth), _distance(yardstick, truth)
+    top1, own = (_same(logits.argmax(1), top) for logits in (found, yardstick))
+    limit = FACTORS[format.bits is not None] * allowed + max(1e-4, 2 * torch.finfo(format.dtype).eps)
+    complaints = []
+    if not exact <= EXACT:
+        complaints.append(
+            f"in float32 logits are {exact:.3g} of their size away from the simulation, at most {EXACT} expected"
+        )
+    if not off <= limit:
+        complaints.append(
+            f"logits are {off:.3g} of their size away from the float model's, at most {limit:.3g} expected"
+        )
+    # one image of a few may lie beside a border
+    if not top1 >= own - 0.02 - 1 / len(images):
+        complaints.append(f"top-1 is the float model's on {top1:.1%}, expected {own:.1%}")
+    why = "; ".join(complaints) or None
+    error, agreement = _distance(found, wanted), _same(found.argmax(1), wanted.argmax(1))
+    return Verdict(
+        format.name, len(images), error, agreement, off, top1, allowed, own, exact, passed=why is None, complaint=why
+    )
+
+
+def tiny(name: str, seed: int = 0) -> VisionModel:
+    """A variant of a Vim for the interpreter: two blocks of 20 channels over 4 x 4 patches and a class token.
+
+    Raises:
+        ValueError: no such model, or none with patches and a depth.
+    """
+    config = variant(name).config
+    if not all(hasattr(config, field) for field in ("patch", "stride", "depth", "width")):
+        raise ValueError(f"{name} cannot be fused, it is no Vim")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = create_model(name, width=20, depth=2, image=config.patch + 3 * config.stride)
+        with torch.no_grad():
+            model.get_parameter("head.weight").normal_(std=0.5)
+            # activations that have outliers
+            for path in model.blocks():
+                model.get_parameter(f"{path}.norm.weight")[:2] *= 12
+    return model
+
+
+def noise_images(model: VisionModel, count: int, seed: int = 0) -> Tensor:
+    """Normal noise in the model's own size, on its device."""
+    device = next(model.parameters()).device
+    return torch.randn(count, *model.info.input_size, generator=torch.Generator().manual_seed(seed)).to(device)
+
+
+def _logits(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    return torch.cat([model(chunk).float() for chunk in images.split(CHUNK)])
+
+
+def _rounded(model: VisionModel, dtype: torch.dtype, images: Tensor) -> Tensor:
+    """Logits with what every layer of every block reads rounded to a dtype."""
+
+    def narrow(_layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(x.to(dtype).to(x.dtype) for x in inputs)
+
+    layers = [m for block in model.blocks().values() for m in block.modules() if isinstance(m, (nn.Linear, nn.Conv1d))]
+    handles = [layer.register_forward_pre_hook(narrow) for layer in layers]
+    try:
+        return _logits(model, images)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _in_float32(format: Format) -> Format:
+    return replace(format, dtype=torch.float32)
+
+
+def _distance(found: Tensor, wanted: Tensor) -> float:
+    """Root mean square of the difference, as a part of what is wanted."""
+    return ((found - wanted).double().square().mean() / wanted.double().square().mean()).sqrt().item()
+
+
+def _same(one: Tensor, other: Tensor) -> float:
+    return (one == other).double().mean().item()
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Writes a line per format."""
+    name, *names = arguments
+    # what hardware does with infinities and NaN in silence, numpy mentions
+    warnings.simplefilter("ignore", RuntimeWarning)
+    model = tiny(name).to("cpu" if interpreted() else "cuda")
+    for format in (FORMATS[chosen] for chosen in names or FORMATS):
+        simulated = calibrated(model, format, noise_images(model, 8, seed=1))
+        verdict = check(model, simulated, fused_of(simulated, format), format, noise_images(model, 8))
+        sys.stdout.write(json.dumps(asdict(verdict)) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
