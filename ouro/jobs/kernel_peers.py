@@ -87,11 +87,16 @@ def _linear(sets: Sequence[Inputs], dtype: torch.dtype) -> list[Call]:
 
 
 def _linear_pairs(sets: Sequence[Inputs]) -> list[Call]:
+    def one(inputs: Inputs, way: str) -> Call:
+        x, weight, bias = (inputs[f"{name}_{way}"] for name in ("x", "weight", "bias"))
+        x, weight, bias = x.half(), weight.half(), None if bias is None else bias.half()
+        if inputs["activation"] == "softplus":
+            return lambda: F.softplus(F.linear(x, weight, bias))
+        return lambda: F.linear(x, weight, bias)
+
     def both(inputs: Inputs) -> Call:
-        names = ("x", "weight", "bias")
-        ways = [[None if (t := inputs[f"{n}_{way}"]) is None else t.half() for n in names] for way in "fb"]
-        follow = F.softplus if inputs["activation"] == "softplus" else torch.Tensor.contiguous
-        return lambda: [follow(F.linear(*way)) for way in ways]
+        forward, backward = one(inputs, "f"), one(inputs, "b")
+        return lambda: (forward(), backward())
 
     return [both(inputs) for inputs in sets]
 
