@@ -70,7 +70,7 @@ def synthesize(spec: SynthesisSpec, *, root: str | os.PathLike[str] | None = Non
     """Generates a set; finished chunks are kept, so the same spec goes on where it was stopped.
 
     Started by torchrun, ranks take turns at the chunks and meet in the store, which all of them have to see: the same
-    images as in one process.
+    images as in one process of as many threads (how a sum is split over threads shows in its last bits).
 
     Args:
         root: where runs are stored; `ouro.store.default_root()` by default.
