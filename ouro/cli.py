@@ -789,22 +789,78 @@ def bench_scan_command(
 @_guarded
 def bench_model_command(
     model: Model,
-    b: Annotated[int, typer.Option(help="Batch.")] = 8,
-    repeats: Annotated[int, typer.Option(help="Timed forwards with the compiled scan.")] = 5,
+    b: Annotated[str, typer.Option(help="Batch; with backend triton several, as in 1,8,32,128.")] = "8",
+    backend: Annotated[str, typer.Option(help="cpu, or triton: the whole model on kernels, Vim only.")] = "cpu",
+    formats: Annotated[str, typer.Option(help="With backend triton: fp32, fp16, bf16, w8a8, w4a8, w4a4o8.")] = (
+        "fp16,w8a8,w4a8,w4a4o8"
+    ),
+    images: Annotated[int, typer.Option(help="With backend triton: images that pass the gate.")] = 1024,
+    peers: Annotated[bool, typer.Option(help="With backend triton: time the unfused model as well.")] = True,
+    repeats: Annotated[int, typer.Option(help="Timed forwards; 0 takes 5, or 50 with backend triton.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Also write the JSON here.")] = None,
     seed: Seed = 0,
     device: Device = "auto",
     json_: Json = False,
 ) -> None:
-    """A whole model's forward with the compiled scan against the same model with the loop over tokens.
+    """A whole model's forward with the compiled scan against the same model with the loop over tokens, or on kernels.
 
-    JSON: {op, device, rows: [{case, backend, gate, max_error, p20_ms, p50_ms, p80_ms, ratio, peak_mb}], ...}.
+    JSON: {op, device, rows: [{case, backend, gate, max_error, p20_ms, p50_ms, p80_ms, ratio, peak_mb}], ...}; with backend
+    triton {op, model, device, gate: {passed, failed, formats}, gates: [{format, images, error, agreement, off, top1,
+    yardstick, yardstick_top1, exact, passed, complaint}], rows: [{case, format, b, backend, replay, p20_ms, p50_ms, p80_ms,
+    images_per_second, speedup, speedup_over}], missing, not_measured}.
     """
+    try:
+        batches = tuple(int(part) for part in b.split(","))
+    except ValueError:
+        raise ValueError(f"b is {b!r}, expected whole numbers with commas between them") from None
+    if backend == "triton":
+        return _bench_fused(model, tuple(formats.split(",")), batches, images, peers, repeats or 50, out, seed, json_)
+    if backend != "cpu" or len(batches) > 1:
+        raise ValueError(f"backend is {backend!r} and b {b!r}; backend cpu takes one batch size, triton takes several")
     from ouro.jobs.bench import ModelBenchSpec, bench_model
 
-    spec = ModelBenchSpec(model, batch=b, repeats=repeats, seed=seed)
+    spec = ModelBenchSpec(model, batch=batches[0], repeats=repeats or 5, seed=seed)
     values = _run_values(_follow("bench", bench_model(spec)))
     _tell_bench(values, "", out, json_)
+
+
+def _bench_fused(
+    model: str, formats: tuple[str, ...], batches: tuple[int, ...], images: int, peers: bool, repeats: int,
+    out: Path | None, seed: int, json_: bool,
+) -> None:  # fmt: skip
+    from ouro.jobs.fused_bench import FusedBenchSpec, bench_fused
+
+    spec = FusedBenchSpec(model, formats, batches, images, peers, repeats, seed)
+    values = _run_values(_follow("bench", bench_fused(spec)))
+    if not _handed_over(values, out, json_):
+        _print_fused(values)
+    if not values["gate"]["passed"]:
+        raise typer.Exit(1)
+
+
+def _print_fused(values: dict[str, Any]) -> None:
+    what = "a tiny variant" if values["not_measured"] else values["model"]
+    title = f"gate against the simulated model, {what}, {values['device']}"
+    table = _table(title, "what", "images", "in float32", "error", "same top-1", "passed")
+    for row in values["gates"]:
+        distances = [f"{row[key]:.1e}" for key in ("exact", "error")]
+        passed = "yes" if row["passed"] else "NO"
+        table.add_row(row["format"], f"{row['images']}", *distances, _percent(row["agreement"]), passed)
+    _out.print(table)
+    for row in (*values["gates"], *values["rows"]):
+        if problem := row.get("complaint") or row.get("failed"):
+            _out.print(f"{row.get('case', row['format'])}: {problem}", highlight=False)
+    if values["not_measured"]:
+        return _out.print(values["not_measured"], highlight=False)
+    table = _table(values["model"], "what", "backend", "p20 ms", "p50 ms", "p80 ms", "images/s", "ours is")
+    for row in values["rows"]:
+        if "p50_ms" in row:
+            times = [f"{row[key]:.3f}" for key in ("p20_ms", "p50_ms", "p80_ms")]
+            ratio = f"{row['speedup']:.2f}x {row['speedup_over']}" if "speedup" in row else ""
+            table.add_row(row["case"], row["backend"], *times, f"{row['images_per_second']:.0f}", ratio)
+    _out.print(table)
+    for row in values["missing"]:
+        _out.print(f"missing: {row['peer']} ({row['why']})", highlight=False)
 
 
 @bench_app.command("packed")

@@ -53,14 +53,14 @@ def replayed(calls: Sequence[Callable[[], object]], repeats: int) -> tuple[list[
 
         how = "eager"
     run()
-    return [time / len(calls) for time in _timed(run, repeats)], how
+    return [time / len(calls) for time in timed(run, repeats)], how
 
 
 def cold(call: Callable[[], object], repeats: int) -> list[float]:
     """Milliseconds of single calls, each after the cache was overwritten."""
     waste = torch.empty(_FLUSH, dtype=torch.int8, device="cuda")
     call()
-    return _timed(call, repeats, before=waste.zero_)
+    return timed(call, repeats, before=waste.zero_)
 
 
 def ceilings(device: torch.device, repeats: int = 10) -> dict[str, float]:
@@ -69,11 +69,12 @@ def ceilings(device: torch.device, repeats: int = 10) -> dict[str, float]:
     for kind, (work, call) in probes(device).items():
         for _ in range(3):
             call()
-        found[kind] = work / (quantiles(_timed(call, repeats))["p50_ms"] * 1e-3)
+        found[kind] = work / (quantiles(timed(call, repeats))["p50_ms"] * 1e-3)
     return found
 
 
-def _timed(call: Callable[[], object], repeats: int, before: Callable[[], object] | None = None) -> list[float]:
+def timed(call: Callable[[], object], repeats: int, before: Callable[[], object] | None = None) -> list[float]:
+    """Milliseconds of so many calls by the device's own clock; `before` each of them something else may run."""
     events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)]
     for begin, end in events:
         if before is not None:

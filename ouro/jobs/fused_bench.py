@@ -1,0 +1,186 @@
+"""Whole models on kernels: a gate against the simulated model first, then times on a GPU beside the model unfused.
+
+Without a CUDA device the gate runs on a tiny variant in Triton's interpreter, in a process of its own, and nothing is timed.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.util import find_spec
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ouro.fused.gate import FORMATS, calibrated, check, fused_of, noise_images, tiny
+from ouro.fused.graph import graphed
+from ouro.fused.model import require_vim
+from ouro.jobs.kernel_bench import NOT_MEASURED
+from ouro.jobs.kernel_timing import quantiles, timed
+from ouro.jobs.provenance import run_info
+from ouro.kernels.launch import KernelError, can_run
+from ouro.models import create_model, variant
+from ouro.types import Progress, Report
+from ouro.vision import VisionModel
+
+CALIBRATION_IMAGES = 8
+SCANS = {"mamba_ssm": "selective_scan_cuda", "triton": "triton"}
+"""Backends of the scan that the unfused model is timed with, and the module that each needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class FusedBenchSpec:
+    """formats: keys of `FORMATS`. images: how many pass the gate. peers: time the unfused model as well.
+
+    Raises:
+        ValueError: an unknown model or format, no Vim, or a count below 1.
+    """
+
+    model: str
+    formats: tuple[str, ...] = ("fp16", "w8a8", "w4a8", "w4a4o8")
+    batches: tuple[int, ...] = (1, 8, 32, 128)
+    images: int = 1024
+    peers: bool = True
+    repeats: int = 50
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in self.formats:
+            if name not in FORMATS:
+                raise ValueError(f"unknown format {name!r}; known: {', '.join(FORMATS)}")
+        if not self.formats or not self.batches:
+            raise ValueError("no format or no batch size is given, there is nothing to do")
+        for name, value in (("images", self.images), ("repeats", self.repeats), *(("b", b) for b in self.batches)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}, expected 1 or more")
+        variant(self.model)
+
+
+def bench_fused(spec: FusedBenchSpec) -> Generator[Progress, None, Report]:
+    """Gate of every format, then every batch size of those that passed, and the unfused model, eager and as a graph."""
+    started = time.perf_counter()
+    measures = torch.cuda.is_available()
+    device = torch.device("cuda" if measures else "cpu")
+    peers = SCANS if spec.peers else {}
+    total = len(spec.formats) * (1 + measures * len(spec.batches)) + measures * len(peers) * len(spec.batches)
+    values: dict[str, Any] = {
+        "op": "model",
+        "model": spec.model,
+        "gates": [],
+        "rows": [],
+        "missing": [
+            {"peer": f"unfused, scan {name}", "why": f"{module} is not installed"}
+            for name, module in peers.items()
+            if find_spec(module) is None
+        ],
+        "not_measured": None if measures else NOT_MEASURED,
+    }
+    done = 0
+    if not measures:
+        for row in _interpreted_gates(spec):
+            values["gates"].append(row)
+            yield Progress(done := done + 1, total, f"gate: {row['format']}, a tiny variant", row)
+    else:
+        model = _model(spec, device)
+        require_vim(model)
+        times = _unfused(spec, model, [name for name, module in peers.items() if find_spec(module) is not None])
+        for row in times:
+            values["rows"].append(row)
+            yield Progress(done := done + 1, total, f"{row['backend']}, {row['case']}", row)
+        reference = {row["b"]: row for row in values["rows"] if "p50_ms" in row and row["replay"] == "eager"}
+        for row in _fused(spec, model):
+            values["gates" if "passed" in row else "rows"].append(row)
+            if "p50_ms" in row and row["b"] in reference:
+                base = reference[row["b"]]
+                row |= {"speedup": round(base["p50_ms"] / row["p50_ms"], 3), "speedup_over": base["backend"]}
+            yield Progress(done := done + 1, total, f"{row['format']}", row)
+    failed = sorted(row["format"] for row in values["gates"] if not row["passed"])
+    values["gate"] = {"passed": not failed, "failed": failed, "formats": len(values["gates"])}
+    return Report("bench", values, run_info(spec.seed, started, device))
+
+
+def _model(spec: FusedBenchSpec, device: torch.device) -> VisionModel:
+    """With the weights that are at hand, or random ones: time does not depend on them."""
+    with torch.random.fork_rng():
+        torch.manual_seed(spec.seed)
+        return create_model(spec.model, pretrained=variant(spec.model).embedded).to(device)
+
+
+def _fused(spec: FusedBenchSpec, model: VisionModel) -> Iterator[dict[str, Any]]:
+    """Rows of the fused model: each format's gate, then its times."""
+    images, seen = noise_images(model, spec.images, spec.seed), noise_images(model, CALIBRATION_IMAGES, spec.seed + 1)
+    for format in (FORMATS[name] for name in spec.formats):
+        simulated = calibrated(model, format, seen)
+        fused = fused_of(simulated, format)
+        verdict = asdict(check(model, simulated, fused, format, images))
+        yield verdict
+        del simulated
+        for batch in spec.batches if verdict["passed"] else ():
+            replay = graphed(fused, noise_images(model, batch, spec.seed)).replay
+            row = {"op": "model", "case": f"{spec.model} b={batch} {format.name}", "format": format.name, "b": batch}
+            row |= {"backend": "fused", "replay": "graph", "gate": "passed", "error": verdict["error"]}
+            yield _with_times(row, replay, spec.repeats)
+
+
+def _unfused(spec: FusedBenchSpec, model: VisionModel, scans: list[str]) -> Iterator[dict[str, Any]]:
+    """Rows of the model as it is, in float16 with this or that scan, eager and as a graph."""
+    for scan in scans:
+        half = _half(model, scan)
+        for batch in spec.batches:
+            images = noise_images(model, batch, spec.seed).half()
+            for replay in ("eager", "graph"):
+                row = {"op": "model", "case": f"{spec.model} b={batch} fp16", "format": "fp16", "b": batch}
+                row |= {"backend": f"unfused, scan {scan}, {replay}", "replay": replay}
+                try:
+                    call = partial(_forward, half, images) if replay == "eager" else graphed(half, images).replay
+                    yield _with_times(row, call, spec.repeats)
+                except Exception as error:  # whatever a package of others raises is its result
+                    yield row | {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
+
+
+def _half(model: VisionModel, scan: str) -> VisionModel:
+    """A copy in float16; what the scans' kernels want in float32 stays so."""
+    half = copy.deepcopy(model).half()
+    for module in half.modules():
+        if hasattr(module, "order") and hasattr(module, "backend"):
+            found = cast(Any, module)
+            found.backend = scan
+            found.A_log.data, found.D.data = found.A_log.data.float(), found.D.data.float()
+    return half
+
+
+@torch.no_grad()
+def _forward(model: VisionModel, images: Tensor) -> Tensor:
+    return model(images)
+
+
+def _with_times(row: dict[str, Any], call: Any, repeats: int) -> dict[str, Any]:
+    for _ in range(3):
+        call()
+    found = quantiles(timed(call, repeats))
+    return row | found | {"images_per_second": round(1e3 * row["b"] / found["p50_ms"], 1)}
+
+
+def _interpreted_gates(spec: FusedBenchSpec) -> Iterator[dict[str, Any]]:
+    """`ouro.fused.gate` in a process that interprets kernels; this one may have imported them to be compiled."""
+    refusal = can_run(torch.device("cpu"))
+    if refusal is not None and "not installed" in refusal:
+        raise KernelError(f"kernels cannot be checked here: {refusal}")
+    require_vim(tiny(spec.model))
+    command = [sys.executable, "-m", "ouro.fused.gate", spec.model, *spec.formats]
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None and run.stderr is not None
+        for line in run.stdout:
+            yield json.loads(line)
+        complaint = run.stderr.read()
+    if run.returncode:
+        raise RuntimeError(f"the gate stopped with code {run.returncode}: {complaint.strip().splitlines()[-1:]}")
