@@ -102,6 +102,23 @@ def test_what_a_peer_stumbles_over_is_its_result(no_clock, monkeypatch):
     assert graph["failed"] == "KernelError: no graph" and "p50_ms" not in graph
 
 
+def test_ratios_are_to_the_first_peer_that_was_timed():
+    def peer(scan, replay, b=8, **times):
+        return {"b": b, "replay": replay, "backend": f"unfused, scan {scan}, {replay}"} | times
+
+    peers = [peer("mamba_ssm", "eager", p50_ms=8.0), peer("mamba_ssm", "graph", failed="no graph"),
+             peer("triton", "eager", p50_ms=2.0), peer("triton", "graph", p50_ms=6.0)]  # fmt: skip
+    ours = {"b": 8, "p50_ms": 2.0}
+    # two ratios to two peers would be read as two to one
+    assert module._ratios(ours, peers) == {"speedup": 4.0, "speedup_over": "unfused, scan mamba_ssm"}
+    assert module._ratios(ours, peers[2:]) == {
+        "speedup": 1.0,
+        "speedup_over": "unfused, scan triton",
+        "speedup_over_graph": 3.0,
+    }
+    assert module._ratios({"b": 1, "p50_ms": 2.0}, peers) == {}
+
+
 def test_wrong_use_is_one_line(no_gpu):
     with pytest.raises(ValueError, match="unknown format 'w2a2'; known: fp32, fp16, bf16, w8a8"):
         FusedBenchSpec("vim_nano", ("w2a2",))
