@@ -841,7 +841,7 @@ def _bench_fused(
 def _print_fused(values: dict[str, Any]) -> None:
     what = "a tiny variant" if values["not_measured"] else values["model"]
     title = f"gate against the simulated model, {what}, {values['device']}"
-    table = _table(title, "what", "images", "in float32", "error", "same top-1", "passed")
+    table = _table(title, "what", "images", "block in float32", "error", "same top-1", "passed")
     for row in values["gates"]:
         distances = [f"{row[key]:.1e}" for key in ("exact", "error")]
         passed = "yes" if row["passed"] else "NO"

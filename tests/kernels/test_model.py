@@ -117,7 +117,7 @@ def test_gate_finds_a_wrong_layer(model, images):
     fused.blocks()["layers.1"].ways[1].D += 0.1
     verdict = check(model, model, fused, FORMATS["fp32"], images)
     assert not verdict.passed
-    assert "in float32 logits are" in verdict.complaint and "away from the float model's" in verdict.complaint
+    assert "in float32 a block's output is" in verdict.complaint and "away from the float model's" in verdict.complaint
 
 
 @torch.no_grad()
