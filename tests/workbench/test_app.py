@@ -128,8 +128,14 @@ class Visit:
 
     def number(self, elem_id: str, value: object) -> None:
         field = self.page.locator(f"#{elem_id} input[type=number]").first
-        field.fill(str(value))
-        field.press("Tab")
+        # a field whose section has only just been opened may be put back to its first value once
+        for _ in range(5):
+            field.fill(str(value))
+            field.press("Tab")
+            self.page.wait_for_timeout(200)
+            if field.input_value() == str(value):
+                return
+        raise AssertionError(f"{elem_id} is {field.input_value()}, not {value}")
 
     def ended(self, elem_id: str, *states: str) -> str:
         """The state in which the job of this bar ended, and the bar's words; by default done or failed."""
