@@ -16,7 +16,7 @@ from functools import partial
 from statistics import fmean, stdev
 from typing import Any
 
-from ouro.gen.synthesize import finish
+from ouro.gen.synthesize import finish, recognized
 from ouro.jobs.compare import CompareSpec, kept_cell
 from ouro.jobs.pool import in_processes
 from ouro.jobs.provenance import run_info
@@ -210,7 +210,7 @@ def _set_of(spec: AblationSpec, model: str, variant: Variant, seed: int) -> _Set
 
 def _measure(unit: _Unit, *, spec: AblationSpec, root: Any) -> list[dict[str, Any]]:
     """{num, recognized, top1: {"METHOD BITS": top-1}} for every number of images."""
-    made, images, recognized = unit.made, None, None
+    made, labels = unit.made, None
     model = create_model(made.model, pretrained=True)
     if made.method == "real":
         images = calibration_set(f"real:{made.num}", made.model, model.info, made.seed).images
@@ -218,7 +218,7 @@ def _measure(unit: _Unit, *, spec: AblationSpec, root: Any) -> list[dict[str, An
         steps = 0 if made.method == "noise" else spec.steps
         wanted = SynthesisSpec(made.model, made.method, made.num, steps, made.seed, options=made.options)
         report = finish(synthesize(wanted, root=root))
-        images, recognized = report.arrays["images"], report.values["recognized"]["self"]
+        images, labels = report.arrays["images"], report.arrays["labels"]
     store, found = Store(root), []
     for num in unit.nums:
         top1 = {}
@@ -227,7 +227,8 @@ def _measure(unit: _Unit, *, spec: AblationSpec, root: Any) -> list[dict[str, An
             # image i depends on the seed and i alone, so the first ones are a smaller set
             cell = kept_cell(store, model, images[:num], chosen, method, bits, made.seed)
             top1[f"{method} {bits}"] = cell["top1"]
-        found.append({"num": num, "recognized": recognized, "top1": top1})
+        share = None if labels is None else recognized(model, images[:num], labels[:num])
+        found.append({"num": num, "recognized": share, "top1": top1})
     return found
 
 
