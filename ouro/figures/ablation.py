@@ -11,8 +11,7 @@ from typing import Any
 import plotly.graph_objects as go
 from matplotlib.figure import Figure
 
-# Okabe and Ito: told apart without color vision too
-_COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9")
+from ouro.figures.palette import cycle
 
 Study = Mapping[str, Any]
 
@@ -25,9 +24,9 @@ def screen(study: Study) -> go.Figure:
     """
     labels, series = _series(study)
     figure = go.Figure()
-    for place, (name, (means, spreads)) in enumerate(series.items()):
+    for (name, (means, spreads)), color in zip(series.items(), cycle(len(series)), strict=True):
         figure.add_scatter(
-            x=labels, y=means, name=name, mode="lines+markers", line={"color": _COLORS[place % len(_COLORS)]},
+            x=labels, y=means, name=name, mode="lines+markers", line={"color": color},
             error_y={"type": "data", "array": spreads, "thickness": 1.2},
             hovertemplate="%{x}: %{y:.1f} %<extra>" + name + "</extra>",
         )  # fmt: skip
@@ -45,9 +44,9 @@ def paper(study: Study) -> Figure:
     labels, series = _series(study)
     figure = Figure(figsize=(max(3.6, 0.8 * len(labels)), 3), layout="constrained")
     axes = figure.subplots()
-    for place, (name, (means, spreads)) in enumerate(series.items()):
+    for (name, (means, spreads)), color in zip(series.items(), cycle(len(series)), strict=True):
         axes.errorbar(labels, means, spreads, fmt="o-", ms=3, lw=1, capsize=2, label=name,
-                      color=_COLORS[place % len(_COLORS)])  # fmt: skip
+                      color=color)  # fmt: skip
     axes.set_ylabel("top-1, %")
     axes.tick_params(axis="x", labelrotation=20, labelsize=7)
     axes.set_title(_title(study), fontsize=9)

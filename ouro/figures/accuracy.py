@@ -12,8 +12,8 @@ import numpy as np
 import plotly.graph_objects as go
 from matplotlib.figure import Figure
 
-# Okabe and Ito: told apart without color vision too
-_COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442", "#000000")
+from ouro.figures.palette import cycle
+
 _COLUMNS = ("model", "data", "scope", "bits", "method", "calib", "n", "top1", "ci95", "fp_top1")
 
 Row = Mapping[str, Any]
@@ -27,7 +27,7 @@ def screen(rows: Sequence[Row]) -> go.Figure:
     """
     bits, series = _series(rows)
     figure = go.Figure()
-    for (name, found), color in zip(series.items(), _cycle(len(series)), strict=True):
+    for (name, found), color in zip(series.items(), cycle(len(series)), strict=True):
         top1, below, above = _heights(found, bits)
         figure.add_bar(
             x=bits, y=top1, name=name, marker={"color": color},
@@ -53,7 +53,7 @@ def paper(rows: Sequence[Row]) -> Figure:
     figure = Figure(figsize=(max(4.0, 0.35 * len(bits) * len(series) + 2), 3.2), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(series)
-    for place, ((name, found), color) in enumerate(zip(series.items(), _cycle(len(series)), strict=True)):
+    for place, ((name, found), color) in enumerate(zip(series.items(), cycle(len(series)), strict=True)):
         top1, below, above = _heights(found, bits)
         at = np.arange(len(bits)) + (place - (len(series) - 1) / 2) * width
         axes.bar(at, top1, width, label=name, color=color, yerr=[below, above], capsize=2, error_kw={"lw": 0.8})
@@ -118,7 +118,3 @@ def _title(rows: Sequence[Row]) -> str:
     least, most = min(row["n"] for row in rows), max(row["n"] for row in rows)
     n = f"{least}" if least == most else f"{least} to {most}"
     return f"{row['model']} on {row['data']}, scope {row['scope']}, n = {n}"
-
-
-def _cycle(count: int) -> list[str]:
-    return [_COLORS[place % len(_COLORS)] for place in range(count)]

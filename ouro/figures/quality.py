@@ -12,8 +12,8 @@ import numpy as np
 import plotly.graph_objects as go
 from matplotlib.figure import Figure
 
-# Okabe and Ito: told apart without color vision too
-_COLORS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442", "#000000")
+from ouro.figures.palette import cycle
+
 ITEMS = {
     "recognition": "taken for their class, %",
     "diversity": "mean cosine distance of features",
@@ -37,21 +37,19 @@ def screen(values: Values, item: str) -> go.Figure:
     """
     figure = go.Figure()
     if item in _PER_SITE:
-        for (name, (sites, found)), color in zip(
-            _sites(values, item).items(), _cycle(len(values["rows"])), strict=True
-        ):
+        for (name, (sites, found)), color in zip(_sites(values, item).items(), cycle(len(values["rows"])), strict=True):
             figure.add_scatter(x=found, y=sites, name=name, mode="markers", marker={"color": color, "opacity": 0.7},
                                hovertemplate="%{y}: %{x:.2f}<extra>" + name + "</extra>")  # fmt: skip
         figure.update_layout(xaxis={"title": ITEMS[item], "range": [-0.02, 1.02]}, yaxis={"automargin": True})
     elif item == "similarity":
         for (name, (places, density)), color in zip(
-            _densities(values).items(), _cycle(len(values["rows"])), strict=True
+            _densities(values).items(), cycle(len(values["rows"])), strict=True
         ):
             figure.add_scatter(x=places, y=density, name=name, mode="lines", line={"color": color})
         figure.update_layout(xaxis={"title": "cosine of two patches"}, yaxis={"title": ITEMS[item]})
     else:
         labels, series = _bars(values, item)
-        for (name, heights), color in zip(series.items(), _cycle(len(series)), strict=True):
+        for (name, heights), color in zip(series.items(), cycle(len(series)), strict=True):
             figure.add_bar(x=labels, y=heights, name=name, marker={"color": color},
                            hovertemplate="%{x}: %{y:.3g}<extra>" + name + "</extra>")  # fmt: skip
         figure.update_layout(barmode="group", yaxis={"title": ITEMS[item], "rangemode": "tozero"})
@@ -71,21 +69,21 @@ def paper(values: Values, item: str) -> Figure:
         drawn = _sites(values, item)
         kinds = list(dict.fromkeys(kind for sites, _ in drawn.values() for kind in sites))
         figure.set_size_inches(5, 0.22 * len(kinds) + 1.4)
-        for number, ((name, (sites, found)), color) in enumerate(zip(drawn.items(), _cycle(len(drawn)), strict=True)):
+        for number, ((name, (sites, found)), color) in enumerate(zip(drawn.items(), cycle(len(drawn)), strict=True)):
             at = np.array([kinds.index(kind) for kind in sites]) + (number - (len(drawn) - 1) / 2) * 0.8 / len(drawn)
             axes.plot(found, at, ".", color=color, ms=3, label=name)
         axes.set(yticks=range(len(kinds)), yticklabels=kinds, xlabel=ITEMS[item], xlim=(-0.02, 1.02))
         axes.invert_yaxis()
     elif item == "similarity":
         for (name, (places, density)), color in zip(
-            _densities(values).items(), _cycle(len(values["rows"])), strict=True
+            _densities(values).items(), cycle(len(values["rows"])), strict=True
         ):
             axes.plot(places, density, color=color, label=name)
         axes.set(xlabel="cosine of two patches", ylabel=ITEMS[item])
     else:
         labels, series = _bars(values, item)
         width = 0.8 / len(series)
-        for number, ((name, heights), color) in enumerate(zip(series.items(), _cycle(len(series)), strict=True)):
+        for number, ((name, heights), color) in enumerate(zip(series.items(), cycle(len(series)), strict=True)):
             places = np.arange(len(labels)) + (number - (len(series) - 1) / 2) * width
             axes.bar(
                 places, [np.nan if height is None else height for height in heights], width, color=color, label=name
@@ -175,7 +173,3 @@ def _rows(values: Values) -> list[Mapping[str, Any]]:
 
 def _title(values: Values) -> str:
     return f"{values['model']}, against {values['n_reference']} real images"
-
-
-def _cycle(count: int) -> list[str]:
-    return [_COLORS[i % len(_COLORS)] for i in range(count)]

@@ -75,15 +75,17 @@ def compare(spec: CompareSpec, *, root: str | os.PathLike[str] | None = None) ->
     model = create_model(spec.model, pretrained=True)
     store = Store(root)
     cells: list[dict[str, Any]] = []
-    wanted = list(itertools.product(spec.seeds, spec.calibs, spec.bits, spec.methods))
-    yield Progress(0, len(wanted) + 1, "float model")
+    sets = list(itertools.product(spec.seeds, spec.calibs))
+    total = 1 + len(sets) * len(spec.bits) * len(spec.methods)
+    yield Progress(0, total, "float model")
     exact = _once(store, _key(model, spec, "float"), lambda: _measured(model, spec))
-    for number, (seed, (label, calib), bits, method) in enumerate(wanted):
+    for seed, (label, calib) in sets:
         images = calibration_set(calib.format(seed=seed), spec.model, model.info, seed, root=root).images
-        cell = kept_cell(store, model, images, spec, method, bits, seed)
-        cells.append({"method": method, "bits": bits, "calib": label, "seed": seed} | cell)
-        said = f"{label} {bits} {method} seed {seed}: {100 * cell['top1']:.1f} %"
-        yield Progress(number + 2, len(wanted) + 1, said, cells[-1])
+        for bits, method in itertools.product(spec.bits, spec.methods):
+            cell = kept_cell(store, model, images, spec, method, bits, seed)
+            cells.append({"method": method, "bits": bits, "calib": label, "seed": seed} | cell)
+            said = f"{label} {bits} {method} seed {seed}: {100 * cell['top1']:.1f} %"
+            yield Progress(len(cells) + 1, total, said, cells[-1])
     values = {
         "model": spec.model,
         "data": variant(spec.model).data,

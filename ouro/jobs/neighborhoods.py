@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -144,7 +144,10 @@ def _model(spec: NeighborhoodSpec, name: str, parts: Sequence[dict[str, Tensor]]
             low, high = gain["ci95"]
             gain["seen"] = "better" if low > 0 else "worse" if high < 0 else "not resolved"
         rows.append(row)
-    best = {source: max(_of(rows, source), key=lambda row: row["auroc"]["mean"]) for source in order}
+    best = {
+        source: max((row for row in rows if row["source"] == source), key=lambda row: row["auroc"]["mean"])
+        for source in order
+    }
     scored = len(next(iter(columns.values())))
     return {"model": name, "data": variant(name).data, "scored": scored, "rows": rows, "best": best}
 
@@ -152,7 +155,3 @@ def _model(spec: NeighborhoodSpec, name: str, parts: Sequence[dict[str, Tensor]]
 def _mean(column: Tensor, seed: int) -> dict[str, Any]:
     low, high = bootstrap(column[:, None], seed=seed)
     return {"mean": column.mean().item(), "ci95": [low.item(), high.item()]}
-
-
-def _of(rows: Iterable[dict[str, Any]], source: str) -> list[dict[str, Any]]:
-    return [row for row in rows if row["source"] == source]

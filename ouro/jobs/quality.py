@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ouro.evaluate.quality import Coverage, coverage, diversity, features, frechet, similarity_density
+from ouro.evaluate.sensitivity import staged
 from ouro.gen.synthesize import recognized
 from ouro.jobs.compare import CompareSpec, compare
 from ouro.jobs.provenance import run_info
@@ -25,6 +26,9 @@ from ouro.vision import VisionModel
 
 OTHER_DRAW = 1000
 """Added to the seed for the real images that sets are measured against: never those that are among the sets."""
+
+_LOOKING = 0.4
+"""About the share of the time that goes by before anything is quantized."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +76,9 @@ def quality(spec: QualitySpec, *, root: str | os.PathLike[str] | None = None) ->
     wanted = features(model, real)
     judges = dict(judges_of(spec.model, model))
     store, rows = Store(root), []
-    total = len(spec.sets) + 1
     for number, (label, calib) in enumerate(spec.sets):
-        yield Progress(number, total, f"{label}: looked at through {spec.model}")
+        at = round(1000 * _LOOKING * number / len(spec.sets))
+        yield Progress(at, 1000, f"{label}: looked at through {spec.model}")
         made = calibration_set(calib, spec.model, model.info, spec.seed, root=root)
         key = {"job": "quality", "model": spec.model, "weights": weights_digest(model)}
         key |= {"set": images_digest(made.images), "real": images_digest(real)}
@@ -86,16 +90,9 @@ def quality(spec: QualitySpec, *, root: str | os.PathLike[str] | None = None) ->
         rows.append({"label": label, "calib": calib, "n": len(made.images)} | seen | {"accuracy": {}})
     fp_top1 = None
     if spec.methods:
-        yield Progress(total - 1, total, "quantized with every set")
         chosen = CompareSpec(spec.model, spec.methods, spec.bits, spec.sets, (spec.seed,), limit=spec.limit)
         job = compare(chosen, root=root)
-        while True:
-            try:
-                beat = next(job)
-            except StopIteration as end:
-                found = end.value.values
-                break
-            yield Progress(total - 1, total, beat.message)
+        found = (yield from staged(job, _LOOKING, 1, "quantized with every set")).values
         fp_top1 = found["fp_top1"]
         for row in rows:
             cells = [cell for cell in found["cells"] if cell["calib"] == row["label"]]
