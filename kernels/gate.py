@@ -28,12 +28,22 @@ TOLERANCES = {
 """(relative, absolute) of an output by its dtype, unless a kernel names its own; whole numbers are equal."""
 
 
+SHARES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""Errors are counted by how much they take of what their tolerance allows: up to each of these, and more than the last."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """max_error: the largest absolute difference over all outputs. complaint: what differs, None if nothing does."""
+    """max_error: the largest absolute difference over all outputs. complaint: what differs, None if nothing does.
+
+    share: the largest part that a difference takes of what its tolerance allows; more than 1 does not pass.
+    counts: how many values are equal, then how many differ by a share up to each of `SHARES`, then by more.
+    """
 
     max_error: float
     complaint: str | None
+    share: float = 0.0
+    counts: tuple[int, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -42,7 +52,7 @@ class Verdict:
     @property
     def finite_error(self) -> float | None:
         """The error for JSON, which has no infinity."""
-        return self.max_error if self.max_error < float("inf") else None
+        return _finite(self.max_error)
 
 
 def inputs_of(case: Case, device: torch.device, seed: int = 0) -> dict[str, Any]:
@@ -73,7 +83,8 @@ def compare(
     tolerances: Mapping[str, tuple[float, float]],
 ) -> Verdict:
     """Compares outputs; NaN equals NaN, because a reference that says NaN means it."""
-    worst, complaints = 0.0, []
+    worst, share, complaints = 0.0, 0.0, []
+    counts = torch.zeros(len(SHARES) + 2, dtype=torch.int64)
     for name, want in wanted.items():
         got = found[name]
         if got is None or want is None:
@@ -89,18 +100,26 @@ def compare(
             rtol, atol = tolerances.get(name, (0.0, 0.0))
         a, b = got.double(), want.double()
         same = (a == b) | (a.isnan() & b.isnan())
-        gap = (a - b).abs().masked_fill(same, 0)
-        wrong = ~same & ~(gap <= atol + rtol * b.abs())
+        gap = (a - b).abs().masked_fill(same, 0).nan_to_num(torch.inf, torch.inf)
+        # where nothing, or infinity, is expected, no difference is small
+        part = (gap / (atol + rtol * b.abs())).masked_fill(same, 0).nan_to_num(torch.inf, torch.inf)
+        wrong = part > 1
         if gap.numel():
-            worst = max(worst, float(gap.nan_to_num(torch.inf).max()))
+            worst, share = max(worst, float(gap.max())), max(share, float(part.max()))
+            levels = (torch.bucketize(part, part.new_tensor(SHARES)) + 1).masked_fill(same, 0)
+            counts += torch.bincount(levels.flatten(), minlength=len(counts)).cpu()
         if wrong.any():
-            place = gap.nan_to_num(torch.inf).flatten().argmax()
+            place = gap.masked_fill(~wrong, -1).flatten().argmax()
             at = tuple(int(i) for i in torch.unravel_index(place, gap.shape))
             complaints.append(
                 f"{name}: {int(wrong.sum())} of {wrong.numel()} differ, worst at {at}: {a[at].item():.9g}, "
                 f"expected {b[at].item():.9g} (rtol {rtol:g}, atol {atol:g})"
             )
-    return Verdict(worst, "; ".join(complaints) or None)
+    return Verdict(worst, "; ".join(complaints) or None, share, tuple(counts.tolist()))
+
+
+def _finite(value: float) -> float | None:
+    return value if value < float("inf") else None
 
 
 def _widened(inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,12 +127,13 @@ def _widened(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rows(names: Sequence[str], device: torch.device, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Runs the test cases of the named kernels: {kernel, case, passed, max_error, complaint} of each."""
+    """Runs the test cases of the named kernels: {kernel, case, passed, max_error, share, counts, complaint} of each."""
     for name in names:
         for case in kernel(name).cases:
             if not case.bench:
                 verdict = check(kernel(name), case, device, seed)
                 row = {"kernel": name, "case": case.name, "passed": verdict.passed, "max_error": verdict.finite_error}
+                row |= {"share": _finite(verdict.share), "counts": list(verdict.counts)}
                 yield row | {"complaint": verdict.complaint}
 
 

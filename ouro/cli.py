@@ -910,8 +910,9 @@ def bench_kernels_command(
 ) -> None:
     """Triton kernels: a gate against float64 first, then times beside floors and peers; without a GPU the gate only.
 
-    JSON: {op, device, gate: {passed, failed, cases}, gates: [{kernel, case, passed, max_error, complaint}], rows: [{kernel,
-    case, backend, p20_ms, p50_ms, p80_ms, cold_p50_ms, floor_ms, bound, achieved, speedup}], ceilings, missing, not_measured}.
+    JSON: {op, device, gate: {passed, failed, cases}, gates: [{kernel, case, passed, max_error, share, counts, complaint}], rows:
+    [{kernel, case, backend, p20_ms, p50_ms, p80_ms, cold_p50_ms, floor_ms, bound, achieved, speedup}], ceilings, missing,
+    not_measured}.
     """
     _bench_kernels(names or [], case, peers, repeats, out, seed, json_)
 

@@ -6,10 +6,6 @@ Without a CUDA device the gate runs on a tiny variant in Triton's interpreter, i
 from __future__ import annotations
 
 import copy
-import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
@@ -23,10 +19,10 @@ from torch import Tensor
 from ouro.fused.gate import FORMATS, calibrated, check, fused_of, noise_images, tiny
 from ouro.fused.graph import graphed
 from ouro.fused.model import require_vim
+from ouro.jobs.interpreter import interpreted_rows
 from ouro.jobs.kernel_bench import NOT_MEASURED
 from ouro.jobs.kernel_timing import quantiles, timed
 from ouro.jobs.provenance import run_info
-from ouro.kernels.launch import KernelError, can_run
 from ouro.models import create_model, variant
 from ouro.types import Progress, Report
 from ouro.vision import VisionModel
@@ -85,9 +81,11 @@ def bench_fused(spec: FusedBenchSpec) -> Generator[Progress, None, Report]:
     }
     done = 0
     if not measures:
-        for row in _interpreted_gates(spec):
-            values["gates"].append(row)
-            yield Progress(done := done + 1, total, f"gate: {row['format']}, a tiny variant", row)
+        for found in _interpreted_gates(spec):
+            if found is not None:
+                values["gates"].append(found)
+            now = spec.formats[min(len(values["gates"]), len(spec.formats) - 1)]
+            yield Progress(len(values["gates"]), total, f"gate: {now}, a tiny variant")
     else:
         model = _model(spec, device)
         require_vim(model)
@@ -187,18 +185,6 @@ def _with_times(row: dict[str, Any], call: Any, repeats: int) -> dict[str, Any]:
     return row | found | {"images_per_second": round(1e3 * row["b"] / found["p50_ms"], 1)}
 
 
-def _interpreted_gates(spec: FusedBenchSpec) -> Iterator[dict[str, Any]]:
-    """`ouro.fused.gate` in a process that interprets kernels; this one may have imported them to be compiled."""
-    refusal = can_run(torch.device("cpu"))
-    if refusal is not None and "not installed" in refusal:
-        raise KernelError(f"kernels cannot be checked here: {refusal}")
+def _interpreted_gates(spec: FusedBenchSpec) -> Iterator[dict[str, Any] | None]:
     require_vim(tiny(spec.model))
-    command = [sys.executable, "-m", "ouro.fused.gate", spec.model, *spec.formats]
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        assert run.stdout is not None and run.stderr is not None
-        for line in run.stdout:
-            yield json.loads(line)
-        complaint = run.stderr.read()
-    if run.returncode:
-        raise RuntimeError(f"the gate stopped with code {run.returncode}: {complaint.strip().splitlines()[-1:]}")
+    return interpreted_rows("ouro.fused.gate", spec.model, *spec.formats)

@@ -5,25 +5,22 @@ Without a CUDA device the gate runs in Triton's interpreter, in a process of its
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
 import torch
 
+from ouro.jobs.interpreter import interpreted_rows
 from ouro.jobs.kernel_peers import Peer, peers_of
 from ouro.jobs.kernel_timing import ceilings, cold, quantiles, replayed, rotated
 from ouro.jobs.provenance import run_info
 from ouro.kernels import NAMES, kernel
 from ouro.kernels.ceilings import least_ms
 from ouro.kernels.gate import check, inputs_of, rows
-from ouro.kernels.launch import Case, Kernel, KernelError, can_run
+from ouro.kernels.launch import Case, Kernel, interpreted
 from ouro.types import Progress, Report
 
 GROUPS = {
@@ -80,24 +77,70 @@ class KernelBenchSpec:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class GateSpec:
+    """Which kernels are checked, by name.
+
+    Raises:
+        ValueError: an unknown kernel, or none.
+    """
+
+    kernels: tuple[str, ...] = NAMES
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in self.kernels:
+            kernel(name)
+        if not self.kernels:
+            raise ValueError("no kernel is given, there is nothing to check")
+
+
+def check_kernels(spec: GateSpec) -> Generator[Progress, None, Report]:
+    """The gate alone: {gate, gates, interpreted}. Every beat has the `gates` so far."""
+    started = time.perf_counter()
+    device = _device()
+    gates = yield from _gated(spec.kernels, device, spec.seed, 0)
+    values = {"gate": _passed(gates), "gates": gates, "interpreted": device.type != "cuda" or interpreted()}
+    return Report("gate", values, run_info(spec.seed, started, device))
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _gated(
+    names: Sequence[str], device: torch.device, seed: int, more: int
+) -> Generator[Progress, None, list[dict[str, Any]]]:
+    """Rows of the gate of these kernels; `more` steps come after it."""
+    tests = [f"{name}, {case.name}" for name in names for case in kernel(name).cases if not case.bench]
+    gates: list[dict[str, Any]] = []
+    found = rows(names, device, seed) if device.type == "cuda" else _interpreted_gates(names)
+    for row in found:
+        if row is not None:
+            gates.append(row)
+        now = tests[min(len(gates), len(tests) - 1)]
+        yield Progress(len(gates), len(tests) + more, f"gate: {now}", {"gates": list(gates)})
+    return gates
+
+
+def _passed(gates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    failed = sorted({row["kernel"] for row in gates if not row["passed"]})
+    return {"passed": not failed, "failed": failed, "cases": len(gates)}
+
+
 def bench_kernels(spec: KernelBenchSpec) -> Generator[Progress, None, Report]:
     """Gate of every kernel, then every case that is asked for, ours first and its peers behind."""
     started = time.perf_counter()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    tests = {name: sum(not case.bench for case in kernel(name).cases) for name in spec.names}
-    cases = [(kernel(name), case) for name in spec.names for case in spec.cases(name)]
+    device = _device()
     measures = device.type == "cuda"
-    total = sum(tests.values()) + len(cases) * measures
-    gates: list[dict[str, Any]] = []
-    found = rows(spec.names, device, spec.seed) if measures else _interpreted_gates(spec.names)
-    for row in found:
-        gates.append(row)
-        yield Progress(len(gates), total, f"gate: {row['kernel']}, {row['case']}", row)
-    failed = {row["kernel"] for row in gates if not row["passed"]}
+    cases = [(kernel(name), case) for name in spec.names for case in spec.cases(name)]
+    gates = yield from _gated(spec.names, device, spec.seed, len(cases) * measures)
+    gate, total = _passed(gates), len(gates) + len(cases)
+    failed = set(gate["failed"])
     peers = {peer.name: peer for name in spec.names for peer in peers_of(name)} if spec.peers else {}
     values: dict[str, Any] = {
         "op": "kernels",
-        "gate": {"passed": not failed, "failed": sorted(failed), "cases": len(gates)},
+        "gate": gate,
         "gates": gates,
         "rows": [],
         "ceilings": None,
@@ -118,20 +161,8 @@ def bench_kernels(spec: KernelBenchSpec) -> Generator[Progress, None, Report]:
     return Report("bench", values, run_info(spec.seed, started, device))
 
 
-def _interpreted_gates(names: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """`ouro.kernels.gate` in a process that interprets kernels; this one may have imported them to be compiled."""
-    refusal = can_run(torch.device("cpu"))
-    if refusal is not None and "not installed" in refusal:
-        raise KernelError(f"kernels cannot be checked here: {refusal}")
-    command = [sys.executable, "-m", "ouro.kernels.gate", *names]
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
-        assert run.stdout is not None and run.stderr is not None
-        for line in run.stdout:
-            yield json.loads(line)
-        complaint = run.stderr.read()
-    if run.returncode:
-        raise RuntimeError(f"the gate stopped with code {run.returncode}: {complaint.strip().splitlines()[-1:]}")
+def _interpreted_gates(names: Sequence[str]) -> Iterator[dict[str, Any] | None]:
+    return interpreted_rows("ouro.kernels.gate", *names)
 
 
 def _measured(

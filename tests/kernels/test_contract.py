@@ -1,5 +1,6 @@
 """What every registered kernel owes: its reference's values on all test cases, one kind of error, bounded machine code."""
 
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -11,6 +12,7 @@ from ouro import kernels
 from ouro.kernels.assembly import Assembly, count
 from ouro.kernels.audit import complaints
 from ouro.kernels.gate import check, compare, inputs_of, outputs
+from ouro.kernels.gate import rows as gate_rows
 from ouro.kernels.launch import Build, KernelError, can_run
 
 KERNELS = [kernels.kernel(name) for name in kernels.NAMES]
@@ -170,3 +172,31 @@ def test_gate_finds_what_differs():
         assert next(iter(other)) in str(compare(a, a | other, {}).complaint)
         assert next(iter(other)) in str(compare(a | other, a, {}).complaint)
     assert compare(a, a | {"codes": torch.tensor([1, 3])}, {"codes": (0.0, 1.0)}).max_error == 1.0
+
+
+def test_gate_counts_errors_by_what_is_allowed():
+    wanted = {"y": torch.tensor([0.0, 1.0, 1.0, 1.0, 1.0, 1.0], dtype=torch.float64), "codes": torch.tensor([7, 7])}
+    errors = torch.tensor([0.0, 1e-9, 0.01, 0.04, 0.2, 0.3], dtype=torch.float64)
+    found = {"y": wanted["y"] + errors, "codes": torch.tensor([7, 8])}
+    verdict = compare(found, wanted, {"": (0.1, 0.1), "codes": (0.0, 1.0)})
+    # allowed is 0.2: exact, up to 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1, more
+    assert verdict.counts == (2, 1, 0, 0, 0, 1, 3, 1)
+    assert verdict.share == pytest.approx(1.5) and verdict.max_error == 1.0
+    assert "y: 1 of 6 differ, worst at (5,): 1.3, expected 1" in verdict.complaint
+    # the code is off by more than any of y, and allowed to be
+    assert "codes" not in verdict.complaint
+
+
+def test_gate_takes_no_number_for_infinity():
+    for wrong in (5.0, -torch.inf, torch.nan):
+        verdict = compare({"y": torch.tensor([wrong])}, {"y": torch.tensor([torch.inf])}, {})
+        assert not verdict.passed and verdict.counts[-1] == 1 and verdict.share == torch.inf
+    assert compare({"y": torch.tensor([torch.inf])}, {"y": torch.tensor([torch.inf])}, {}).counts[0] == 1
+
+
+def test_rows_of_the_gate_are_json_with_every_value_counted(where):
+    for row, case in zip(gate_rows(["paired_linear"], where), kernels.kernel("paired_linear").cases, strict=False):
+        kernel = kernels.kernel("paired_linear")
+        values = sum(x.numel() for x in outputs(kernel.reference(**inputs_of(case, where))).values() if x is not None)
+        assert sum(row["counts"]) == values and row["counts"][-1] == 0 and 0 <= row["share"] <= 1
+        assert json.loads(json.dumps(row, allow_nan=False)) == row

@@ -72,7 +72,7 @@ def test_a_failed_gate_is_exit_code_1(no_gpu, monkeypatch):
 
 
 def test_a_gate_that_stops_is_a_failure(no_gpu, monkeypatch):
-    monkeypatch.setattr(module.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RuntimeError, match="the gate stopped with code 1"):
         finish(bench_fused(FusedBenchSpec("vim_nano")))
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -15,13 +17,13 @@ from typer.testing import CliRunner
 import ouro.jobs.kernel_bench as module
 from ouro.cli import app
 from ouro.jobs.bench_diff import compare_benchmarks
-from ouro.jobs.kernel_bench import KernelBenchSpec, bench_kernels
+from ouro.jobs.kernel_bench import GateSpec, KernelBenchSpec, bench_kernels, check_kernels
 from ouro.jobs.kernel_peers import PEERS, peers_of
 from ouro.jobs.kernel_timing import quantiles, rotated
 from ouro.kernels import kernel
 from ouro.kernels.ceilings import least_ms
 from ouro.kernels.gate import Verdict, inputs_of, outputs
-from ouro.kernels.launch import Floor, interpreted
+from ouro.kernels.launch import Floor, KernelError, interpreted
 from ouro.scan import reference as scan_reference
 from ouro.types import ScanInputs
 from tests.ouro.jobs.running import finish
@@ -68,9 +70,41 @@ def test_a_failed_gate_is_told_and_is_exit_code_1(no_gpu, monkeypatch):
 
 
 def test_a_gate_that_stops_is_a_failure(no_gpu, monkeypatch):
-    monkeypatch.setattr(module.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(RuntimeError, match="the gate stopped with code 1"):
         finish(bench_kernels(KernelBenchSpec(("gemm",))))
+
+
+def test_the_gate_alone_tells_its_rows_as_they_come(no_gpu):
+    job, seen = check_kernels(GateSpec(("paired_linear",))), []
+    while True:
+        try:
+            beat = next(job)
+        except StopIteration as end:
+            values = end.value.values
+            break
+        assert beat.total == 9 and len(beat.data["gates"]) == beat.step
+        seen.append(beat.step)
+    assert seen == sorted(seen) and set(seen) >= set(range(1, 10))
+    assert values["gate"] == {"passed": True, "failed": [], "cases": 9} and values["interpreted"]
+    assert all(row["passed"] and len(row["counts"]) == 8 for row in values["gates"])
+    with pytest.raises(ValueError, match="unknown kernel 'scan'; known: "):
+        GateSpec(("scan",))
+
+
+def test_a_closed_gate_takes_its_process_with_it(no_gpu, monkeypatch):
+    started, make = [], subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(make(*a, **k)) or started[-1])
+    job = check_kernels(GateSpec(("bidirectional_scan",)))
+    assert next(job).step == 0
+    job.close()
+    assert started[0].returncode == -signal.SIGKILL
+
+
+def test_without_triton_the_gate_says_what_to_do(no_gpu, monkeypatch):
+    monkeypatch.setattr("ouro.kernels.launch.find_spec", lambda name: None)
+    with pytest.raises(KernelError, match="triton is not installed; on Linux, pip install triton"):
+        finish(check_kernels(GateSpec(("paired_linear",))))
 
 
 def test_wrong_use_is_one_line(no_gpu):

@@ -1,0 +1,65 @@
+"""Gates of kernels in a process that interprets them: this one may have imported them to be compiled."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from queue import Empty, SimpleQueue
+from typing import Any
+
+import torch
+
+from ouro.kernels.launch import KernelError, can_run
+
+_BEAT = 0.5
+"""Seconds without a row after which whoever waits may look up."""
+
+
+def interpreted_rows(module: str, *arguments: str) -> Iterator[dict[str, Any] | None]:
+    """What `python -m module arguments` writes, a JSON object a line; None whenever it has written nothing for a while.
+
+    The process ends with the iterator, even one that is closed halfway.
+
+    Raises:
+        KernelError: Triton is not installed.
+        RuntimeError: the process failed.
+    """
+    refusal = can_run(torch.device("cpu"))
+    if refusal is not None and "not installed" in refusal:
+        raise KernelError(f"kernels cannot be checked here: {refusal}; on Linux, pip install triton")
+    command, environment = [sys.executable, "-m", module, *arguments], os.environ | {"TRITON_INTERPRET": "1"}
+    lines: SimpleQueue[str | None] = SimpleQueue()
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stdout is not None and run.stderr is not None
+        written = run.stdout
+
+        def read() -> None:
+            for line in written:
+                lines.put(line)
+            lines.put(None)
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        try:
+            while (line := _next(lines)) is not None:
+                yield json.loads(line) if line else None
+            complaint = run.stderr.read()
+            run.wait()
+        finally:
+            # nothing happens to a process that is over
+            run.kill()
+            reader.join()
+    if run.returncode:
+        raise RuntimeError(f"the gate stopped with code {run.returncode}: {complaint.strip().splitlines()[-1:]}")
+
+
+def _next(lines: SimpleQueue[str | None]) -> str | None:
+    """The next line, "" if there is none yet, None after the last."""
+    try:
+        return lines.get(timeout=_BEAT)
+    except Empty:
+        return ""
