@@ -21,6 +21,7 @@ from workbench import (  # noqa: E402
     calib,
     engine,
     first_view,
+    kernels,
     outliers,
     quantize,
     samples,
@@ -69,6 +70,8 @@ def build() -> gr.Blocks:
                 measured = quantize.build(page)
             with gr.Tab("Sensitivity", id="sensitivity"):
                 ranked = sensitivity.build(page, model)
+            with gr.Tab("Kernels", id="kernels"):
+                checked = kernels.build()
 
         theme.click(None, None, None, js="() => wb.toggleTheme()", api_visibility="private")
         whole.load(None, None, None, js="() => wb.applyTheme()", api_visibility="private")
@@ -77,6 +80,7 @@ def build() -> gr.Blocks:
         for tab in (made, measured, ranked):
             choose, target = tab["methods"]
             whole.load(choose, None, target, **PRIVATE)
+        for tab in (made, measured, ranked, checked):
             for resume, inputs, outputs in tab["loads"]:
                 whole.load(resume, inputs, outputs, concurrency_limit=None, **PRIVATE)
         made["use"].click(_use, made["chosen"], [tabs, *measured["images"].inputs, chosen], **PRIVATE)

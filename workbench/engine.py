@@ -272,6 +272,23 @@ def evaluate_job(**spec: Any) -> Generator[Any, None, Any]:
     return evaluate(EvaluateSpec(**spec))
 
 
+def gate_job(names: tuple[str, ...]) -> Generator[Any, None, Any]:
+    """Whether these kernels compute what they should, on this machine."""
+    from ouro.jobs.kernel_bench import GateSpec, check_kernels
+
+    return check_kernels(GateSpec(names))
+
+
+@lru_cache(maxsize=16)
+def kernel_work(name: str) -> dict[str, Any]:
+    """The least that the largest measured call of a kernel has to do, and the name of that call as `case`."""
+    from ouro.kernels import kernel
+
+    found = kernel(name)
+    case = max((case for case in found.cases if case.bench), key=lambda case: found.floor(case).bytes)
+    return {"case": case.name, **asdict(found.floor(case))}
+
+
 def warm_up() -> None:
     """Imports the library and what its first answer needs, so that the first click does not wait for it."""
     try:

@@ -147,7 +147,21 @@ def sensitivities() -> list[dict[str, Any]]:
     return [found for found in _contents() if "whole" in found and "mode" in found and found.get("rows")]
 
 
+def benchmarks() -> list[dict[str, Any]]:
+    """Files of `ouro bench` with times behind a gate that lie in results/, each with its name as `file`."""
+    return [
+        {**content, "file": name}
+        for name, content in _files()
+        if "op" in content and "gate" in content and isinstance(content.get("rows"), list)
+    ]
+
+
 def _contents() -> Iterator[dict[str, Any]]:
+    return (content for _, content in _files())
+
+
+def _files() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and content of what lies in results/."""
     for path in sorted(RESULTS.glob("*.json")):
         try:
             content = json.loads(path.read_text("utf-8"))
@@ -155,7 +169,7 @@ def _contents() -> Iterator[dict[str, Any]]:
             log.warning("%s is no readable JSON", path.name)
             continue
         if isinstance(content, dict):
-            yield content
+            yield path.name, content
 
 
 def _rows() -> Iterator[dict[str, Any]]:

@@ -24,7 +24,7 @@ from ouro.models.zoo import embedded_path
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = embedded_path("vim_nano.safetensors")
-TABS = ("Start", "Attention", "Samples", "Outliers", "Quantize", "Sensitivity")
+TABS = ("Start", "Attention", "Samples", "Outliers", "Quantize", "Sensitivity", "Kernels")
 
 needs_weights = pytest.mark.skipif(not WEIGHTS.exists(), reason=f"the embedded weights {WEIGHTS.name} are not there")
 needs_browser = pytest.mark.skipif(find_browser() is None, reason=f"no browser found, looked for {', '.join(BROWSERS)}")
@@ -428,3 +428,36 @@ def test_budget_is_refused_or_spent(visit: Visit):
     first = page.locator("#wb-sensitivity-budgets tbody tr").first
     first.get_by_text("4 8", exact=True).wait_for()
     assert first.locator("td").first.inner_text() == "5"
+
+
+@needs_browser
+def test_kernel_is_checked_live_and_no_ratio_stands_without_its_gate(visit: Visit):
+    from workbench import stored, times
+
+    visit.open("Kernels")
+    page = visit.page
+    page.wait_for_selector("#wb-kernels-times .main-svg")
+    # what the page says of kernels that nobody timed is what is stored
+    assert ("not measured" in page.inner_text("#wb-kernels-unmeasured").lower()) == bool(
+        times.unmeasured(stored.benchmarks())
+    )
+    for line in page.locator("#wb-kernels-rows tbody tr").all_inner_texts():
+        assert "×" not in line or "passed" in line, line
+    page.locator("#wb-kernels-which input").click()
+    page.get_by_role("option", name="paired_linear", exact=True).click()
+    page.get_by_text("x_proj of both directions").wait_for()
+    page.locator("#wb-kernels-go").click()
+    assert visit.ended("wb-kernels-job").startswith("done")
+    page.get_by_text("All 9 cases passed").wait_for()
+    rows = page.locator("#wb-kernels-cases tbody tr")
+    assert rows.count() == 9 and all("passed" in line for line in rows.all_inner_texts())
+    page.wait_for_selector("#wb-kernels-spread .main-svg")
+    page.reload()
+    visit.open("Kernels")
+    page.get_by_text("All 9 cases passed").wait_for()
+    page.locator("#wb-kernels-which input").click()
+    page.get_by_role("option", name="implicit_attention", exact=True).click()
+    page.locator("#wb-kernels-go").click()
+    page.wait_for_selector("#wb-kernels-job [data-state=running]")
+    page.locator("#wb-kernels-cancel").click()
+    visit.ended("wb-kernels-job", "cancelled")
