@@ -12,7 +12,7 @@ from numba import njit, prange
 from torch import Tensor
 
 from ouro.quant.grid import Grid
-from ouro.scan.cpu import FAST, exp32, run_kernel
+from ouro.scan.cpu import ANY_ORDER, exp32, run_kernel
 from ouro.types import ScanInputs
 
 # float32 numbers around 1.5 * 2^23 are whole: adding and subtracting it rounds half to even
@@ -40,7 +40,7 @@ def _round(row, unit, step, low, high, out):
         out[c] = ((ratio + _WHOLE) - _WHOLE) * scale
 
 
-@njit(fastmath=FAST, error_model="numpy", cache=True)
+@njit(fastmath=ANY_ORDER, error_model="numpy", cache=True)
 def _dot(a, b):
     total = np.float32(0)
     for c in range(len(a)):
@@ -48,7 +48,7 @@ def _dot(a, b):
     return total
 
 
-@njit(fastmath=FAST, error_model="numpy", cache=True)
+@njit(fastmath=ANY_ORDER, error_model="numpy", cache=True)
 def _add_product(a, b, out):
     for c in range(len(out)):
         out[c] += a[c] * b[c]
@@ -76,13 +76,13 @@ def code_sums(x: Tensor, steps: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(dots).double(), torch.from_numpy(squares).double()
 
 
-@njit(fastmath=FAST, error_model="numpy", cache=True)
+@njit(fastmath=ANY_ORDER, error_model="numpy", cache=True)
 def _decays(dt, a, out):
     for c in range(len(out)):
         out[c] = exp32(dt[c] * a[c])
 
 
-@njit(fastmath=FAST, error_model="numpy", cache=True)
+@njit(fastmath=ANY_ORDER, error_model="numpy", cache=True)
 def _advance(decay, drive, b, exact, rounded):
     """h = decay h + b drive for the float state and for the rounded one, in place."""
     for c in range(len(decay)):
@@ -90,7 +90,7 @@ def _advance(decay, drive, b, exact, rounded):
         rounded[c] = decay[c] * rounded[c] + b * drive[c]
 
 
-@njit(fastmath=FAST, error_model="numpy", cache=True)
+@njit(fastmath=ANY_ORDER, error_model="numpy", cache=True)
 def _look_ahead(decay, drive, b, c_out, exact, wanted, base, gain):
     """Adds one state's share of the next y and of the part that the rounded state has no say in; gain = C A_bar."""
     for c in range(len(decay)):
@@ -108,7 +108,7 @@ def _peak(h, unit):
     return greatest
 
 
-@njit(fastmath=FAST, error_model="numpy", cache=True)
+@njit(fastmath=ANY_ORDER, error_model="numpy", cache=True)
 def _cosine(a, b):
     dot, left, right = 0.0, 0.0, 0.0
     for c in range(len(a)):

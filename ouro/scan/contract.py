@@ -18,7 +18,7 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
-from ouro.scan.cpu import FAST, LANES, as_array, box_tile, run_kernel
+from ouro.scan.cpu import FAST, LANES, as_array, box_tile, run_kernel, sum_of, tile
 from ouro.scan.order import raster_steps, to_raster
 from ouro.scan.window import box_sum
 from ouro.types import PatchWindow
@@ -109,6 +109,8 @@ def _kernels(dtype: str) -> SimpleNamespace:
             gout = np.zeros((rows, lanes), real)
             lane = np.zeros(lanes, real)
             into_B = np.empty(lanes, real)
+            # read as one vector, which has to begin on a cache line
+            products = tile(1, T)[0]
             for p in range(rows):
                 for c in range(count):
                     gout[p, c] = dout[b, g, p, first + c]
@@ -123,22 +125,21 @@ def _kernels(dtype: str) -> SimpleNamespace:
                 box_tile(grid, height, width, half, scratch, patched)
                 for p in range(rows):
                     Ct = C[b, g, n, steps[p]]
-                    to_C = real(0)
                     for c in range(lanes):
-                        to_C += gout[p, c] * lane[c] * patched[p, c]
+                        products[c] = gout[p, c] * lane[c] * patched[p, c]
                         into_B[c] += gout[p, c] * Ct * patched[p, c]
                         grid[p, c] = gout[p, c] * Ct * lane[c]
-                    dC[b, g, k, n, steps[p]] = to_C
+                    dC[b, g, k, n, steps[p]] = sum_of(products)
                 # a window sum is its own transpose
                 box_tile(grid, height, width, half, scratch, patched)
                 for p in range(rows):
                     t = steps[p]
                     w = weights[b, t]
-                    to_weight = real(0)
+                    products[:] = 0
                     for c in range(count):
-                        to_weight += T[b, g, n, t, first + c] * patched[p, c]
+                        products[c] = T[b, g, n, t, first + c] * patched[p, c]
                         dT[b, g, n, t, first + c] = w * patched[p, c]
-                    dweights[b, g, k, t] += to_weight
+                    dweights[b, g, k, t] += sum_of(products)
                 for c in range(count):
                     dB[b, g, n, first + c] = into_B[c]
 

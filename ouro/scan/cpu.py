@@ -6,9 +6,9 @@ tiles) stays in cache: nothing of size b e l n is ever stored. The backward reco
 back. Every loop over lanes has a constant trip count and works on arrays known not to overlap (`distinct`), so LLVM
 vectorizes it whatever N is. What is rounded inside the recurrence is rounded tile by tile, by kernels of their own. The
 exponential is a Cody-Waite reduction with a degree-6 polynomial (`max_exp_ulp` measures it). Kernels are compiled on
-first use and cached on disk. Sums over channels run in blocks of LANES, so that a sample's result depends neither on
-its batch-mates nor on the number of threads. One file for all of it: numba renews a kernel on disk when the kernel's own
-file changes, not when one that it calls into does.
+first use and cached on disk. Sums over channels run in blocks of LANES and in a fixed order, so that a sample's result
+depends neither on its batch-mates, nor on the number of threads, nor on which process compiled the kernel. One file for
+all of it: numba renews a kernel on disk when the kernel's own file changes, not when one that it calls into does.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ independent lanes fill the wait."""
 CACHE_LINE = 64
 """Bytes."""
 
-# reductions may be reassociated and contracted to FMAs; NaN and infinity keep their meaning
-FAST = {"reassoc", "contract", "nsz", "arcp"}
-# the exponential must not be reassociated: that would undo its two-part reduction
-STRICT = {"contract"}
+# products and sums may become FMAs, but keep their order (see `sum_of`); NaN and infinity keep their meaning
+FAST = {"contract", "nsz", "arcp"}
+# where no sum is kept: scores that are compared, long products of one element
+ANY_ORDER = FAST | {"reassoc"}
 # what only compiled code calls needs no entrance for Python, which would be compiled with it
 INNER = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
@@ -97,6 +97,31 @@ def distinct(_context):
 
 
 @intrinsic
+def sum_of(_context, lanes):
+    """The sum of LANES numbers, halves upon halves: an order that no optimizer may change.
+
+    A plain loop's order is LLVM's choice, and it chooses twice: what numba reads back from disk was optimized once more
+    than what it has just compiled, so that the first run on a machine would differ from all later ones.
+    """
+
+    def codegen(context, builder, signature, args):
+        array = context.make_array(signature.args[0])(context, builder, args[0])
+        kind = ir.VectorType(context.get_value_type(signature.return_type), LANES)
+        vector = builder.load(builder.bitcast(array.data, kind.as_pointer()), align=CACHE_LINE)
+        width = LANES
+        while width > 1:
+            width //= 2
+            low, high = (
+                builder.shuffle_vector(vector, vector, ir.VectorType(ir.IntType(32), width)(list(places)))
+                for places in (range(width), range(width, 2 * width))
+            )
+            vector = builder.fadd(low, high)
+        return builder.extract_element(vector, ir.IntType(32)(0))
+
+    return lanes.dtype(lanes), codegen
+
+
+@intrinsic
 def _dense(_context, row):
     """A row that is contiguous, with a type that says so: only then is a loop over it vectorized."""
 
@@ -107,7 +132,7 @@ def _dense(_context, row):
     return row.copy(layout="C")(row), codegen
 
 
-@njit(fastmath=STRICT, error_model="numpy")
+@njit(fastmath=FAST, error_model="numpy")
 def exp32(x):
     """exp(x) for float32 x <= 0, clamped below at -87 (1.6e-38); LLVM inlines it, so that a loop over it vectorizes."""
     x = max(x, np.float32(-87.0))
@@ -133,7 +158,7 @@ def _exp_in_its_precision(x):
     return (lambda x: exp32(x)) if x == nb_types.float32 else (lambda x: np.exp(x))
 
 
-@njit(fastmath=STRICT, error_model="numpy")
+@njit(fastmath=FAST, error_model="numpy")
 def decays(delta, a, out):
     """out[t, c] = exp(delta[t, c] a[c]) for tiles [l, LANES]."""
     distinct()
@@ -215,7 +240,7 @@ def _zero(lanes):
 
 
 @njit(fastmath=FAST, **INNER)
-def _tile(rows, like):
+def tile(rows, like):
     """[rows, LANES] of the type of another array, not yet filled. It starts with a cache line: a vector in two of them
     takes twice as long."""
     size = rows * LANES
@@ -226,11 +251,11 @@ def _tile(rows, like):
 
 @njit(fastmath=FAST, **INNER)
 def _zeros(rows, like):
-    """As `_tile`, filled with zeros."""
-    tile = _tile(rows, like)
+    """As `tile`, filled with zeros."""
+    zeros = tile(rows, like)
     for t in range(rows):
-        _zero(tile[t])
-    return tile
+        _zero(zeros[t])
+    return zeros
 
 
 @njit(fastmath=FAST, **INNER)
@@ -279,20 +304,20 @@ def _replay(delta, x, a, B, h, decay, states):
 
 
 @njit(fastmath=FAST, **INNER)
-def _reverse(delta, x, a, B, C, decay, states, gy, from_window, windowed, grad, dA, into_delta, into_x, dB, dC):
+def _reverse(
+    delta, x, a, B, C, decay, states, gy, from_window, windowed, to_B, to_C, grad, dA, into_delta, into_x, dB, dC,
+):  # fmt: skip
     """The gradients of one state, from the last step to the first; grad is what a step passes to the one before."""
     distinct()
-    real = x.dtype.type
     for i in range(delta.shape[0]):
         t = delta.shape[0] - 1 - i
         Bt, Ct = B[t], C[t]
-        to_B, to_C = real(0), real(0)
         for c in range(LANES):
             new = grad[c] + gy[t, c] * Ct
             if windowed:
                 new += from_window[t, c]
-            to_B += new * x[t, c]
-            to_C += gy[t, c] * states[t + 1, c]
+            to_B[c] = new * x[t, c]
+            to_C[c] = gy[t, c] * states[t + 1, c]
             into_x[t, c] += new * Bt
             passed = new * decay[t, c]
             grad[c] = passed
@@ -300,8 +325,8 @@ def _reverse(delta, x, a, B, C, decay, states, gy, from_window, windowed, grad, 
             exponent = passed * states[t, c]
             into_delta[t, c] += exponent * a[c]
             dA[c] += exponent * delta[t, c]
-        dB[t] += to_B
-        dC[t] += to_C
+        dB[t] += sum_of(to_B)
+        dC[t] += sum_of(to_C)
 
 
 @njit(fastmath=FAST, **INNER)
@@ -327,7 +352,7 @@ def _cube_root(v, third):
     return v * r * r
 
 
-@njit(fastmath=STRICT, **INNER)
+@njit(fastmath=ANY_ORDER, **INNER)
 def _compand(tile, rule, lanes):
     """`ouro.scan.companding.compand` of a tile of one state, in place; for `rule` see `_rule_by_state`."""
     distinct()
@@ -370,7 +395,7 @@ def _compand(tile, rule, lanes):
                 tile[t, c] = high - span * fraction[c]
 
 
-@njit(fastmath=STRICT, **INNER)
+@njit(fastmath=FAST, **INNER)
 def _discretize(delta, a, B, decay, A_bar, B_bar):
     """decay = A_bar = exp(delta a) and B_bar = delta B, before what is rounded is rounded."""
     distinct()
@@ -383,7 +408,7 @@ def _discretize(delta, a, B, decay, A_bar, B_bar):
             B_bar[t, c] = delta[t, c] * Bt
 
 
-@njit(fastmath=STRICT, **INNER)
+@njit(fastmath=FAST, **INNER)
 def _recur(A_bar, B_bar, u, step, lane_step, limit, h, states, carried):
     """states[t + 1] = A_bar[t] carried[t] + B_bar[t] u[t], where what is carried on is the rounded state."""
     distinct()
@@ -414,7 +439,7 @@ def _read_out(states, C, total):
 @njit(fastmath=FAST, **INNER)
 def _reverse_rounded(
     delta, u, a, B, C, decay, A_bar, B_bar, states, carried, step, lane_step, limit, rule_A, rule_B,
-    gy, from_window, windowed, grad, dA, into_delta, into_u, dB, dC,
+    gy, from_window, windowed, to_B, to_C, grad, dA, into_delta, into_u, dB, dC,
 ):  # fmt: skip
     """As `_reverse`; gradients pass straight through what is rounded, but not where that is clipped."""
     distinct()
@@ -423,26 +448,25 @@ def _reverse_rounded(
     for i in range(delta.shape[0]):
         t = delta.shape[0] - 1 - i
         Bt, Ct, step_t = B[t], C[t], step[t]
-        to_B, to_C = real(0), real(0)
         for c in range(LANES):
             scale = step_t * lane_step[c]
             inside = -limit * scale <= states[t + 1, c] <= (limit - real(1)) * scale
             new = (grad[c] if inside else real(0)) + gy[t, c] * Ct
             if windowed:
                 new += from_window[t, c]
-            to_C += gy[t, c] * states[t + 1, c]
+            to_C[c] = gy[t, c] * states[t + 1, c]
             into_u[t, c] += new * B_bar[t, c]
             kept = new * u[t, c] if B_low <= delta[t, c] * Bt <= B_high else real(0)
             into_delta[t, c] += kept * Bt
-            to_B += kept * delta[t, c]
+            to_B[c] = kept * delta[t, c]
             grad[c] = new * A_bar[t, c]
             # with the exact decay
             kept = new * decay[t, c] if A_low <= decay[t, c] <= A_high else real(0)
             exponent = kept * carried[t, c]
             into_delta[t, c] += exponent * a[c]
             dA[c] += exponent * delta[t, c]
-        dB[t] += to_B
-        dC[t] += to_C
+        dB[t] += sum_of(to_B)
+        dC[t] += sum_of(to_C)
 
 
 @njit(fastmath=FAST, **INNER)
@@ -498,31 +522,29 @@ def _read_out_window(h_p, steps, C, total_p):
 
 
 @njit(fastmath=FAST, **INNER)
-def _reverse_read_out_window(h_p, steps, C, gy_p, grid, dC):
+def _reverse_read_out_window(h_p, steps, C, gy_p, products, grid, dC):
     """The gradients of `_read_out_window`; that of h_p goes into grid."""
     distinct()
     for p in range(h_p.shape[0]):
         t = steps[p]
         Ct = C[t]
-        dot = h_p.dtype.type(0)
         for c in range(LANES):
-            dot += gy_p[p, c] * h_p[p, c]
+            products[c] = gy_p[p, c] * h_p[p, c]
             grid[p, c] = gy_p[p, c] * Ct
-        dC[t] += dot
+        dC[t] += sum_of(products)
 
 
 @njit(fastmath=FAST, **INNER)
-def _reverse_weigh(grad, states, steps, weights, into_states, dweights):
+def _reverse_weigh(grad, states, steps, weights, products, into_states, dweights):
     """The gradients of `_weigh`, given that of its grid."""
     distinct()
     for p in range(grad.shape[0]):
         t = steps[p]
         w = weights[t]
-        dot = grad.dtype.type(0)
         for c in range(LANES):
-            dot += states[t + 1, c] * grad[p, c]
+            products[c] = states[t + 1, c] * grad[p, c]
             into_states[t, c] = w * grad[p, c]
-        dweights[t] += dot
+        dweights[t] += sum_of(products)
 
 
 @cache
@@ -530,7 +552,7 @@ def _kernels(dtype: str, ROUNDED: bool) -> SimpleNamespace:
     """Forward and backward for one dtype, with or without rounding; u, delta and gradients come as [b l e] views."""
     # a flag and not the function: as a cell variable a compiled function makes numba's key new in every process
 
-    @njit(fastmath=FAST, error_model="numpy", parallel=True, cache=True)
+    @njit(fastmath=FAST, error_model="numpy", parallel=True, cache=True, nogil=True)
     def forward(
         u, delta, A, B, C, D, step, channel, state, limit, rule_A, rule_B, weights, steps, half, height, width,
         y, h, y_p,
@@ -546,9 +568,9 @@ def _kernels(dtype: str, ROUNDED: bool) -> SimpleNamespace:
             g = task // tiles % groups
             first = g * per_group + task % tiles * LANES
             count = min(LANES, (g + 1) * per_group - first)
-            dt, ut, x, total = _tile(L, A), _tile(L, A), _tile(L, A), _tile(L, A)
+            dt, ut, x, total = tile(L, A), tile(L, A), tile(L, A), tile(L, A)
             states = _zeros(L + 1 if keep or cells > 0 or ROUNDED else 1, A)
-            grid, scratch, h_p, total_p = _tile(cells, A), _tile(cells, A), _tile(cells, A), _zeros(cells, A)
+            grid, scratch, h_p, total_p = tile(cells, A), tile(cells, A), tile(cells, A), _zeros(cells, A)
             # the state at one step, and what else is one number per lane
             lanes = _zeros(6, A)
             carry, lane, lane_step = lanes[0], lanes[1], lanes[2]
@@ -558,7 +580,7 @@ def _kernels(dtype: str, ROUNDED: bool) -> SimpleNamespace:
             _skip(ut, lane, total)
             _product(dt, ut, x)
             if ROUNDED:
-                A_bar, B_bar, carried = _tile(L, A), _tile(L, A), _zeros(L + 1, A)
+                A_bar, B_bar, carried = tile(L, A), tile(L, A), _zeros(L + 1, A)
             for n in range(N):
                 Bn, Cn = B[b, g, n], C[b, g, n]
                 _load_lanes(A[n], first, count, lane)
@@ -582,7 +604,7 @@ def _kernels(dtype: str, ROUNDED: bool) -> SimpleNamespace:
             if cells > 0:
                 _store_tile(total_p, first, count, y_p[b])
 
-    @njit(fastmath=FAST, error_model="numpy", parallel=True, cache=True)
+    @njit(fastmath=FAST, error_model="numpy", parallel=True, cache=True, nogil=True)
     def backward(
         u, delta, A, B, C, D, step, channel, state, limit, rule_A, rule_B, weights, steps, half, height, width,
         dy, dy_p, du, ddelta, dA, dB, dC, dD, dweights,
@@ -598,20 +620,21 @@ def _kernels(dtype: str, ROUNDED: bool) -> SimpleNamespace:
             k = task % blocks
             first = g * per_group + k * LANES
             count = min(LANES, (g + 1) * per_group - first)
-            dt, ut, x, gy = _tile(L, A), _tile(L, A), _tile(L, A), _tile(L, A)
-            decay, states = _tile(L, A), _zeros(L + 1, A)
+            dt, ut, x, gy = tile(L, A), tile(L, A), tile(L, A), tile(L, A)
+            decay, states = tile(L, A), _zeros(L + 1, A)
             into_delta, into_u = _zeros(L, A), _zeros(L, A)
-            gy_p, grid, scratch, h_p = _tile(cells, A), _tile(cells, A), _tile(cells, A), _tile(cells, A)
+            gy_p, grid, scratch, h_p = tile(cells, A), tile(cells, A), tile(cells, A), tile(cells, A)
             from_window = _zeros(L if cells > 0 else 0, A)
-            lanes = _zeros(7, A)
+            lanes = _zeros(9, A)
             carry, lane, lane_step, grad = lanes[0], lanes[1], lanes[2], lanes[3]
+            for_B, for_C = lanes[7], lanes[8]
             load_tile(delta[b], first, count, dt)
             load_tile(u[b], first, count, ut)
             load_tile(dy[b], first, count, gy)
             if cells > 0:
                 load_tile(dy_p[b], first, count, gy_p)
             if ROUNDED:
-                A_bar, B_bar, carried = _tile(L, A), _tile(L, A), _zeros(L + 1, A)
+                A_bar, B_bar, carried = tile(L, A), tile(L, A), _zeros(L + 1, A)
             else:
                 _product(dt, ut, x)
             for n in range(N):
@@ -621,27 +644,28 @@ def _kernels(dtype: str, ROUNDED: bool) -> SimpleNamespace:
                 if ROUNDED:
                     _scale_lanes(channel, state[n], first, count, lane_step)
                     _discretize(dt, lane, Bn, decay, A_bar, B_bar)
-                    _compand(A_bar, rule_A[n], lanes[4:])
-                    _compand(B_bar, rule_B[n], lanes[4:])
+                    _compand(A_bar, rule_A[n], lanes[4:7])
+                    _compand(B_bar, rule_B[n], lanes[4:7])
                     _recur(A_bar, B_bar, ut, step, lane_step, limit, carry, states, carried)
                 else:
                     _replay(dt, x, lane, Bn, carry, decay, states)
                 if cells > 0:
                     _weigh(states, steps, weights[b], grid)
                     box_tile(grid, height, width, half, scratch, h_p)
-                    _reverse_read_out_window(h_p, steps, Cn, gy_p, grid, to_C)
+                    _reverse_read_out_window(h_p, steps, Cn, gy_p, for_C, grid, to_C)
                     box_tile(grid, height, width, half, scratch, h_p)
-                    _reverse_weigh(h_p, states, steps, weights[b], from_window, dweights[b, g, k])
+                    _reverse_weigh(h_p, states, steps, weights[b], for_B, from_window, dweights[b, g, k])
                 _zero(carry)
                 _zero(grad)
                 if ROUNDED:
                     _reverse_rounded(
                         dt, ut, lane, Bn, Cn, decay, A_bar, B_bar, states, carried, step, lane_step, limit,
-                        rule_A[n], rule_B[n], gy, from_window, cells > 0, carry, grad, into_delta, into_u, to_B, to_C,
+                        rule_A[n], rule_B[n], gy, from_window, cells > 0, for_B, for_C, carry, grad,
+                        into_delta, into_u, to_B, to_C,
                     )  # fmt: skip
                 else:
                     _reverse(
-                        dt, x, lane, Bn, Cn, decay, states, gy, from_window, cells > 0, carry, grad,
+                        dt, x, lane, Bn, Cn, decay, states, gy, from_window, cells > 0, for_B, for_C, carry, grad,
                         into_delta, into_u, to_B, to_C,
                     )  # fmt: skip
                 _store_lanes(grad, first, count, dA[b, n])
@@ -754,12 +778,16 @@ def _any_order(kind: nb_types.Type) -> nb_types.Type:
 def run_kernel(kernel, *arrays) -> None:
     """Calls a kernel with as many threads as torch uses."""
     with _ONE_AT_A_TIME:
-        numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+        threads = torch.get_num_threads()
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
         if not kernel.signatures:
             # one compilation serves every memory order of what is [b l e]
             kernel.compile(tuple(_any_order(numba.typeof(x)) for x in arrays))
             kernel.disable_compile()
         kernel(*arrays)
+        if torch.get_num_threads() != threads:
+            # numba's pool, when it starts, sets the number of threads that torch goes by
+            torch.set_num_threads(threads)
 
 
 def scan(

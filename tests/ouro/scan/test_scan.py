@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -154,6 +158,41 @@ def test_a_sample_does_not_see_its_batch_mates_or_the_threads() -> None:
     assert torch.equal(alone.y, whole["y"][3:4])
     for name in whole:
         assert torch.equal(single[name], whole[name]), name
+
+
+def test_the_process_that_compiles_and_those_that_read_the_code_from_disk_agree_bit_for_bit(tmp_path) -> None:
+    script = """
+import hashlib, torch
+from ouro.scan import selective_scan
+from ouro.types import ScanInputs
+g = torch.Generator().manual_seed(0)
+u, delta, B, C = (torch.randn(s, generator=g) for s in ((2, 130, 23), (2, 130, 23), (2, 16, 23), (2, 16, 23)))
+leaves = [u, 0.1 * delta.abs(), -torch.rand(130, 16, generator=g), B, C, torch.rand(130, generator=g)]
+y = selective_scan(ScanInputs(*(x.requires_grad_() for x in leaves))).y
+found = [y.detach(), *torch.autograd.grad(y.square().sum(), leaves)]
+print(*(hashlib.sha256(x.contiguous().numpy().tobytes()).hexdigest() for x in found))
+"""
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", script], env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}, check=True,
+            capture_output=True, text=True,
+        ).stdout
+        for _ in range(2)
+    ]  # fmt: skip
+    assert told[0] == told[1] and len(told[0].split()) == 7
+
+
+def test_torch_keeps_its_number_of_threads() -> None:
+    script = """
+import torch
+from ouro.scan import selective_scan
+from ouro.types import ScanInputs
+torch.set_num_threads(1)
+selective_scan(ScanInputs(*(torch.ones(s) for s in ((1, 2, 3), (1, 2, 3), (2, 1), (1, 1, 3), (1, 1, 3)))))
+print(torch.get_num_threads())
+"""
+    run = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert run.stdout == "1\n"
 
 
 def test_extreme_step_sizes_stay_finite() -> None:
