@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ouro.gen import density
+
 
 def neighborhood(grid: tuple[int, int], size: int) -> Tensor:
     """Which patches lie in the size x size window around each patch, itself left out: bool [p p]."""
@@ -76,23 +78,30 @@ def similarity_entropy(features: Tensor, *, points: int = 64, bandwidth: float =
     pairs = (unit @ unit.transpose(1, 2))[:, first, second]
     low, high = pairs.detach().amin(1), pairs.detach().amax(1)
     places = low[:, None] + (high - low)[:, None] * torch.linspace(0, 1, points, device=pairs.device)
-    density = _Density.apply(pairs, places, bandwidth) + 1e-4
-    return torch.trapezoid(-density * density.log(), places, dim=1)
+    f = _Density.apply(pairs, places, bandwidth) + 1e-4
+    return torch.trapezoid(-f * f.log(), places, dim=1)
 
 
 class _Density(torch.autograd.Function):
-    """f(x_k) = mean over i of N(x_k; s_i, h^2), [b k]; place after place, so that nothing of size [b k i] is held."""
+    """f(x_k) = mean over i of N(x_k; s_i, h^2), [b k]; place after place, so that nothing of size [b k i] is held.
+
+    On the CPU the compiled `ouro.gen.density` leaves out what is more than REACH bandwidths away.
+    """
 
     @staticmethod
     def forward(ctx, pairs, places, bandwidth):
         ctx.save_for_backward(pairs, places)
         ctx.bandwidth = bandwidth
+        if pairs.device.type == "cpu":
+            return density.forward(pairs, places, bandwidth)
         columns = [_kernel(pairs, place, bandwidth).mean(1) for place in places.T]
         return torch.stack(columns, dim=1)
 
     @staticmethod
     def backward(ctx, upstream):
         pairs, places = ctx.saved_tensors
+        if pairs.device.type == "cpu":
+            return density.backward(pairs, places, ctx.bandwidth, upstream), None, None
         to_pairs = torch.zeros_like(pairs)
         for place, weight in zip(places.T, upstream.T, strict=True):
             slope = (place[:, None] - pairs) / ctx.bandwidth**2

@@ -101,6 +101,22 @@ def test_the_entropy_of_similarities_agrees_with_its_formula_and_has_its_gradien
     assert torch.autograd.gradcheck(lambda x: _Density.apply(x, places, 0.1), (pairs,))
 
 
+@pytest.mark.parametrize("spread", [1.0, 0.01, 0.0], ids=["far-apart", "near", "one-place"])
+@pytest.mark.parametrize("points", [2, 64])
+def test_a_density_without_what_is_out_of_reach_is_the_density(points: int, spread: float) -> None:
+    g = torch.Generator().manual_seed(0)
+    pairs = (spread * (torch.rand(3, 71, generator=g) - 0.5)).double().requires_grad_()
+    low, high = pairs.detach().amin(1, keepdim=True), pairs.detach().amax(1, keepdim=True)
+    places = low + (high - low) * torch.linspace(0, 1, points).double()
+    upstream = torch.randn(3, points, generator=g).double()
+    found = _Density.apply(pairs, places, 0.01)
+    gap = (places[:, None, :] - pairs[:, :, None]) / 0.01
+    wanted = (torch.exp(-gap.square() / 2) / (0.01 * math.sqrt(2 * math.pi))).mean(1)
+    assert torch.allclose(found, wanted, rtol=1e-10, atol=1e-10)
+    gradients = (torch.autograd.grad(x, pairs, upstream)[0] for x in (found, wanted))
+    assert torch.allclose(*gradients, rtol=1e-8, atol=1e-8)
+
+
 def test_diverse_patches_have_more_entropy_than_equal_ones() -> None:
     draw = torch.Generator().manual_seed(3)
     diverse = torch.randn(1, 16, 3, generator=draw)
