@@ -26,6 +26,7 @@ _TOPICS = {
 _BACKENDS = {"cpu": "compiled scan", "reference": "loop over tokens", "ouro": "ours", "fused": "ours, fused"}
 _BOUNDS = {"bytes": "memory", "exps": "exponentials", "int8_ops": "int8 products", "half_ops": "fp16 products"}
 _OURS = ("ouro", "fused", "cpu", "compiled", "packed w8a8", "packed w4a8")
+_TIMES = ("p20_ms", "p50_ms", "p80_ms", "floor_ms", "bound", "achieved")
 
 Values = Mapping[str, Any]
 
@@ -44,9 +45,9 @@ def topics(files: Sequence[Values], device: str | None) -> list[str]:
 def measured(files: Iterable[Values]) -> list[dict[str, Any]]:
     """Rows of all files in one form.
 
-    {topic, case, backend, ours, device, file, p20_ms, p50_ms, p80_ms, floor_ms, bound, achieved, gate, said, ratios}. gate: True
-    or False for what is ours, None for others. said: what a row without times has instead, or a note. ratios: (how many
-    times as fast, as whom). A case that two files have is taken from the first.
+    {topic, case, backend, ours, device, file, gate, error, said, ratios} and `_TIMES`. gate: True or False for what is ours,
+    None for others. said: what a row without times has instead, or a note. ratios: (how many times as fast, as whom). A
+    case that two files have is taken from the first.
     """
     found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for file in files:
@@ -58,19 +59,22 @@ def measured(files: Iterable[Values]) -> list[dict[str, Any]]:
 
 
 def _rows(file: Values) -> list[dict[str, Any]]:
-    """Rows of one file."""
+    """Rows of one file; those that no gate let be timed come last."""
     rows = [
         {
             "topic": _topic(file, row), "case": _case(file, row), "device": file.get("device"), "file": file.get("file", ""),
             "backend": _BACKENDS.get(row["backend"], row["backend"]), "ours": row["backend"] in _OURS,
             "gate": _passed(file, row) if row["backend"] in _OURS else None, "error": _error(file, row),
             "said": row.get("complaint") or row.get("failed") or row.get("note") or "", "ratios": [],
-            **{key: row.get(key) for key in ("p20_ms", "p50_ms", "p80_ms", "floor_ms", "bound", "achieved")},
+            **{key: row.get(key) for key in _TIMES},
         }
         for row in file["rows"]
     ]  # fmt: skip
+    cases: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        cases.setdefault((row["topic"], row["case"]), []).append(row)
     for given, row in zip(file["rows"], rows, strict=True):
-        same = [other for other in rows if (other["topic"], other["case"]) == (row["topic"], row["case"])]
+        same = cases[row["topic"], row["case"]]
         ours = next((other for other in same if other["ours"]), None)
         if "speedup_over" in given:
             pairs = [(given.get("speedup"), "eager"), (given.get("speedup_over_graph"), "graph")]
@@ -80,7 +84,16 @@ def _rows(file: Values) -> list[dict[str, Any]]:
             ours["ratios"].append((given["speedup"], row["backend"]))
         elif "ratio" in given and row["ours"]:
             row["ratios"].append((given["ratio"], same[0]["backend"]))
-    return rows
+    return rows + [_untimed(file, found) for found in file.get("gates", ()) if not found["passed"]]
+
+
+def _untimed(file: Values, found: Values) -> dict[str, Any]:
+    """The row of a kernel's test case, or of a model's format, that failed its gate."""
+    return {
+        "topic": found.get("kernel") or f"{_TOPICS['model']} {file.get('model', '')}", "device": file.get("device"),
+        "case": str(found.get("case", found.get("format"))), "file": file.get("file", ""), "backend": "ours", "ours": True,
+        "gate": False, "error": None, "said": found.get("complaint") or "", "ratios": [], **dict.fromkeys(_TIMES),
+    }  # fmt: skip
 
 
 def _topic(file: Values, row: Values) -> str:

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from ouro.jobs.fused_bench import _ratios as fused_ratios
+from ouro.jobs.kernel_bench import NOT_MEASURED
 from ouro.kernels import NAMES, gate, kernel
 from ouro.kernels.gate import Verdict
 from ouro.kernels.launch import interpreted
@@ -212,6 +213,21 @@ def test_no_ratio_stands_beside_a_failed_gate(timed, monkeypatch):
     )
 
 
+def test_what_no_gate_let_be_timed_says_why():
+    gate = {"passed": False, "failed": ["causal_conv"], "cases": 2}
+    gates = [
+        {"kernel": "causal_conv", "case": "odd sizes", "passed": False, "complaint": "u_f: 2 of 9 differ"},
+        {"kernel": "causal_conv", "case": "even sizes", "passed": True, "complaint": None},
+    ]
+    files = [kernel_file([], gate=gate, gates=gates)]
+    assert times.topics(files, "A GPU") == ["causal_conv"]
+    shown = times.listed(files, "A GPU", "causal_conv")
+    assert shown.count("<tr>") == 2 and "odd sizes" in shown and "✗ u_f: 2 of 9 differ" in shown and "×" not in shown
+    model = {"format": "w8a8", "passed": False, "complaint": "logits are far away"}
+    files = [kernel_file([], op="model", model="vim", gate={"passed": False, "failed": ["w8a8"]}, gates=[model])]
+    assert "✗ logits are far away" in times.listed(files, "A GPU", "Whole model vim")
+
+
 def test_no_time_without_the_name_of_a_device(timed):
     files = [kernel_file(timed, device="")]
     assert times.devices(files) == [] and "×" not in times.listed(files, "", TOPIC)
@@ -267,7 +283,7 @@ def test_ratios_are_those_of_the_times_beside_them():
 
 def test_what_was_not_measured_is_said_with_what_measures_it(timed):
     files = [file for file in stored.benchmarks() if file["op"] == "scan" and "kernel" not in file["rows"][0]]
-    assert "not measured: no CUDA device" in times.unmeasured(files)
+    assert times.NOT_MEASURED == NOT_MEASURED and NOT_MEASURED in times.unmeasured(files)
     assert (ROOT / times.SCRIPT.removeprefix("sh ")).is_file()
     left = times.unmeasured([*files, kernel_file(timed)])
     assert "Not measured yet" in left and "quantized_linear" not in left and "selective_scan" in left
