@@ -173,6 +173,11 @@ class Store:
             raise ValueError(f"{stored} holds another spec than its folder's name says; remove {path}")
         return Run(path)
 
+    def find(self, spec: Mapping[str, Any]) -> Run | None:
+        """The run of this spec if it was opened before; nothing is written."""
+        path = self.folder / digest(spec)
+        return Run(path) if (path / "spec.json").exists() else None
+
     def runs(self) -> list[Run]:
         """Every run, in the order in which they were first opened."""
         specs = sorted(self.folder.glob("*/spec.json"), key=lambda path: (path.stat().st_mtime_ns, path))

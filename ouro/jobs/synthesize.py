@@ -85,10 +85,13 @@ def synthesize(spec: SynthesisSpec, *, root: str | os.PathLike[str] | None = Non
         check_writable(spec.out)
     model = create_model(spec.model, pretrained=True)
     objective = GENERATORS.get(spec.method)(model, seed=spec.seed, **dict(spec.options))
-    check_memory(spec, model, objective)
+    store, identity, chunks = Store(root), _identity(spec, model), range(len(range(0, spec.num, spec.batch)))
+    kept = store.find(identity)
+    if kept is None or len(kept.chunks()) < len(chunks):
+        check_memory(spec, model, objective)
     with joined() as ranks:
         # opened once, so that ranks do not write the same file at the same time
-        run = ranks.gathered(lambda: Store(root).open(_identity(spec, model)) if ranks.rank == 0 else None)[0]
+        run = ranks.gathered(lambda: store.open(identity) if ranks.rank == 0 else None)[0]
         assert run is not None
         dealt = _chunks(spec, model, objective, run, ranks)
         if ranks.size == 1:
@@ -96,7 +99,7 @@ def synthesize(spec: SynthesisSpec, *, root: str | os.PathLike[str] | None = Non
         else:
             ranks.gathered(lambda: finish(dealt))
         images, labels, losses, spent = [], [], [], 0.0
-        for number in range(len(range(0, spec.num, spec.batch))):
+        for number in chunks:
             chunk = run.load_tensors(_name(number))
             if not chunk:
                 raise RuntimeError(f"{_name(number)} is not in {run.path}; all ranks have to see the same folder")

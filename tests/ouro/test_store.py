@@ -86,6 +86,13 @@ def test_runs_are_listed_by_age(tmp_path):
     assert [run.path for run in Store(tmp_path).runs()] == opened
 
 
+def test_a_run_is_found_once_it_was_opened(tmp_path):
+    store = Store(tmp_path / "store")
+    assert store.find({"a": 1}) is None and not (tmp_path / "store").exists()
+    opened = store.open({"a": 1})
+    assert store.find({"a": 1}).path == opened.path and store.find({"a": 2}) is None
+
+
 def test_open_refuses_a_foreign_spec(tmp_path):
     run = Store(tmp_path).open(SPEC)
     write_json(run.path / "spec.json", {"model": "other"})

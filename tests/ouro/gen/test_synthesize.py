@@ -154,6 +154,9 @@ def test_more_images_than_memory_holds_are_refused_with_the_numbers(untrained, t
     assert not (tmp_path / "runs").exists(), "before any work is done"
     monkeypatch.setattr("ouro.jobs.synthesize.available_bytes", lambda: None)
     assert len(run(job(SynthesisSpec("vim_nano", **SPEC), root=tmp_path))[1].arrays["images"]) == 3
+    monkeypatch.setattr("ouro.jobs.synthesize.available_bytes", lambda: 0)
+    # nothing is left to be made of it
+    assert len(run(job(SynthesisSpec("vim_nano", **SPEC), root=tmp_path))[1].arrays["images"]) == 3
 
 
 def test_a_loss_that_is_not_finite_names_the_layer_and_keeps_what_was_good(untrained, tmp_path, model) -> None:
