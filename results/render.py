@@ -220,16 +220,33 @@ def budget() -> str | None:
 
 
 def packed() -> str | None:
-    """Latency of packed models against float32."""
-    values = _load("packed_cpu_vim_nano.json")
-    if values is None:
+    """Latency of packed models against float32, and where it goes."""
+    files = [values for name in ("vim_nano", "vim_small_patch16_224") if (values := _load(f"packed_cpu_{name}.json"))]
+    if not files:
         return None
     rows: Rows = [
-        (row["op"], row["backend"], *(f"{row[key]:.1f}" for key in ("p20_ms", "p50_ms", "p80_ms")), f"{row['ratio']:.2f}x")
+        (
+            f"`{values['model']}`", row["op"], row["backend"], *(f"{row[key]:.1f}" for key in ("p20_ms", "p50_ms", "p80_ms")),
+            f"{row['ratio']:.2f}x", *(f"{row['parts'][part]:.1f}" for part in ("linear", "scan", "convolution", "norm", "rest")),
+        )
+        for values in files
         for row in values["rows"]
     ]  # fmt: skip
-    head = ("what", "model", "p20 ms", "p50 ms", "p80 ms", "ratio")
-    return _made(values, "ouro bench packed vim_nano") + _markdown(head, rows, 2)
+    head = (
+        "model",
+        "what",
+        "by",
+        "p20 ms",
+        "p50 ms",
+        "p80 ms",
+        "ratio",
+        "linear",
+        "scan",
+        "convolution",
+        "norm",
+        "rest",
+    )
+    return _made(files[-1], "ouro bench packed MODEL") + _markdown(head, rows, 3)
 
 
 def calibration() -> str | None:

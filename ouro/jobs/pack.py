@@ -10,16 +10,19 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ouro.data import batches
 from ouro.evaluate.images import open_data
 from ouro.jobs.bench import percentiles
 from ouro.jobs.provenance import run_info
 from ouro.models import create_model, variant
+from ouro.models.layers import RMSNorm
+from ouro.models.mixer import Scan
 from ouro.quant.apply import attach_calibration
 from ouro.quant.calibrate import quantize as calibrate
 from ouro.quant.lower import PackedLinear, lower, restore, weighs
@@ -84,7 +87,8 @@ class PackedBenchSpec:
     """A model in float32 against the same one packed, at several widths and batch sizes.
 
     bits: what is calibrated, dynamically per token unless it asks for outliers, which only "ouro" has.
-    images: so many held-out ones pass the gate.
+    images: so many held-out ones pass the gate. A model without data here gets weights, and noise for images, made up
+    from the seed: they take as long, and every layer has to agree; what the whole model answers means nothing.
 
     Raises:
         ValueError: a count below 1, or nothing to time.
@@ -109,34 +113,33 @@ class PackedBenchSpec:
 def bench_packed(spec: PackedBenchSpec) -> Generator[Progress, None, Report]:
     """Gate first: every packed layer against the simulated one, and top-1 on held-out images; then percentiles.
 
-    The report has {op, model, device, threads, gate: {passed, max_error, tolerance}, rows: [{op, case, backend, gate,
-    max_error, agreement, p20_ms, p50_ms, p80_ms, ratio}], seed}; ratio is float32's time by this one's.
+    The report has {op, model, weights ("trained" or "made up"), device, threads, gate: {passed, max_error, tolerance},
+    rows: [{op, case, backend, gate, max_error, agreement (None where weights are made up), p20_ms, p50_ms, p80_ms, ratio,
+    parts}], seed}; ratio is float32's time by this one's, for parts see `parts_ms`.
     """
     started = time.perf_counter()
-    exact = create_model(spec.model, pretrained=True)
-    info = exact.info
+    exact, images, seen = _subject(spec)
+    trained = has_data(spec.model)
     total = len(spec.bits) * (1 + len(spec.batches)) + len(spec.batches)
     done = 0
     yield Progress(done, total, "calibration")
-    dataset = open_data(variant(spec.model).data, "test", spec.model, info)
-    kept = open_data(variant(spec.model).data, "calib", spec.model, info)
-    images = next(batches(dataset, spec.images, limit=spec.images, mean=info.mean, std=info.std))[0]
-    seen = next(batches(kept, spec.calibration, limit=spec.calibration, mean=info.mean, std=info.std))[0]
     packed: dict[str, tuple[VisionModel, dict[str, Any]]] = {}
     for bits in spec.bits:
         method = "ouro" if "o" in bits else "dynamic"
         calibration = calibrate(exact, seen, method=method, bits=bits, seed=spec.seed)
         simulated = attach_calibration(copy.deepcopy(exact), calibration)
         lowered = lower(simulated)
-        with torch.no_grad():
-            found = _compared(simulated, lowered(images), images)
+        agreement = None
+        if trained:
+            with torch.no_grad():
+                agreement = _compared(simulated, lowered(images), images)["agreement"]
         error = layer_error(simulated, lowered, images[:2])
-        passed = error <= LAYER_TOLERANCE and found["agreement"] >= AGREEMENT
-        gate = {"gate": "passed" if passed else "failed", "max_error": error, "agreement": found["agreement"]}
+        passed = error <= LAYER_TOLERANCE and (agreement is None or agreement >= AGREEMENT)
+        gate = {"gate": "passed" if passed else "failed", "max_error": error, "agreement": agreement}
         packed[bits] = lowered, gate
         yield Progress(done := done + 1, total, f"gate of {bits}", gate)
     passed = all(gate["gate"] == "passed" for _, gate in packed.values())
-    own: dict[str, Any] = {"gate": "passed", "max_error": 0.0, "agreement": 1.0}
+    own: dict[str, Any] = {"gate": "passed", "max_error": 0.0, "agreement": 1.0 if trained else None}
     contenders: list[tuple[str, VisionModel, dict[str, Any]]] = [("float32", exact, own)]
     contenders += [(f"packed {bits}", model, gate) for bits, (model, gate) in packed.items()]
     rows: list[dict[str, Any]] = []
@@ -150,13 +153,14 @@ def bench_packed(spec: PackedBenchSpec) -> Generator[Progress, None, Report]:
                 with torch.no_grad():
                     times = percentiles(partial(model, some), spec.repeats)
                 base = times["p50_ms"] if base is None else base
-                row |= times | {"ratio": round(base / times["p50_ms"], 3)}
+                row |= times | {"ratio": round(base / times["p50_ms"], 3), "parts": parts_ms(model, some, spec.repeats)}
             rows.append(row)
             yield Progress(done := done + 1, total, f"{backend}, batch {batch}", row)
     worst = max(gate["max_error"] for _, gate in packed.values())
     values = {
         "op": "packed",
         "model": spec.model,
+        "weights": "trained" if trained else "made up",
         "device": "cpu",
         "threads": torch.get_num_threads(),
         "gate": {"passed": passed, "max_error": worst, "tolerance": LAYER_TOLERANCE},
@@ -164,6 +168,72 @@ def bench_packed(spec: PackedBenchSpec) -> Generator[Progress, None, Report]:
         "seed": spec.seed,
     }
     return Report("bench", values, run_info(spec.seed, started))
+
+
+def has_data(name: str) -> bool:
+    """Whether images of the kind this model was trained on can be made here; others ask for a folder."""
+    return variant(name).data != "folder"
+
+
+def _subject(spec: PackedBenchSpec) -> tuple[VisionModel, Tensor, Tensor]:
+    """The float model, images for the gate and images to calibrate on."""
+    if not has_data(spec.model):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(spec.seed)
+            model = create_model(spec.model)
+            # as many as the layers' gate and the batches look at
+            noise = torch.randn(max(2, *spec.batches), *model.info.input_size)
+        return model, noise, noise
+    model = create_model(spec.model, pretrained=True)
+    info, data = model.info, variant(spec.model).data
+    counts = {"test": spec.images, "calib": spec.calibration}
+    images, seen = (
+        next(batches(open_data(data, split, spec.model, info), n, limit=n, mean=info.mean, std=info.std))[0]
+        for split, n in counts.items()
+    )
+    return model, images, seen
+
+
+PARTS = {
+    "linear": (nn.Linear, PackedLinear),
+    "convolution": (nn.Conv1d, nn.Conv2d),
+    "scan": (Scan,),
+    "norm": (RMSNorm, nn.LayerNorm),
+}
+"""Part of a forward -> the modules it is spent in. What a scan's linear layers and convolution take is not the scan's."""
+
+
+def parts_ms(model: VisionModel, images: Tensor, repeats: int) -> dict[str, float]:
+    """Where a forward's time goes: {part: median milliseconds, by `PARTS`, and "rest"}; watching costs a little time."""
+    kinds = {module: part for part, known in PARTS.items() for module in model.modules() if isinstance(module, known)}
+    open_calls: list[tuple[float, list[float]]] = []
+    spent: dict[str, float] = {}
+
+    def begin(module: nn.Module, _inputs: object) -> None:
+        open_calls.append((time.perf_counter(), []))
+
+    def end(module: nn.Module, _inputs: object, _output: object) -> None:
+        begun, inner = open_calls.pop()
+        whole = time.perf_counter() - begun
+        spent[kinds[module]] = spent.get(kinds[module], 0.0) + whole - sum(inner)
+        if open_calls:
+            open_calls[-1][1].append(whole)
+
+    handles = [hook for module in kinds for hook in
+               (module.register_forward_pre_hook(begin), module.register_forward_hook(end))]  # fmt: skip
+    found: list[dict[str, float]] = []
+    try:
+        with torch.no_grad():
+            for _ in range(repeats):
+                spent.clear()
+                begun = time.perf_counter()
+                model(images)
+                rest = time.perf_counter() - begun - sum(spent.values())
+                found.append(spent | {"rest": rest})
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {part: round(1e3 * median(run[part] for run in found), 3) for part in found[0]}
 
 
 def layer_error(simulated: VisionModel, packed: VisionModel, images: Tensor) -> float:

@@ -178,10 +178,12 @@ def encode(rows: Tensor, encoding: Encoding) -> Encoded:
     return Encoded(inliers, listed, _as_codes(*others))
 
 
-def linear(encoded: Encoded, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:
+def linear(
+    encoded: Encoded, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, totals: Tensor | None = None
+) -> Tensor:
     """`ouro.quant.integer.linear` on the CPU."""
     outputs = len(weight)
-    of_ones = weight.sum(1, dtype=torch.int32).numpy()
+    of_ones = (weight.sum(1, dtype=torch.int32) if totals is None else totals).numpy()
     steps = _table(weight_scale)
     start = np.zeros(outputs, np.float32) if bias is None else _table(bias)
     y = np.empty((len(encoded.inliers.codes), outputs), np.float32)

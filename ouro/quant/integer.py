@@ -138,8 +138,13 @@ def encode(rows: Tensor, encoding: Encoding) -> Encoded:
     return encode_reference(rows, encoding)
 
 
-def linear(encoded: Encoded, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:
+def linear(
+    encoded: Encoded, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, totals: Tensor | None = None
+) -> Tensor:
     """As `linear_reference`, in float32; compiled on CPUs.
+
+    Args:
+        totals: sums of the rows of `weight`, int32 [o], if they are known already.
 
     Raises:
         ValueError: more input channels than int32 sums are sure to hold.
@@ -149,7 +154,7 @@ def linear(encoded: Encoded, weight: Tensor, weight_scale: Tensor, bias: Tensor 
             f"{weight.shape[1]} input channels, integer sums are exact up to {LARGEST_K}; leave it in float"
         )
     if compilable(encoded.inliers.scale):
-        return _compiled().linear(encoded, weight, weight_scale, bias)
+        return _compiled().linear(encoded, weight, weight_scale, bias, totals)
     return linear_reference(encoded, weight, weight_scale, bias).float()
 
 

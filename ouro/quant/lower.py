@@ -54,6 +54,7 @@ class PackedWeight(Quantizer):
         # codes of a smoothed or rotated weight are what they are: the way there lies behind them
         super().__init__(tap, replace(spec, granularity="channel", rotate=False), {"packed": packed, "scale": scale})
         self.shape = shape
+        self._totals: tuple[tuple[int, int], Tensor] | None = None
 
     def rounded(self, x: Tensor) -> Tensor:
         self.tally()
@@ -65,6 +66,13 @@ class PackedWeight(Quantizer):
         if self.packed.dtype == torch.uint8 and self.packed.device.type == "cpu":
             return integer.unpack(self.packed, columns)
         return unpack_codes(self.packed, columns)
+
+    def totals(self, codes: Tensor) -> Tensor:
+        """The sum of the codes of each output channel, int32 [o]; kept, because the codes hardly ever change."""
+        state = self.packed.data_ptr(), self.packed._version
+        if self._totals is None or self._totals[0] != state:
+            self._totals = state, codes.sum(1, dtype=torch.int32)
+        return self._totals[1]
 
     def tally(self) -> None:
         """Counts the weight, if somebody asked for that."""
@@ -91,7 +99,8 @@ class PackedLinear(nn.Module):
         with torch.no_grad():
             inside = quantizer.inside(x)
             encoded = integer.encode(quantizer.rows(inside), encoding)
-            y = integer.linear(encoded, weight.codes(), weight.scale, self.bias)
+            codes = weight.codes()
+            y = integer.linear(encoded, codes, weight.scale, self.bias, weight.totals(codes))
             if quantizer.counting:
                 quantizer.count(inside, encoded.listed)
             weight.tally()

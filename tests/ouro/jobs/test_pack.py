@@ -2,6 +2,7 @@
 
 import copy
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from ouro.jobs import pack
 from ouro.jobs.evaluate import EvaluateSpec, evaluate
 from ouro.jobs.pack import PackedBenchSpec, bench_packed
 from ouro.jobs.quantize import QuantizeSpec, load_quantized, quantize
-from ouro.models import create_model
+from ouro.models import create_model, variant
 from ouro.quant.apply import attach_calibration
 from ouro.quant.calibrate import quantize as calibrate
 from ouro.quant.lower import is_packed, lower
@@ -91,8 +92,18 @@ def test_bench_passes_its_gate_before_it_times(tiny_zoo):
     values = report.values
     assert values["gate"]["passed"] and values["gate"]["max_error"] < 1e-5 and beats[-1].step == beats[-1].total
     assert [row["backend"] for row in values["rows"]] == ["float32", "packed w8a8", "packed w4a8"] * 2
-    keys = {"op", "case", "backend", "gate", "max_error", "agreement", "p20_ms", "p50_ms", "p80_ms", "ratio"}
-    assert all(set(row) == keys for row in values["rows"])
+    keys = {"op", "case", "backend", "gate", "max_error", "agreement", "p20_ms", "p50_ms", "p80_ms", "ratio", "parts"}
+    assert all(set(row) == keys for row in values["rows"]) and values["weights"] == "trained"
+    parts = [row["parts"] for row in values["rows"]]
+    assert all(set(part) == {"linear", "convolution", "scan", "norm", "rest"} for part in parts)
+    assert min(min(part.values()) for part in parts) > 0
+
+
+def test_bench_makes_up_weights_where_there_are_none(tiny_zoo, monkeypatch):
+    monkeypatch.setattr(pack, "variant", lambda name: replace(variant(name), data="folder"))
+    values = finish(bench_packed(PackedBenchSpec("vim_nano", ("w8a8",), (1,), repeats=1)))[1].values
+    assert values["weights"] == "made up" and values["gate"]["passed"]
+    assert [row["agreement"] for row in values["rows"]] == [None, None] and values["rows"][1]["ratio"] > 0
 
 
 def test_bench_times_nothing_behind_a_failed_gate(tiny_zoo, monkeypatch):
