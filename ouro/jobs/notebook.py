@@ -1,18 +1,27 @@
-"""What cells of notebooks share: a job under a progress bar, a stored measurement beside it, a figure with its words."""
+"""What cells of notebooks share: a job under a progress bar, a stored measurement beside it, a figure with its words.
+
+Imported first of all modules of this project (see isort in pyproject.toml), it spares the notebook a warning of tqdm's.
+"""
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Generator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import tqdm
 from IPython.display import Image, Markdown, clear_output, display
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from ouro.types import Progress, Report
+
+with warnings.catch_warnings():
+    # other packages ask for the bar of widgets, which complains once where there are none
+    warnings.simplefilter("ignore", tqdm.TqdmWarning)
+    import tqdm.auto
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 """Measurements that were taken once and are kept with the source, one file per run and device."""
@@ -21,7 +30,7 @@ DPI = 110
 
 def run(job: Generator[Progress, None, Report]) -> Report:
     """Runs a job to its end under a bar, which then goes away with all that its cell has printed so far."""
-    with tqdm(leave=False, bar_format="{percentage:3.0f}% |{bar:24}| {desc}") as bar:
+    with tqdm.tqdm(leave=False, bar_format="{percentage:3.0f}% |{bar:24}| {desc}") as bar:
         while True:
             try:
                 beat = next(job)
