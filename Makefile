@@ -3,7 +3,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help workbench lab test check bench clean
+.PHONY: help workbench lab notebooks test check bench clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -18,6 +18,7 @@ $(shell [ ! -e $(STAMP) ] || { [ "$$(cat $(STAMP))" = "$(CURDIR)" ] && $(PY) -c 
 help:
 	@echo "make workbench   start the app on http://127.0.0.1:$(PORT) (another port: make workbench PORT=8000)"
 	@echo "make lab         open the notebooks in JupyterLab"
+	@echo "make notebooks   run them all again, in place (minutes)"
 	@echo "make test        run the whole test suite"
 	@echo "make check       formatting, lint, types, layers"
 	@echo "make bench       check the scan backends against the reference, then time them"
@@ -29,6 +30,11 @@ workbench: $(STAMP)
 
 lab: $(STAMP)
 	@$(PY) -m jupyterlab notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+
+# without times of execution, so that a file only changes where its results do
+notebooks: $(STAMP)
+	$(PY) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
+	    --ExecutePreprocessor.timeout=1800 notebooks/*.ipynb
 
 test: $(STAMP)
 	@$(PY) -m pytest -q

@@ -27,8 +27,9 @@ def screen(values: Values) -> go.Figure:
     labels, medians, below, above, colors = _bars(values)
     figure = go.Figure()
     figure.add_bar(
-        x=medians, y=[label.replace("\n", "<br>") for label in labels], orientation="h", marker={"color": colors}, hovertemplate="%{y}: %{x:.3g} ms<extra></extra>",
+        x=medians, y=[label.replace("\n", "<br>") for label in labels], orientation="h", marker={"color": colors},
         error_x={"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1.2},
+        hovertemplate="%{y}: %{x:.3g} ms<extra></extra>",
     )  # fmt: skip
     figure.update_xaxes(type="log", title="ms")
     figure.update_yaxes(autorange="reversed", automargin=True)
