@@ -355,20 +355,21 @@ def quality() -> str | None:
     found = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("quality_*.json"))]
     if not found:
         return None
-    judges = list(dict.fromkeys(name for one in found for row in one["rows"] for name in row["recognized"]))
     measures = list(found[0]["rows"][0]["accuracy"])
     rows: Rows = [
         (
             f"`{one['model']}`", row["label"], row["n"],
-            *(_share(row["recognized"][name]) if name in row["recognized"] else "" for name in judges),
+            _share(row["recognized"]["itself"]) if row["recognized"] else "",
+            ", ".join(f"`{name}` {_share(share)}" for name, share in row["recognized"].items() if name != "itself"),
             f"{row['diversity']['pairwise']:.3f}", f"{row['frechet']:.1f}", _share(row["overlap"]), f"{row['ks']:.3f}",
             f"{row['similarity']:.2f}", *(_share(row["accuracy"].get(key)) for key in measures),
         )
         for one in found for row in one["rows"]
     ]  # fmt: skip
-    head = ("model", "set", "images", *(f"recognized by {name}, %" for name in judges), "feature distance", "Fréchet",
+    head = ("model", "set", "images", "recognized by itself, %", "by others, %", "feature distance", "Fréchet",
             "range overlap, %", "KS", "patch cosine", *map(_measured, measures))  # fmt: skip
-    return _made(found[0], "ouro quality MODEL") + _markdown(head, rows, 2)
+    commits = ", ".join(dict.fromkeys(one["commit"] for one in found))
+    return _made(found[0] | {"commit": commits}, "ouro quality MODEL") + _markdown(head, rows, 2)
 
 
 def alpha_cpu() -> str | None:
