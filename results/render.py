@@ -387,6 +387,28 @@ def alpha_cpu() -> str | None:
     return _made(values, "ouro bench alpha") + note + _markdown(head, rows, 3)
 
 
+def fused_reference() -> str | None:
+    """Fused Vims by the references of their kernels, against the models they were made from."""
+    values = _load("fused_reference_vim_nano.json")
+    if values is None:
+        return None
+    rows: Rows = [
+        (one["format"], _share(one["agreement"]), f"{one['error']:.3f}", _share(one["top1"]), _share(one["yardstick_top1"]),
+         "passed" if one["passed"] else one["complaint"])
+        for one in values["gates"]
+    ]  # fmt: skip
+    head = (
+        "format",
+        "same top-1 as simulated, %",
+        "logits away from it",
+        "top-1 of the float model, %",
+        "simulated, %",
+        "gate",
+    )
+    made = _made(values, f"python results/fused_reference.py {values['model']} {values['n']}")
+    return made + _markdown(head, rows, 1)
+
+
 TABLES: dict[str, Callable[[], str | None]] = {
     "zoo": zoo,
     "attention": attention,
@@ -402,6 +424,7 @@ TABLES: dict[str, Callable[[], str | None]] = {
     "neighborhoods": neighborhoods,
     "alpha-cpu": alpha_cpu,
     "scan-cpu": scan_cpu,
+    "fused-reference": fused_reference,
 }
 
 
