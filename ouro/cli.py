@@ -633,7 +633,7 @@ def bench_ablations_command(
         "ouro:w4a3o8",
     ],
     scope: Annotated[str, typer.Option(help="What is quantized: lin, ssm, rec or full.")] = "lin",
-    limit: Annotated[int, typer.Option(help="Held-out images per cell.", min=1)] = 250,
+    limit: Annotated[int, typer.Option(help="Held-out images per cell.", min=1)] = 500,
     workers: Annotated[int, typer.Option(help="Processes that share the cores.", min=1)] = 2,
     figures: Annotated[Path | None, typer.Option(help="Folder for one PDF per study.")] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the JSON here.")] = None,

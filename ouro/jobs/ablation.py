@@ -139,7 +139,7 @@ class AblationSpec:
     steps: int = 160
     measures: tuple[tuple[str, str], ...] = (("clipped", "w4a4o8"), ("ouro", "w4a4o8"), ("ouro", "w4a3o8"))
     scope: str = "lin"
-    limit: int = 250
+    limit: int = 500
     workers: int = 2
 
     def __post_init__(self) -> None:
