@@ -39,8 +39,8 @@ CACHE_LINE = 64
 
 # products and sums may become FMAs, but keep their order (see `sum_of`); NaN and infinity keep their meaning
 FAST = {"contract", "nsz", "arcp"}
-# where no sum is kept: scores that are compared, long products of one element
-ANY_ORDER = FAST | {"reassoc"}
+# the exponential, and what is rounded to codes: a reciprocal in place of a division may choose another code
+STRICT = {"contract"}
 # what only compiled code calls needs no entrance for Python, which would be compiled with it
 INNER = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 
@@ -132,7 +132,7 @@ def _dense(_context, row):
     return row.copy(layout="C")(row), codegen
 
 
-@njit(fastmath=FAST, error_model="numpy")
+@njit(fastmath=STRICT, error_model="numpy")
 def exp32(x):
     """exp(x) for float32 x <= 0, clamped below at -87 (1.6e-38); LLVM inlines it, so that a loop over it vectorizes."""
     x = max(x, np.float32(-87.0))
@@ -158,7 +158,7 @@ def _exp_in_its_precision(x):
     return (lambda x: exp32(x)) if x == nb_types.float32 else (lambda x: np.exp(x))
 
 
-@njit(fastmath=FAST, error_model="numpy")
+@njit(fastmath=STRICT, error_model="numpy")
 def decays(delta, a, out):
     """out[t, c] = exp(delta[t, c] a[c]) for tiles [l, LANES]."""
     distinct()
@@ -352,7 +352,7 @@ def _cube_root(v, third):
     return v * r * r
 
 
-@njit(fastmath=ANY_ORDER, **INNER)
+@njit(fastmath=STRICT, **INNER)
 def _compand(tile, rule, lanes):
     """`ouro.scan.companding.compand` of a tile of one state, in place; for `rule` see `_rule_by_state`."""
     distinct()
@@ -395,7 +395,7 @@ def _compand(tile, rule, lanes):
                 tile[t, c] = high - span * fraction[c]
 
 
-@njit(fastmath=FAST, **INNER)
+@njit(fastmath=STRICT, **INNER)
 def _discretize(delta, a, B, decay, A_bar, B_bar):
     """decay = A_bar = exp(delta a) and B_bar = delta B, before what is rounded is rounded."""
     distinct()
@@ -408,7 +408,7 @@ def _discretize(delta, a, B, decay, A_bar, B_bar):
             B_bar[t, c] = delta[t, c] * Bt
 
 
-@njit(fastmath=FAST, **INNER)
+@njit(fastmath=STRICT, **INNER)
 def _recur(A_bar, B_bar, u, step, lane_step, limit, h, states, carried):
     """states[t + 1] = A_bar[t] carried[t] + B_bar[t] u[t], where what is carried on is the rounded state."""
     distinct()
