@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -832,10 +832,7 @@ def _bench_fused(
 
     spec = FusedBenchSpec(model, formats, batches, images, peers, repeats, seed)
     values = _run_values(_follow("bench", bench_fused(spec)))
-    if not _handed_over(values, out, json_):
-        _print_fused(values)
-    if not values["gate"]["passed"]:
-        raise typer.Exit(1)
+    _tell_gated(values, partial(_print_fused, values), out, json_)
 
 
 def _print_fused(values: dict[str, Any]) -> None:
@@ -976,10 +973,7 @@ def _bench_kernels(
 
     spec = KernelBenchSpec(tuple(names), tuple(words), peers, repeats, seed)
     values = _run_values(_follow("bench", bench_kernels(spec)))
-    if not _handed_over(values, out, json_):
-        _print_kernels(values)
-    if not values["gate"]["passed"]:
-        raise typer.Exit(1)
+    _tell_gated(values, partial(_print_kernels, values), out, json_)
 
 
 def _print_kernels(values: dict[str, Any]) -> None:
@@ -1014,8 +1008,13 @@ def _print_kernels(values: dict[str, Any]) -> None:
 
 def _tell_bench(values: dict[str, Any], words: str, out: Path | None, json_: bool) -> None:
     """The gate in a line and the timings in a table, or JSON; exit code 1 when the gate failed."""
+    _tell_gated(values, partial(_print_bench, values, words), out, json_)
+
+
+def _tell_gated(values: dict[str, Any], tell: Callable[[], None], out: Path | None, json_: bool) -> None:
+    """What `tell` prints, or JSON; exit code 1 when the gate failed."""
     if not _handed_over(values, out, json_):
-        _print_bench(values, words)
+        tell()
     if not values["gate"]["passed"]:
         raise typer.Exit(1)
 

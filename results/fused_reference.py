@@ -12,22 +12,18 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from ouro.data import batches
-from ouro.evaluate.images import open_data
+from ouro.evaluate.images import own_images
 from ouro.fused.gate import FORMATS, calibrated, check, fused_of
 from ouro.jobs.provenance import run_info
-from ouro.models import create_model, variant
+from ouro.models import create_model
 from ouro.store import write_json
 
 
 def main(name: str = "vim_nano", images: str = "1000") -> None:
     """Writes the file, a row per format."""
     started, model = time.perf_counter(), create_model(name, pretrained=True)
-    info, rows = model.info, []
-    held_out, seen = (
-        next(batches(open_data(variant(name).data, split, name, info), n, limit=n, mean=info.mean, std=info.std))[0]
-        for split, n in (("test", int(images)), ("calib", 32))
-    )
+    rows, held_out = [], own_images(name, "test", int(images), model.info)
+    seen = own_images(name, "calib", 32, model.info)
     for format in FORMATS.values():
         simulated = calibrated(model, format, seen)
         verdict = check(model, simulated, fused_of(simulated, format, "reference"), format, held_out)

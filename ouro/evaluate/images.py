@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ouro.data import load
+from torch import Tensor
+
+from ouro.data import batches, load
 from ouro.models import variant
 from ouro.registry import MODELS
 from ouro.types import ModelInfo
@@ -23,6 +25,16 @@ def open_data(data: str, split: str, name: str, info: ModelInfo) -> Any:
     seen = transform(data, name, info)
     view = {"crop_pct": seen["crop_pct"], "interpolation": seen["interpolation"], "mean": info.mean, "std": info.std}
     return load(data, size=info.input_size[1:], **view)
+
+
+def own_images(name: str, split: str, count: int, info: ModelInfo) -> Tensor:
+    """The first images of the data set a model was trained on, normalized, [count 3 h w].
+
+    Raises:
+        ValueError: that data set does not come along.
+    """
+    dataset = open_data(variant(name).data, split, name, info)
+    return next(batches(dataset, count, limit=count, mean=info.mean, std=info.std))[0]
 
 
 def transform(data: str, name: str, info: ModelInfo) -> dict[str, Any]:

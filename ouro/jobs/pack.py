@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ouro.data import batches
-from ouro.evaluate.images import open_data
+from ouro.evaluate.images import own_images
 from ouro.jobs.bench import percentiles
 from ouro.jobs.provenance import run_info
 from ouro.models import create_model, variant
@@ -185,12 +184,8 @@ def _subject(spec: PackedBenchSpec) -> tuple[VisionModel, Tensor, Tensor]:
             noise = torch.randn(max(2, *spec.batches), *model.info.input_size)
         return model, noise, noise
     model = create_model(spec.model, pretrained=True)
-    info, data = model.info, variant(spec.model).data
-    counts = {"test": spec.images, "calib": spec.calibration}
-    images, seen = (
-        next(batches(open_data(data, split, spec.model, info), n, limit=n, mean=info.mean, std=info.std))[0]
-        for split, n in counts.items()
-    )
+    images = own_images(spec.model, "test", spec.images, model.info)
+    seen = own_images(spec.model, "calib", spec.calibration, model.info)
     return model, images, seen
 
 
