@@ -20,6 +20,7 @@ from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from ouro.progress import drive
 from ouro.registry import GENERATORS, QUANTIZERS
 
 app = typer.Typer(
@@ -95,12 +96,7 @@ def _bar(title: str) -> Iterator[Callable[[int, int, str], None]]:
 def _follow(title: str, job: Generator[Any, None, _Result]) -> _Result:
     """Runs a job to its report, drawing its progress on stderr."""
     with _bar(title) as show:
-        while True:
-            try:
-                beat = next(job)
-            except StopIteration as end:
-                return end.value
-            show(beat.step, beat.total, beat.message)
+        return drive(job, lambda progress: show(progress.step, progress.total, progress.message))
 
 
 def _print_json(values: Any) -> None:
@@ -534,7 +530,7 @@ def bench_quantization_command(
 
     JSON: {model, data, scope, n, fp_top1, fp_ci95, rows: [{method, bits, calib, top1, spread, effective_bits}], cells}.
     """
-    from ouro.jobs.compare import CompareSpec, as_csv, compare
+    from ouro.jobs.bench.compare import CompareSpec, as_csv, compare
     from ouro.store import write_bytes
 
     pairs = _labeled(calib, "--calib")
@@ -576,7 +572,7 @@ def bench_alpha_command(
 
     JSON: {op, device, rows: [{op, case, backend, p20_ms, p50_ms, p80_ms, ratio}], gate, ...}.
     """
-    from ouro.jobs.bench_alpha import AlphaBenchSpec, bench_alpha
+    from ouro.jobs.bench.alpha import AlphaBenchSpec, bench_alpha
 
     spec = AlphaBenchSpec(e=e, n=n, side=side, window=window, repeats=repeats, seed=seed)
     _tell_bench(_run_values(_follow("bench", bench_alpha(spec))), "", out, json_)
@@ -599,7 +595,7 @@ def bench_attention_command(
     JSON: {n, windows, weights, models: [{model, data, scored, rows: [{layer, source, reduction, auroc, pointing, leakage,
     gain: {mean, ci95, seen}}], best}]}.
     """
-    from ouro.jobs.neighborhoods import NeighborhoodSpec, survey_neighborhoods
+    from ouro.jobs.bench.neighborhoods import NeighborhoodSpec, survey_neighborhoods
 
     chosen = {"models": tuple(model)} if model else {}
     spec = NeighborhoodSpec(windows=_numbers(windows, "windows"), n=n, seed=seed, workers=workers, **chosen)
@@ -645,7 +641,7 @@ def bench_ablations_command(
     JSON: {studies: [{study, title, source, model, n, rows: [{label, num, top1, recognized}], claims: [{better, worse,
     measure, difference, ci95, seen}]}], measures, seeds, ...}.
     """
-    from ouro.jobs.ablation import STUDIES, AblationSpec, ablate
+    from ouro.jobs.bench.ablation import STUDIES, AblationSpec, ablate
 
     pairs = tuple((method, bits) for method, _, bits in (item.partition(":") for item in measure))
     if not all(bits for _, bits in pairs):
@@ -693,7 +689,7 @@ def bench_methods_command(
     JSON: {tables: [{model, scope, n, fp_top1, fp_ci95, rows: [{method, bits, calib, top1, spread, seeds, effective_bits,
     calibration_seconds, peak_mb}], cells}], csv, workers, ...}.
     """
-    from ouro.jobs.table import FULL, QUICK, TableSpec, table
+    from ouro.jobs.bench.table import FULL, QUICK, TableSpec, table
     from ouro.store import write_bytes, write_json
 
     if out is not None and out.suffix != ".csv":
@@ -741,7 +737,7 @@ def bench_state_command(
 
     JSON: {model, calib, bits, n, rows: [{layer, path, bits, rule, h_error, y_error}], means, ...}.
     """
-    from ouro.jobs.state import StateSpec, state_errors
+    from ouro.jobs.bench.state import StateSpec, state_errors
 
     values = _run_values(_follow("state", state_errors(StateSpec(model, tuple(bits), calib, seed))))
     if _handed_over(values, out, json_):
@@ -778,7 +774,7 @@ def bench_scan_command(
         return _bench_kernels(["scan"], [], True, repeats, out, seed, json_)
     if backend != "cpu":
         raise ValueError(f"backend is {backend!r}, allowed are cpu and triton")
-    from ouro.jobs.bench import ScanBenchSpec, bench_scan
+    from ouro.jobs.bench.scan import ScanBenchSpec, bench_scan
 
     values = _run_values(_follow("bench", bench_scan(ScanBenchSpec(b=b, e=e, l=l, n=n, repeats=repeats, seed=seed))))
     words = f"; exponential within {values['exp_max_ulp']:.2f} ulp; operands {values['inputs_mb']} MB"
@@ -817,7 +813,7 @@ def bench_model_command(
         return _bench_fused(model, tuple(formats.split(",")), batches, images, peers, repeats or 50, out, seed, json_)
     if backend != "cpu" or len(batches) > 1:
         raise ValueError(f"backend is {backend!r} and b {b!r}; backend cpu takes one batch size, triton takes several")
-    from ouro.jobs.bench import ModelBenchSpec, bench_model
+    from ouro.jobs.bench.model import ModelBenchSpec, bench_model
 
     spec = ModelBenchSpec(model, batch=batches[0], repeats=repeats or 5, seed=seed)
     values = _run_values(_follow("bench", bench_model(spec)))
@@ -828,7 +824,7 @@ def _bench_fused(
     model: str, formats: tuple[str, ...], batches: tuple[int, ...], images: int, peers: bool, repeats: int,
     out: Path | None, seed: int, json_: bool,
 ) -> None:  # fmt: skip
-    from ouro.jobs.fused_bench import FusedBenchSpec, bench_fused
+    from ouro.jobs.bench.fused import FusedBenchSpec, bench_fused
 
     spec = FusedBenchSpec(model, formats, batches, images, peers, repeats, seed)
     values = _run_values(_follow("bench", bench_fused(spec)))
@@ -882,7 +878,7 @@ def bench_packed_command(
     JSON: {op, model, weights, device, gate, rows: [{case, backend, gate, max_error, agreement, p20_ms, p50_ms, p80_ms,
     ratio, parts}]}.
     """
-    from ouro.jobs.pack import PackedBenchSpec, bench_packed
+    from ouro.jobs.bench.packed import PackedBenchSpec, bench_packed
 
     spec = PackedBenchSpec(model, tuple(bits), tuple(b), repeats, images, seed=seed)
     values = _run_values(_follow("bench", bench_packed(spec)))
@@ -948,7 +944,7 @@ def bench_compare_command(
     JSON: {device, same_device, commit, rows: [{what, case, backend, before_ms, after_ms, speedup, verdict}], only_before,
     only_after}.
     """
-    from ouro.jobs.bench_diff import compare_benchmarks
+    from ouro.jobs.bench.diff import compare_benchmarks
 
     found = compare_benchmarks(before, after)
     if json_:
@@ -969,7 +965,7 @@ def bench_compare_command(
 def _bench_kernels(
     names: list[str], words: list[str], peers: bool, repeats: int, out: Path | None, seed: int, json_: bool
 ) -> None:
-    from ouro.jobs.kernel_bench import KernelBenchSpec, bench_kernels
+    from ouro.jobs.bench.kernels import KernelBenchSpec, bench_kernels
 
     spec = KernelBenchSpec(tuple(names), tuple(words), peers, repeats, seed)
     values = _run_values(_follow("bench", bench_kernels(spec)))

@@ -18,6 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from ouro.progress import finish
+
 log = logging.getLogger(__name__)
 
 _REMEMBERED = 48
@@ -61,15 +63,6 @@ def remembered(kind: str, spec: Mapping[str, Any], make: Callable[[], Result]) -
 def _stamp(spec: Mapping[str, Any]) -> str:
     files = [Path(value) for value in spec.values() if isinstance(value, str) and len(value) < 4096]
     return "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.is_file())
-
-
-def finish(job: Generator[Any, None, Any]) -> Any:
-    """Runs a job to its end without anybody watching."""
-    while True:
-        try:
-            next(job)
-        except StopIteration as end:
-            return end.value
 
 
 _ROWS: dict[str, dict[str, Any]] = {}
@@ -274,7 +267,7 @@ def evaluate_job(**spec: Any) -> Generator[Any, None, Any]:
 
 def gate_job(names: tuple[str, ...]) -> Generator[Any, None, Any]:
     """Whether these kernels compute what they should, on this machine."""
-    from ouro.jobs.kernel_bench import GateSpec, check_kernels
+    from ouro.jobs.bench.kernels import GateSpec, check_kernels
 
     return check_kernels(GateSpec(names))
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import html
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
+from ouro.progress import PARTS, mapped, staged
 from workbench import calib, engine, runner, stored
 from workbench.errors import guarded
 from workbench.page import PRIVATE, Page, lead, percent, table
@@ -42,35 +44,20 @@ def compare(specs: Sequence[Mapping[str, Any]], limit: int) -> Generator[Any, No
     from ouro.types import Progress
 
     rows: list[dict[str, Any]] = []
-    part = 1000
+
+    def with_rows(progress: Any) -> Any:
+        return replace(progress, data={"rows": list(rows)})
+
     for number, spec in enumerate(specs):
         where = f"{spec['method']} {spec['bits']} ({number + 1} of {len(specs)})"
-        begun, half = number * 2 * part, part
-        report = yield from _within(engine.quantize_job(**spec), begun, half, len(specs) * 2 * part, where, rows)
+        begin, middle, end = ((number + part) / len(specs) for part in (0, 0.5, 1))
+        report = yield from mapped(staged(engine.quantize_job(**spec), begin, middle, where), with_rows)
         quantized = dict(report.values)
-        begun += half
         job = engine.evaluate_job(model=quantized["path"], limit=limit, seed=spec["seed"])
-        report = yield from _within(job, begun, half, len(specs) * 2 * part, where, rows)
+        report = yield from mapped(staged(job, middle, end, where), with_rows)
         rows.append({**spec, **quantized, **dict(report.values), "calib": spec["calib"]})
-        yield Progress(begun + half, len(specs) * 2 * part, f"{where}: measured", {"rows": list(rows)})
+        yield Progress(round(PARTS * end), PARTS, f"{where}: measured", {"rows": list(rows)})
     return rows
-
-
-def _within(
-    job: Generator[Any, None, Any], begun: int, length: int, total: int, where: str, rows: Sequence[Any]
-) -> Generator[Any, None, Any]:
-    """A job's beats as a part of a longer one."""
-    from ouro.types import Progress
-
-    try:
-        while True:
-            beat = next(job)
-            at = begun + round(length * beat.step / max(1, beat.total))
-            yield Progress(at, total, f"{where}: {beat.message}", {"rows": list(rows)})
-    except StopIteration as end:
-        return end.value
-    finally:
-        job.close()
 
 
 def bars(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -14,11 +14,17 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from ouro.progress import drive
+
 log = logging.getLogger(__name__)
 
 _POLL = 0.2
 _DEVICE = threading.Lock()
 """Held by the job that computes: two at once on one device only slow each other down."""
+
+
+class _Cancelled(Exception):
+    """Ends a job between two of its steps."""
 
 
 @dataclass
@@ -68,7 +74,7 @@ class Job:
         return (time.monotonic() - at) / (self.step - step) * (self.total - self.step)
 
     def cancel(self) -> None:
-        """Ends the job for whoever follows it, now; its thread ends at the next beat."""
+        """Ends the job for whoever follows it, now; its thread ends at the next progress."""
         if not self.over:
             self._stop.set()
             self.state, self.ended = "cancelled", self.paused or time.monotonic()
@@ -100,32 +106,29 @@ class Job:
                 return
             self.state, self.started = "running", time.monotonic()
             self._go.set()
-            generator = None
             try:
-                generator = self.make()
-                while True:
-                    try:
-                        beat = next(generator)
-                    except StopIteration as end:
-                        if not self._stop.is_set():
-                            self.result, self.state = end.value, "done"
-                        break
-                    if self._stop.is_set():
-                        break
-                    self._take(beat)
-                    if not self._go.is_set() or self.state == "waiting":
-                        self._rest()
-                        if self._stop.is_set():
-                            break
+                result = drive(self.make(), self._watch)
+                if not self._stop.is_set():
+                    self.result, self.state = result, "done"
+            except _Cancelled:
+                pass
             # whatever the job raises belongs to the page that asked for it
             except Exception as error:
                 if not self._stop.is_set():
                     log.exception("%s failed", self.kind)
                     self.error, self.state = error, "failed"
             finally:
-                if generator is not None:
-                    generator.close()
                 self.ended = self.ended or time.monotonic()
+
+    def _watch(self, progress: Any) -> None:
+        """Keeps a progress, and waits while the job is paused."""
+        if self._stop.is_set():
+            raise _Cancelled
+        self._take(progress)
+        if not self._go.is_set() or self.state == "waiting":
+            self._rest()
+            if self._stop.is_set():
+                raise _Cancelled
 
     def _rest(self) -> None:
         """Until the pause is over; meanwhile the device is for others."""
@@ -137,14 +140,14 @@ class Job:
         if self.state == "waiting":
             self.state = "running"
 
-    def _take(self, beat: Any) -> None:
-        self.step, self.total, self.message = beat.step, max(1, beat.total), beat.message
-        self.data = {**self.data, **beat.data}
-        if "loss" in beat.data:
-            self.history.append({"step": beat.step, **beat.data["loss"]})
+    def _take(self, progress: Any) -> None:
+        self.step, self.total, self.message = progress.step, max(1, progress.total), progress.message
+        self.data = {**self.data, **progress.data}
+        if "loss" in progress.data:
+            self.history.append({"step": progress.step, **progress.data["loss"]})
         # what was finished by an earlier run took no time and says nothing about the pace
-        if self.first is None or "finished" in beat.data:
-            self.first = (beat.step, time.monotonic())
+        if self.first is None or "finished" in progress.data:
+            self.first = (progress.step, time.monotonic())
         self.beats += 1
 
 

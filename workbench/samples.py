@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from ouro.progress import mapped
 from workbench import compare, engine, generators, runner, sets, stored
 from workbench.errors import guarded
 from workbench.generators import METHODS
@@ -24,22 +25,19 @@ _EMPTY = "The losses appear here while images are being made."
 def growing(job: Generator[Any, None, Any]) -> Generator[Any, None, Any]:
     """The job, whose previews show the finished images before those in the making, and losses the number of the chunk."""
     finished: list[np.ndarray] = []
-    try:
-        while True:
-            beat = next(job)
-            data = dict(beat.data)
-            if "loss" in data:
-                data["loss"] = {**data["loss"], "chunk": len(finished)}
-            if "preview" in data:
-                now = np.asarray(data["preview"])
-                data["preview"] = np.concatenate([*finished, now])
-                if "finished" in data:
-                    finished.append(now)
-            yield replace(beat, data=data)
-    except StopIteration as end:
-        return end.value
-    finally:
-        job.close()
+
+    def grown(progress: Any) -> Any:
+        data = dict(progress.data)
+        if "loss" in data:
+            data["loss"] = {**data["loss"], "chunk": len(finished)}
+        if "preview" in data:
+            now = np.asarray(data["preview"])
+            data["preview"] = np.concatenate([*finished, now])
+            if "finished" in data:
+                finished.append(now)
+        return replace(progress, data=data)
+
+    return mapped(job, grown)
 
 
 def loss_chart(history: Sequence[Mapping[str, float]]) -> str:

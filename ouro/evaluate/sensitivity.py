@@ -11,21 +11,20 @@ import copy
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ouro.evaluate.fidelity import compare
+from ouro.progress import staged
 from ouro.quant.apply import attach_calibration
 from ouro.quant.bits import WIDE
 from ouro.quant.calibrate import sections
 from ouro.taps import detach, taps
 from ouro.types import Calibration, Progress, QuantPlan
 from ouro.vision import VisionModel
-
-_Result = TypeVar("_Result")
 
 BATCH = 32
 """Images that go through the model at once, for as many of which the float states of every block are kept."""
@@ -255,16 +254,3 @@ def _union(groups: Sequence[Group]) -> list[str]:
 def _judged(rows: Sequence[Row], exact: Tensor, whole: Tensor, labels: Tensor | None) -> Sensitivity:
     top1 = None if labels is None else _top1(exact, labels)
     return Sensitivity(tuple(rows), top1, damage(exact, whole, labels))
-
-
-def staged(
-    job: Generator[Progress, None, _Result], begin: float, end: float, said: str
-) -> Generator[Progress, None, _Result]:
-    """The job as a part of a longer one, from `begin` to `end` of its time (parts of 1)."""
-    while True:
-        try:
-            beat = next(job)
-        except StopIteration as done:
-            return done.value
-        part = begin + (end - begin) * beat.step / beat.total
-        yield Progress(round(1000 * part), 1000, f"{said}: {beat.message}", beat.data)

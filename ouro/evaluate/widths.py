@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ouro.evaluate.sensitivity import BATCH, Subsets, damage, grouped, staged
+from ouro.evaluate.sensitivity import BATCH, Subsets, damage, grouped
+from ouro.progress import staged
 from ouro.quant.apply import attach_calibration, counting, counts
 from ouro.quant.budget import Item
 from ouro.quant.calibrate import calibrating

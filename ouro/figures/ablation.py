@@ -1,6 +1,6 @@
 """An ablation: top-1 by variant, mean and spread over seeds, and the claims of the paper beside what was seen.
 
-Takes one of the `studies` in a report of `ouro.jobs.ablation`.
+Takes one of the `studies` in a report of `ouro.jobs.bench.ablation`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What h_p gains over h: AUROC by layer, window and weights, one map per reduction.
 
-Takes one of the `models` in a report of `ouro.jobs.neighborhoods`.
+Takes one of the `models` in a report of `ouro.jobs.bench.neighborhoods`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What rounding the hidden state costs by rule: error of h that is carried on, and what becomes of y.
 
-Takes the `values` of a report of `ouro.jobs.state`, as they come from a run or from a stored file.
+Takes the `values` of a report of `ouro.jobs.bench.state`, as they come from a run or from a stored file.
 Source: the claim of arXiv 2501.16738 that h divided by rank-1 factors is rounded with less error.
 """
 

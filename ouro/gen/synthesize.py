@@ -11,13 +11,14 @@ import math
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ouro.gen.objective import Objective
+from ouro.progress import finish
 from ouro.registry import GENERATORS
 from ouro.taps import record
 from ouro.types import CalibrationSet, ModelInfo, Progress
@@ -29,8 +30,6 @@ _WARMUP = 0.1
 PREVIEW_EVERY = 10
 GROUP = 8
 """Images that pass the model together: those with the same i // GROUP, filled up where a set has no more."""
-
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,15 +223,6 @@ def synthesize(
         losses.append(made.provenance["losses"])
     told = {"model": model.info.name, "method": method, "steps": steps, "seed": seed, "options": options}
     return CalibrationSet(torch.cat(images), torch.cat(labels), told | {"losses": losses})
-
-
-def finish(job: Generator[Any, None, _Result]) -> _Result:
-    """Runs a generator to its end and returns its value."""
-    while True:
-        try:
-            next(job)
-        except StopIteration as end:
-            return end.value
 
 
 def to_pixels(images: Tensor, info: ModelInfo) -> Tensor:

@@ -16,6 +16,7 @@ import tqdm
 from IPython.display import Image, Markdown, clear_output, display
 from matplotlib.figure import Figure
 
+from ouro.progress import drive
 from ouro.types import Progress, Report
 
 with warnings.catch_warnings():
@@ -31,14 +32,12 @@ DPI = 110
 def run(job: Generator[Progress, None, Report]) -> Report:
     """Runs a job to its end under a bar, which then goes away with all that its cell has printed so far."""
     with tqdm.tqdm(leave=False, bar_format="{percentage:3.0f}% |{bar:24}| {desc}") as bar:
-        while True:
-            try:
-                beat = next(job)
-            except StopIteration as end:
-                report = end.value
-                break
-            bar.total, bar.n = max(1, beat.total), beat.step
-            bar.set_description_str(beat.message)
+
+        def show(progress: Progress) -> None:
+            bar.total, bar.n = max(1, progress.total), progress.step
+            bar.set_description_str(progress.message)
+
+        report = drive(job, show)
     clear_output()
     return report
 

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 
 from ouro.evaluate.quality import Coverage, coverage, diversity, features, frechet, similarity_density
-from ouro.evaluate.sensitivity import staged
 from ouro.gen.synthesize import recognized
-from ouro.jobs.compare import CompareSpec, compare
+from ouro.jobs.bench.compare import CompareSpec, compare
 from ouro.jobs.provenance import run_info
 from ouro.jobs.quantize import calibration_set
 from ouro.jobs.synthesize import judges_of
 from ouro.models import create_model
+from ouro.progress import staged
 from ouro.quant.apply import weights_digest
 from ouro.quant.calibrate import images_digest
 from ouro.store import Store

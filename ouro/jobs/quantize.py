@@ -16,13 +16,13 @@ from torch import Tensor
 
 from ouro.data import normalize
 from ouro.evaluate.images import open_data
-from ouro.evaluate.sensitivity import GROUPINGS, divergence, staged
+from ouro.evaluate.sensitivity import GROUPINGS, divergence
 from ouro.evaluate.widths import damages_by_width
-from ouro.gen.synthesize import finish
 from ouro.jobs.pack import open_packed, packed_values
 from ouro.jobs.provenance import run_info
 from ouro.jobs.synthesize import SynthesisSpec, synthesize
 from ouro.models import create_model, variant
+from ouro.progress import finish, staged
 from ouro.quant.apply import (
     attach_calibration,
     counting,

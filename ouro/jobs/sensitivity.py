@@ -13,10 +13,11 @@ import torch
 
 from ouro.data import batches
 from ouro.evaluate.images import open_data
-from ouro.evaluate.sensitivity import BATCH, GROUPINGS, MODES, Damage, Row, sensitivity, staged
+from ouro.evaluate.sensitivity import BATCH, GROUPINGS, MODES, Damage, Row, sensitivity
 from ouro.jobs.provenance import run_info
 from ouro.jobs.quantize import calibration_set
 from ouro.models import create_model, variant
+from ouro.progress import staged
 from ouro.quant.apply import weights_digest
 from ouro.quant.calibrate import calibrating
 from ouro.quant.plan import make_plan

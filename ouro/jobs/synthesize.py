@@ -18,7 +18,6 @@ from ouro.gen.objective import Objective
 from ouro.gen.synthesize import (
     GROUP,
     Diverged,
-    finish,
     initial_images,
     optimise,
     recognized,
@@ -31,6 +30,7 @@ from ouro.jobs.memory import available_bytes
 from ouro.jobs.provenance import run_info
 from ouro.models import create_model
 from ouro.models.zoo import witnesses_of
+from ouro.progress import finish, mapped
 from ouro.quant.apply import weights_digest
 from ouro.quant.calibrate import images_digest
 from ouro.registry import GENERATORS
@@ -184,14 +184,13 @@ def _chunk(
         images = initial_images(model.info, spec.seed, first, count)
         return CalibrationSet(images, None, {"losses": []})
     steps = optimise(model, objective, steps=spec.steps, seed=spec.seed, first=first, count=count, lr=spec.lr)
-    while True:
-        try:
-            beat = next(steps)
-        except StopIteration as end:
-            return end.value
-        at = first * spec.steps + beat.step * count
-        words = f"images {first + 1}-{first + count}, step {beat.step} of {spec.steps}: {beat.message}"
-        yield Progress(at, spec.num * spec.steps, words, beat.data)
+
+    def placed(progress: Progress) -> Progress:
+        at = first * spec.steps + progress.step * count
+        words = f"images {first + 1}-{first + count}, step {progress.step} of {spec.steps}: {progress.message}"
+        return Progress(at, spec.num * spec.steps, words, progress.data)
+
+    return (yield from mapped(steps, placed))
 
 
 def _terms(made: CalibrationSet) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ouro.progress import drive
 from ouro.quant.apply import weights_digest
 from ouro.quant.learning import Run, State, distance, learn
 from ouro.quant.method import Block, Method, Seen
@@ -69,13 +70,7 @@ def quantize(
             finite; the message names its site.
     """
     steps = calibrating(model, images, method=method, bits=bits, scope=scope, seed=seed, site_bits=site_bits, **options)
-    while True:
-        try:
-            beat = next(steps)
-        except StopIteration as end:
-            return end.value
-        if progress is not None:
-            progress(beat)
+    return drive(steps, progress or (lambda _: None))
 
 
 def calibrating(

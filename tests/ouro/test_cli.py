@@ -96,7 +96,7 @@ def test_bench_model_compares_a_model_with_itself() -> None:
 
 
 def test_a_failed_gate_is_exit_code_1_with_json_too(monkeypatch) -> None:
-    monkeypatch.setattr("ouro.jobs.bench.MODEL_TOLERANCE", -1.0)
+    monkeypatch.setattr("ouro.jobs.bench.model.MODEL_TOLERANCE", -1.0)
     result = call("bench", "model", "vim_nano", "--b", 1, "--repeats", 1, "--json")
     assert result.exit_code == 1
     assert not json.loads(result.stdout)["gate"]["passed"] and "ratio" not in json.loads(result.stdout)["rows"][1]

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from ouro.gen.synthesize import finish
 from ouro.jobs.doctor import BROWSERS, find_browser
 from ouro.jobs.synthesize import SynthesisSpec, synthesize
 from ouro.models.zoo import embedded_path
+from ouro.progress import finish
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = embedded_path("vim_nano.safetensors")

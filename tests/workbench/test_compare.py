@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from ouro.gen.synthesize import finish
 from ouro.jobs.synthesize import SynthesisSpec, synthesize
 from ouro.models.zoo import embedded_path
+from ouro.progress import finish
 from ouro.store import Store
 from workbench import compare, sets, stored
 

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import torch
 
-from ouro.jobs.fused_bench import _ratios as fused_ratios
-from ouro.jobs.kernel_bench import NOT_MEASURED
+from ouro.jobs.bench.fused import _ratios as fused_ratios
+from ouro.jobs.bench.kernels import NOT_MEASURED
 from ouro.kernels import NAMES, gate, kernel
 from ouro.kernels.gate import Verdict
 from ouro.kernels.launch import interpreted
-from tests.ouro.jobs.test_kernel_bench import measured as measured_by_bench
+from tests.ouro.jobs.bench.test_kernels import measured as measured_by_bench
 from workbench import checks, engine, kernels, runner, stored, times
 
 ROOT = Path(__file__).resolve().parents[2]

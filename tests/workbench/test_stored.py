@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from ouro.gen.synthesize import finish, to_pixels
+from ouro.gen.synthesize import to_pixels
 from ouro.jobs.synthesize import SynthesisSpec, synthesize
 from ouro.models import create_model
 from ouro.models.zoo import embedded_path
+from ouro.progress import finish
 from workbench import stored
 
 needs_weights = pytest.mark.skipif(

@@ -1,19 +1,16 @@
-"""Packed files are written, opened and evaluated like any quantized one; the bench times behind its gate."""
+"""Packed files are written, opened and evaluated like any quantized one."""
 
 import copy
 import re
-from dataclasses import replace
 
 import pytest
 import torch
 
 from ouro.data import batches
 from ouro.evaluate.images import open_data
-from ouro.jobs import pack
 from ouro.jobs.evaluate import EvaluateSpec, evaluate
-from ouro.jobs.pack import PackedBenchSpec, bench_packed
 from ouro.jobs.quantize import QuantizeSpec, load_quantized, quantize
-from ouro.models import create_model, variant
+from ouro.models import create_model
 from ouro.quant.apply import attach_calibration
 from ouro.quant.calibrate import quantize as calibrate
 from ouro.quant.lower import is_packed, lower
@@ -84,37 +81,3 @@ def test_packed_accuracy_is_that_of_the_simulation(trained, method, bits):
     simulated = attach_calibration(copy.deepcopy(exact), calibration)
     ours, wanted = lower(simulated)(images).argmax(1), simulated(images).argmax(1)
     assert (ours == wanted).float().mean() >= 46 / 48 and (ours == labels).float().mean() > 0.85
-
-
-def test_bench_passes_its_gate_before_it_times(tiny_zoo):
-    spec = PackedBenchSpec("vim_nano", ("w8a8", "w4a8"), (1, 3), repeats=2, images=2, calibration=4)
-    beats, report = finish(bench_packed(spec))
-    values = report.values
-    assert values["gate"]["passed"] and values["gate"]["max_error"] < 1e-5 and beats[-1].step == beats[-1].total
-    assert [row["backend"] for row in values["rows"]] == ["float32", "packed w8a8", "packed w4a8"] * 2
-    keys = {"op", "case", "backend", "gate", "max_error", "agreement", "p20_ms", "p50_ms", "p80_ms", "ratio", "parts"}
-    assert all(set(row) == keys for row in values["rows"]) and values["weights"] == "trained"
-    parts = [row["parts"] for row in values["rows"]]
-    assert all(set(part) == {"linear", "convolution", "scan", "norm", "rest"} for part in parts)
-    assert min(min(part.values()) for part in parts) > 0
-
-
-def test_bench_makes_up_weights_where_there_are_none(tiny_zoo, monkeypatch):
-    monkeypatch.setattr(pack, "variant", lambda name: replace(variant(name), data="folder"))
-    values = finish(bench_packed(PackedBenchSpec("vim_nano", ("w8a8",), (1,), repeats=1)))[1].values
-    assert values["weights"] == "made up" and values["gate"]["passed"]
-    assert [row["agreement"] for row in values["rows"]] == [None, None] and values["rows"][1]["ratio"] > 0
-
-
-def test_bench_times_nothing_behind_a_failed_gate(tiny_zoo, monkeypatch):
-    monkeypatch.setattr(pack, "LAYER_TOLERANCE", 0.0)
-    spec = PackedBenchSpec("vim_nano", ("w8a8",), (1,), repeats=2, images=2, calibration=4)
-    values = finish(bench_packed(spec))[1].values
-    assert not values["gate"]["passed"] and not any("p50_ms" in row for row in values["rows"])
-
-
-def test_bench_refuses_what_cannot_be_timed():
-    with pytest.raises(ValueError, match="^repeats is 0, expected 1 or more$"):
-        PackedBenchSpec("vim_nano", repeats=0)
-    with pytest.raises(ValueError, match=r"^bits \(\) and batches \(1, 8\) give nothing to time; give one of each$"):
-        PackedBenchSpec("vim_nano", ())

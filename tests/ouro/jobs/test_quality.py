@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from ouro.evaluate.quality import features, frechet
 from ouro.figures import quality as figures
-from ouro.jobs.compare import CompareSpec, compare
+from ouro.jobs.bench.compare import CompareSpec, compare
 from ouro.jobs.quality import OTHER_DRAW, QualitySpec, quality
 from ouro.jobs.quantize import calibration_set
 from ouro.models import create_model

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ouro.attention.patched import alpha_p, patch_window, raster_columns
-from ouro.jobs.bench import percentiles
+from ouro.jobs.bench.timing import percentiles
 from ouro.jobs.provenance import run_info
 from ouro.scan.discretize import discretize
 from ouro.scan.order import row_major, to_raster

@@ -1,7 +1,9 @@
-"""How long a kernel takes on a GPU: by replays of a graph over operands that don't fit its cache, and from a cold one."""
+"""How long a call takes: on a CPU as it is; on a GPU by replays of a graph over operands that exceed its cache, and cold."""
 
 from __future__ import annotations
 
+import time
+import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -84,3 +86,34 @@ def timed(call: Callable[[], object], repeats: int, before: Callable[[], object]
         end.record()
     torch.cuda.synchronize()
     return [begin.elapsed_time(end) for begin, end in events]
+
+
+def percentiles(call: Callable[[], object], repeats: int, *, warm: bool = True) -> dict[str, float]:
+    """{"p20_ms", "p50_ms", "p80_ms"} of so many calls."""
+    if warm:
+        call()
+    seconds = []
+    for _ in range(repeats):
+        begun = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - begun)
+    at = torch.tensor(seconds, dtype=torch.float64).quantile(torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)) * 1e3
+    return dict(zip(("p20_ms", "p50_ms", "p80_ms"), (round(x, 3) for x in at.tolist()), strict=True))
+
+
+def peak_mb(call: Callable[[], object]) -> float:
+    """Peak memory of one call beyond what was there: torch's allocations by its profiler, numpy's by tracemalloc.
+
+    Scratch that kernels allocate themselves (a few tiles per thread) is not seen.
+    """
+    tracemalloc.start()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        call()
+    numpy_peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    held = peak = 0
+    for event in profile.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    return (peak + numpy_peak) / 1e6

@@ -13,10 +13,10 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-from ouro.gen.synthesize import finish
-from ouro.jobs.compare import CompareSpec, as_csv, compare
+from ouro.jobs.bench.compare import CompareSpec, as_csv, compare
 from ouro.jobs.pool import in_processes
 from ouro.jobs.provenance import run_info
+from ouro.progress import finish
 from ouro.registry import MODELS, QUANTIZERS
 from ouro.types import Progress, Report
 

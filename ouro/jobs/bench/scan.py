@@ -1,29 +1,25 @@
-"""Speed, only behind a correctness gate, as a ratio to a named reference in the same run."""
+"""The compiled CPU scan against the loop over tokens: gate first, then percentiles, as a ratio in the same run."""
 
 from __future__ import annotations
 
 import time
-import tracemalloc
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ouro.jobs.bench.timing import peak_mb, percentiles
 from ouro.jobs.provenance import run_info
-from ouro.models import create_model
 from ouro.scan import selective_scan
 from ouro.scan.cpu import max_exp_ulp
 from ouro.types import Progress, Report, ScanInputs
-from ouro.vision import VisionModel
 
 FORWARD, BOTH = "forward", "forward+backward"
 TOLERANCE = 1e-5
 """Gate: largest relative error of outputs and gradients against the reference, float32."""
-MODEL_TOLERANCE = 1e-4
-"""Gate: largest error of a whole model's logits, relative to the largest logit, float32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +67,7 @@ def bench_scan(spec: ScanBenchSpec) -> Generator[Progress, None, Report]:
                 times = percentiles(call, spec.repeats if backend == "cpu" else spec.reference_repeats)
                 middle = times["p50_ms"]
                 base = middle if base is None else base
-                row |= times | {"ratio": round(base / middle, 2), "peak_mb": round(_peak_mb(call), 2)}
+                row |= times | {"ratio": round(base / middle, 2), "peak_mb": round(peak_mb(call), 2)}
             rows.append(row)
             yield Progress(done := done + 1, 5, f"{mode}, {backend}", row)
     operands = _operands(inputs)
@@ -86,72 +82,6 @@ def bench_scan(spec: ScanBenchSpec) -> Generator[Progress, None, Report]:
         "seed": spec.seed,
     }
     return Report("bench", values, run_info(spec.seed, started))
-
-
-@dataclass(frozen=True, slots=True)
-class ModelBenchSpec:
-    """A whole model's forward at one batch size; weights are random, time does not depend on them.
-
-    Raises:
-        ValueError: a count below 1.
-    """
-
-    model: str
-    batch: int = 8
-    repeats: int = 5
-    reference_repeats: int = 1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ("batch", "repeats", "reference_repeats"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
-
-
-def bench_model(spec: ModelBenchSpec) -> Generator[Progress, None, Report]:
-    """One model with the compiled scan against itself with the loop over tokens: gate first, then percentiles."""
-    started = time.perf_counter()
-    model = create_model(spec.model)
-    images = torch.randn(spec.batch, *model.info.input_size, generator=torch.Generator().manual_seed(spec.seed))
-    case = f"{spec.model} b={spec.batch} float32"
-    yield Progress(0, 3, "gate: logits of both")
-    logits = []
-    for backend in ("reference", "cpu"):
-        _use(model, backend)
-        with torch.no_grad():
-            logits.append(model(images[:1]))
-    error = ((logits[1] - logits[0]).abs().max() / logits[0].abs().max()).item()
-    passed = error <= MODEL_TOLERANCE
-    rows: list[dict[str, Any]] = []
-    for number, backend in enumerate(("reference", "cpu")):
-        _use(model, backend)
-        row: dict[str, Any] = {"op": "model forward", "case": case, "backend": backend}
-        row |= {"gate": "passed" if passed else "failed", "max_error": error if number else 0.0}
-        if passed:
-            call = _forward(model, images)
-            # the loop has nothing to warm up, and minutes to lose
-            times = percentiles(call, spec.repeats if number else spec.reference_repeats, warm=bool(number))
-            base = rows[0]["p50_ms"] if number else times["p50_ms"]
-            row |= times | {"ratio": round(base / times["p50_ms"], 2), "peak_mb": round(_peak_mb(call), 2)}
-        rows.append(row)
-        yield Progress(number + 1, 3, backend, row)
-    gate = {"passed": passed, "max_error": error, "tolerance": MODEL_TOLERANCE}
-    values = {"op": "model", "device": "cpu", "threads": torch.get_num_threads(), "gate": gate, "rows": rows}
-    return Report("bench", values | {"seed": spec.seed}, run_info(spec.seed, started))
-
-
-def _use(model: VisionModel, backend: str) -> None:
-    for module in model.modules():
-        if hasattr(module, "order") and hasattr(module, "backend"):
-            cast(Any, module).backend = backend
-
-
-def _forward(model: VisionModel, images: Tensor) -> Callable[[], object]:
-    def call() -> object:
-        with torch.no_grad():
-            return model(images)
-
-    return call
 
 
 def _inputs(spec: ScanBenchSpec) -> ScanInputs:
@@ -206,34 +136,3 @@ def _call(inputs: ScanInputs, backend: str, mode: str) -> Callable[[], object]:
     tracked, leaves = _leaves(inputs)
     weight = torch.randn(inputs.u.shape, generator=torch.Generator().manual_seed(1))
     return lambda: torch.autograd.grad(selective_scan(tracked, backend=backend).y, leaves, weight)
-
-
-def percentiles(call: Callable[[], object], repeats: int, *, warm: bool = True) -> dict[str, float]:
-    """{"p20_ms", "p50_ms", "p80_ms"} of so many calls."""
-    if warm:
-        call()
-    seconds = []
-    for _ in range(repeats):
-        begun = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - begun)
-    at = torch.tensor(seconds, dtype=torch.float64).quantile(torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)) * 1e3
-    return dict(zip(("p20_ms", "p50_ms", "p80_ms"), (round(x, 3) for x in at.tolist()), strict=True))
-
-
-def _peak_mb(call: Callable[[], object]) -> float:
-    """Peak memory of one call beyond what was there: torch's allocations by its profiler, numpy's by tracemalloc.
-
-    Scratch that kernels allocate themselves (a few tiles per thread) is not seen.
-    """
-    tracemalloc.start()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        call()
-    numpy_peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    held = peak = 0
-    for event in profile.profiler.kineto_results.events():
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peak = max(peak, held)
-    return (peak + numpy_peak) / 1e6

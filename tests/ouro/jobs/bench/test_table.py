@@ -7,10 +7,10 @@ import io
 
 import pytest
 
+import ouro.jobs.bench.table as module
 import ouro.jobs.pool as pool
-import ouro.jobs.table as module
-from ouro.jobs.compare import compare
-from ouro.jobs.table import EQUAL_STEPS, FULL, QUICK, ZOO, Part, TableSpec, table
+from ouro.jobs.bench.compare import compare
+from ouro.jobs.bench.table import EQUAL_STEPS, FULL, QUICK, ZOO, Part, TableSpec, table
 from ouro.models.zoo import WITNESSES
 from ouro.registry import QUANTIZERS
 from tests.ouro.jobs.running import finish
@@ -72,7 +72,7 @@ def test_csv_has_one_line_per_cell_with_the_columns_of_timm_first(tiny_zoo, in_p
 
 def test_a_second_table_computes_nothing(tiny_zoo, in_process, tmp_path, monkeypatch) -> None:
     first = finish(table(SPEC, root=tmp_path))[1].values
-    monkeypatch.setattr("ouro.jobs.compare.calibrating", lambda *_, **__: pytest.fail("calibrated again"))
+    monkeypatch.setattr("ouro.jobs.bench.compare.calibrating", lambda *_, **__: pytest.fail("calibrated again"))
     assert finish(table(SPEC, root=tmp_path))[1].values == first
 
 

@@ -14,12 +14,12 @@ import torch
 from torch.nn import functional as F
 from typer.testing import CliRunner
 
-import ouro.jobs.kernel_bench as module
+import ouro.jobs.bench.kernels as module
 from ouro.cli import app
-from ouro.jobs.bench_diff import compare_benchmarks
-from ouro.jobs.kernel_bench import GateSpec, KernelBenchSpec, bench_kernels, check_kernels
-from ouro.jobs.kernel_peers import PEERS, peers_of
-from ouro.jobs.kernel_timing import quantiles, rotated
+from ouro.jobs.bench.diff import compare_benchmarks
+from ouro.jobs.bench.kernels import GateSpec, KernelBenchSpec, bench_kernels, check_kernels
+from ouro.jobs.bench.peers import PEERS, peers_of
+from ouro.jobs.bench.timing import quantiles, rotated
 from ouro.kernels import kernel
 from ouro.kernels.ceilings import least_ms
 from ouro.kernels.gate import Verdict, inputs_of, outputs

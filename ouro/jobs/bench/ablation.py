@@ -16,13 +16,14 @@ from functools import partial
 from statistics import fmean, stdev
 from typing import Any
 
-from ouro.gen.synthesize import finish, recognized
-from ouro.jobs.compare import CompareSpec, kept_cell
+from ouro.gen.synthesize import recognized
+from ouro.jobs.bench.compare import CompareSpec, kept_cell
 from ouro.jobs.pool import in_processes
 from ouro.jobs.provenance import run_info
 from ouro.jobs.quantize import calibration_set
 from ouro.jobs.synthesize import SynthesisSpec, synthesize
 from ouro.models import create_model
+from ouro.progress import finish
 from ouro.registry import MODELS
 from ouro.store import Store
 from ouro.types import Progress, Report

@@ -15,12 +15,12 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-import ouro.jobs.fused_bench as module
+import ouro.jobs.bench.fused as module
 from ouro.cli import app
 from ouro.fused import KernelError, fuse
 from ouro.fused.gate import FORMATS, tiny
-from ouro.jobs.fused_bench import FusedBenchSpec, bench_fused
-from ouro.jobs.kernel_bench import KernelBenchSpec
+from ouro.jobs.bench.fused import FusedBenchSpec, bench_fused
+from ouro.jobs.bench.kernels import KernelBenchSpec
 from tests import zoo
 from tests.ouro.jobs.running import finish
 

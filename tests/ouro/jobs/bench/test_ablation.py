@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-import ouro.jobs.ablation as module
+import ouro.jobs.bench.ablation as module
 from ouro.figures import ablation as figures
-from ouro.jobs.ablation import STUDIES, AblationSpec, Study, Variant, ablate, difference
+from ouro.jobs.bench.ablation import STUDIES, AblationSpec, Study, Variant, ablate, difference
 from ouro.registry import GENERATORS
 from tests.ouro.jobs.running import finish
-from tests.ouro.jobs.test_table import in_process  # noqa: F401
+from tests.ouro.jobs.bench.test_table import in_process  # noqa: F401
 
 SMALL = (("window", 3), ("positives", 4))
 STUDY = Study(
@@ -64,7 +64,7 @@ def test_claims_are_what_the_cells_say(report, tmp_path) -> None:
 
 def test_what_is_kept_is_not_measured_again(report, monkeypatch) -> None:
     _, values, _, spec, root = report
-    monkeypatch.setattr("ouro.jobs.compare._cell", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("ouro.jobs.bench.compare._cell", lambda *_: pytest.fail("measured again"))
     assert finish(ablate(spec, root=root))[1].values["studies"] == values["studies"]
 
 

@@ -20,11 +20,11 @@ import torch
 from ouro.data import batches
 from ouro.evaluate.accuracy import accuracy, outcomes
 from ouro.evaluate.images import open_data
-from ouro.gen.synthesize import finish
 from ouro.jobs.memory import PeakMemory
 from ouro.jobs.provenance import run_info
 from ouro.jobs.quantize import calibration_set
 from ouro.models import create_model, variant
+from ouro.progress import finish
 from ouro.quant.apply import attach_calibration, counting, detach, effective_bits, weights_digest
 from ouro.quant.audit import require_sealed
 from ouro.quant.bits import parse_bits

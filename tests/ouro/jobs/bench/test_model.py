@@ -7,8 +7,8 @@ import re
 import pytest
 import torch
 
-import ouro.jobs.bench as module
-from ouro.jobs.bench import ModelBenchSpec, bench_model
+import ouro.jobs.bench.model as module
+from ouro.jobs.bench.model import ModelBenchSpec, bench_model
 from tests import zoo
 from tests.ouro.jobs.running import finish
 

@@ -10,10 +10,10 @@ import re
 import pytest
 from typer.testing import CliRunner
 
-import ouro.jobs.compare as module
+import ouro.jobs.bench.compare as module
 from ouro.cli import app
 from ouro.evaluate.accuracy import wilson
-from ouro.jobs.compare import CompareSpec, as_csv, compare
+from ouro.jobs.bench.compare import CompareSpec, as_csv, compare
 from ouro.jobs.evaluate import EvaluateSpec, evaluate
 from ouro.jobs.quantize import QuantizeSpec, quantize
 from tests.ouro.jobs.running import finish

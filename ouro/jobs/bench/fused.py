@@ -19,9 +19,9 @@ from torch import Tensor
 from ouro.fused.gate import FORMATS, calibrated, check, fused_of, noise_images, tiny
 from ouro.fused.graph import graphed
 from ouro.fused.model import require_vim
-from ouro.jobs.interpreter import interpreted_rows
-from ouro.jobs.kernel_bench import NOT_MEASURED
-from ouro.jobs.kernel_timing import quantiles, timed
+from ouro.jobs.bench.interpreter import interpreted_rows
+from ouro.jobs.bench.kernels import NOT_MEASURED
+from ouro.jobs.bench.timing import quantiles, timed
 from ouro.jobs.provenance import run_info
 from ouro.models import create_model, variant
 from ouro.types import Progress, Report

@@ -5,18 +5,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-import ouro.jobs.neighborhoods as module
+import ouro.jobs.bench.neighborhoods as module
 from ouro.attention.maps import attention_map, by_mixer
 from ouro.attention.scores import auroc, mask_to_grid
 from ouro.attention.survey import neighborhoods
 from ouro.data import normalize
 from ouro.evaluate.images import open_data
 from ouro.figures import neighborhoods as figures
-from ouro.jobs.neighborhoods import NeighborhoodSpec, survey_neighborhoods
+from ouro.jobs.bench.neighborhoods import NeighborhoodSpec, survey_neighborhoods
 from ouro.models import create_model
 from ouro.taps import record
 from tests.ouro.jobs.running import finish
-from tests.ouro.jobs.test_table import in_process  # noqa: F401
+from tests.ouro.jobs.bench.test_table import in_process  # noqa: F401
 
 SPEC = NeighborhoodSpec(("vim_nano",), windows=(1, 3), n=5, workers=1)
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from ouro.jobs.interpreter import interpreted_rows
-from ouro.jobs.kernel_peers import Peer, peers_of
-from ouro.jobs.kernel_timing import ceilings, cold, quantiles, replayed, rotated
+from ouro.jobs.bench.interpreter import interpreted_rows
+from ouro.jobs.bench.peers import Peer, peers_of
+from ouro.jobs.bench.timing import ceilings, cold, quantiles, replayed, rotated
 from ouro.jobs.provenance import run_info
 from ouro.kernels import NAMES, kernel
 from ouro.kernels.ceilings import least_ms

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-import ouro.jobs.bench_alpha as module
-from ouro.jobs.bench_alpha import AlphaBenchSpec, bench_alpha
+import ouro.jobs.bench.alpha as module
+from ouro.jobs.bench.alpha import AlphaBenchSpec, bench_alpha
 from tests.ouro.jobs.running import finish
 
 SMALL = AlphaBenchSpec(e=5, n=3, side=4, loop_side=3, window=3, repeats=2)
