@@ -470,8 +470,9 @@ def evaluate(
     """
     from ouro.jobs.evaluate import EvaluateSpec
     from ouro.jobs.evaluate import evaluate as job
+    from ouro.types import ModelSource
 
-    spec = EvaluateSpec(model, data=data, limit=limit, batch=batch, seed=seed, weights=weights)
+    spec = EvaluateSpec(ModelSource(model, weights), data=data, limit=limit, batch=batch, seed=seed)
     values = _run_values(_follow("evaluate", job(spec)))
     if json_:
         return _print_json(values)

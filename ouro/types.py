@@ -47,7 +47,10 @@ class StageInfo:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What code outside `ouro.models` may know of a model. `cls_index` is the class token's place or None."""
+    """What code outside `ouro.models` may know of a model. `cls_index` is the class token's place or None.
+
+    data: the registered data set that it was trained on. crop_pct, interpolation: how it wants its image files.
+    """
 
     name: str
     family: str
@@ -58,6 +61,41 @@ class ModelInfo:
     std: tuple[float, ...]
     num_classes: int
     class_names: tuple[str, ...] = ()
+    data: str = ""
+    crop_pct: float = 0.875
+    interpolation: str = "bicubic"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """Where a model comes from; a name alone is a source, too (see `ouro.jobs.inputs.source_of`).
+
+    name: a registered name, or the path of a quantized file where a job takes one.
+    weights: whatever `load_checkpoint` takes (a file, a URL, a hub file); "" for the published or embedded weights.
+    config: what differs from the registered variant, and from what the weights themselves say: ("image", 96).
+    class_names: of the classes in the order of the head; () for those that the registered variant knows.
+    """
+
+    name: str
+    weights: str = ""
+    config: tuple[tuple[str, Any], ...] = ()
+    class_names: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class DataSource:
+    """Which images; `ouro.data.source.parse` reads one from "folder:PATH:128", "real:64", "noise:32", a path...
+
+    kind: "noise", "synthetic", "file" (a stored set) or a registered data set; "" is the one a model was trained on.
+    argument: what the kind needs (a path). count: so many images; None for all, or for what a job takes by itself.
+    """
+
+    kind: str
+    argument: str = ""
+    count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

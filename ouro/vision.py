@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ouro.types import ModelInfo, ScanOrder, WeightsSource
@@ -24,6 +25,8 @@ class VisionModel(nn.Module, ABC):
     """Base class of all families. tail(blocks(stem(images))) are the features that `forward_head` classifies."""
 
     info: ModelInfo
+    config: Any
+    """The family's frozen config that it was built from."""
     num_classes: int
     loaded_from: WeightsSource | None = None
     untapped: str | None = None
@@ -48,6 +51,11 @@ class VisionModel(nn.Module, ABC):
     @abstractmethod
     def forward_head(self, tokens: Tensor, pre_logits: bool = False) -> Tensor:
         """Tokens -> pooled features [b c] or logits [b k]."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        return next(self.parameters()).device
 
     def mixers(self) -> dict[str, list[ScanOrder]]:
         """Path of every mixer, in order -> the orders of its scans; layer k of a model is the k-th of these."""

@@ -12,7 +12,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from ouro.evaluate.images import own_images
+from ouro.data.source import own_images
 from ouro.fused.gate import FORMATS, calibrated, check, fused_of
 from ouro.jobs.provenance import run_info
 from ouro.models import create_model
@@ -22,8 +22,8 @@ from ouro.store import write_json
 def main(name: str = "vim_nano", images: str = "1000") -> None:
     """Writes the file, a row per format."""
     started, model = time.perf_counter(), create_model(name, pretrained=True)
-    rows, held_out = [], own_images(name, "test", int(images), model.info)
-    seen = own_images(name, "calib", 32, model.info)
+    rows, held_out = [], own_images(model.info, "test", int(images))
+    seen = own_images(model.info, "calib", 32)
     for format in FORMATS.values():
         simulated = calibrated(model, format, seen)
         verdict = check(model, simulated, fused_of(simulated, format, "reference"), format, held_out)

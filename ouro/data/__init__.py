@@ -14,10 +14,12 @@ from ouro.registry import DATASETS
 class Dataset(Protocol):
     """What every data set offers. Images come as uint8 so that one `normalize` serves them all.
 
-    `argument` says what follows the colon in a spec ("folder:PATH"), None where nothing does.
+    `argument` says what follows the colon in a spec ("folder:PATH"), None where nothing does. `files`: its images are
+    pictures of any size, resized and cropped as a model wants them: it takes crop_pct and interpolation.
     """
 
     argument: ClassVar[str | None]
+    files: ClassVar[bool]
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -54,6 +56,13 @@ def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
     center = torch.tensor(mean, device=images.device)[:, None, None]
     spread = torch.tensor(std, device=images.device)[:, None, None]
     return (images.float() / 255 - center) / spread
+
+
+def to_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """The inverse of `normalize`, rounded and clipped: float [... c h w] to uint8."""
+    center = torch.tensor(mean, device=images.device)[:, None, None]
+    spread = torch.tensor(std, device=images.device)[:, None, None]
+    return ((images * spread + center) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 def batches(

@@ -42,6 +42,7 @@ class Digits:
     """
 
     argument = None
+    files = False
     classes = tuple("0123456789")
     mean = MEAN
     std = STD

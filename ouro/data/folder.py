@@ -40,6 +40,7 @@ class Folder:
     """
 
     argument = "PATH"
+    files = True
 
     def __init__(
         self,

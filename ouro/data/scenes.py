@@ -277,6 +277,7 @@ class Scenes:
     """
 
     argument = None
+    files = False
     classes = CLASSES
     mean = MEAN
     std = STD

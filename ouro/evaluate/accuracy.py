@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ouro.data import batches as read_batches
-from ouro.evaluate.images import open_data
+from ouro.data.source import open_data
 from ouro.vision import VisionModel
 
 
@@ -69,6 +69,6 @@ def evaluate(model: VisionModel, data: str = "scenes", *, limit: int | None = No
         ValueError: unknown data set, or images without labels.
         RuntimeError: logits that are NaN.
     """
-    dataset = open_data(data, "test", model.info.name, model.info)
+    dataset = open_data(data, "test", model.info)
     seen = read_batches(dataset, batch, limit=limit, mean=model.info.mean, std=model.info.std)
     return {"data": data, **accuracy(torch.cat(list(outcomes(model, seen))))}

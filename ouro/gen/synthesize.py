@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ouro import data
 from ouro.gen.objective import Objective
 from ouro.progress import finish
 from ouro.registry import GENERATORS
@@ -227,8 +228,7 @@ def synthesize(
 
 def to_pixels(images: Tensor, info: ModelInfo) -> Tensor:
     """Model space -> uint8 [b 3 h w]."""
-    mean, std = (torch.tensor(x)[:, None, None] for x in (info.mean, info.std))
-    return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    return data.to_pixels(images, info.mean, info.std)
 
 
 def _stream(seed: int, purpose: int, index: int) -> np.random.Generator:

@@ -11,34 +11,42 @@ import torch
 from torch import Tensor
 
 from ouro.data import batches
+from ouro.data.source import open_data, own_data, transform
 from ouro.evaluate.accuracy import accuracy, outcomes
-from ouro.evaluate.images import open_data, transform
 from ouro.jobs.distributed import joined
+from ouro.jobs.inputs import open_float, open_model, open_quantized, source_of
 from ouro.jobs.provenance import run_info
-from ouro.jobs.quantize import load_quantized
-from ouro.models import create_model, variant
 from ouro.quant.apply import add_counts, counting, counts, effective_bits
 from ouro.quant.audit import require_sealed
 from ouro.quant.lower import is_packed
 from ouro.registry import MODELS
-from ouro.types import Calibration, Progress, Report
+from ouro.types import Calibration, ModelSource, Progress, Report
 from ouro.vision import VisionModel
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluateSpec:
-    """model: a name, or the path of a quantized file. data: "" is the set that the model was trained on.
+    """model: a source, whose name may be the path of a quantized file. data: see `ouro.data.source.parse`.
 
-    limit: the first so many images of the test split, None for all.
-    weights: of a named model, whatever `load_checkpoint` takes; "" for the published or embedded ones.
+    limit: the first so many images of the test split, None for all. batch: does not change the result.
+
+    Raises:
+        ValueError: a limit or batch below 1.
     """
 
-    model: str
+    model: ModelSource
     data: str = ""
     limit: int | None = 1000
     batch: int = 64
     seed: int = 0
-    weights: str = ""
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", source_of(self.model))
+        for name in ("limit", "batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}, expected 1 or more")
 
 
 def evaluate(spec: EvaluateSpec) -> Generator[Progress, None, Report]:
@@ -56,14 +64,11 @@ def evaluate(spec: EvaluateSpec) -> Generator[Progress, None, Report]:
         RuntimeError: NaN logits, or a quantized model whose audit has a hole.
     """
     started = time.perf_counter()
-    for name in ("limit", "batch"):
-        value = getattr(spec, name)
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}, expected 1 or more")
     with joined() as ranks:
-        name, exact, rounded, calibration = ranks.agreed(lambda: open_model(spec.model, spec.weights))
-        info, data = exact.info, spec.data or variant(name).data
-        dataset = ranks.agreed(lambda: open_data(data, "test", name, info))
+        source, exact, rounded, calibration = ranks.agreed(lambda: opened(spec.model, spec.device))
+        info, name = exact.info, source.name
+        data = ranks.agreed(lambda: own_data(spec.data, info))
+        dataset = ranks.agreed(lambda: open_data(spec.data, "test", info))
         if len(dataset.classes) != info.num_classes:
             raise ValueError(f"{data} has {len(dataset.classes)} classes, {name} tells {info.num_classes} apart")
         total = len(dataset) if spec.limit is None else min(spec.limit, len(dataset))
@@ -83,7 +88,7 @@ def evaluate(spec: EvaluateSpec) -> Generator[Progress, None, Report]:
         # a packed model multiplies codes, its quantizers are not called; it was audited before it was packed
         if calibration is not None and not is_packed(rounded):
             # all ranks look at the same images, so that they agree whether to go on
-            first = next(batches(dataset, 2, limit=2, mean=info.mean, std=info.std))[0]
+            first = next(batches(dataset, 2, limit=2, mean=info.mean, std=info.std))[0].to(exact.device)
             ranks.agreed(lambda: require_sealed(rounded, first, calibration.plan))
         right = fp_right = nothing
         with counting(rounded):
@@ -96,7 +101,7 @@ def evaluate(spec: EvaluateSpec) -> Generator[Progress, None, Report]:
         for number, counted in enumerate(ranks.gathered(lambda: counts(rounded))):
             if number != ranks.rank:
                 add_counts(rounded, counted)
-    plan, device = None if calibration is None else calibration.plan, next(exact.parameters()).device
+    plan, device = None if calibration is None else calibration.plan, exact.device
     values = {
         "model": name,
         "method": "float" if plan is None else plan.method,
@@ -110,29 +115,29 @@ def evaluate(spec: EvaluateSpec) -> Generator[Progress, None, Report]:
         "seconds": round(time.perf_counter() - started, 2),
         "device": str(device),
         "seed": spec.seed,
-        "transform": transform(data, name, info),
+        "transform": transform(data, info),
         "weights": None if exact.loaded_from is None else asdict(exact.loaded_from),
         "ranks": ranks.size,
     }
     return Report("evaluate", values, run_info(spec.seed, started, device), {"right": right, "fp_right": fp_right})
 
 
-def open_model(model: str, weights: str = "") -> tuple[str, VisionModel, VisionModel, Calibration | None]:
-    """(name, float model, quantized model, calibration) of a name or a quantized file; a name gives float twice, None.
+def opened(source: ModelSource, device: str) -> tuple[ModelSource, VisionModel, VisionModel, Calibration | None]:
+    """(source, float model, quantized model, calibration) of a source or a quantized file; the first gives float twice.
+
+    Weights beside a quantized file say where those that it was made from lie now.
 
     Raises:
-        ValueError: neither a known name nor a file, a file that is no quantized model, weights that do not fit, or
-            weights beside a quantized file.
+        ValueError: neither a known name nor a file, a file that is no quantized model, or weights that do not fit.
     """
-    if model in MODELS:
-        exact = create_model(model, pretrained=weights or True)
-        return model, exact, exact, None
-    if not os.path.isfile(model):
-        raise ValueError(f"{model!r} is neither a model (known: {', '.join(MODELS)}) nor a quantized file")
-    if weights:
+    if source.name in MODELS:
+        exact = open_model(source, device)
+        return source, exact, exact, None
+    if not os.path.isfile(source.name):
+        raise ValueError(f"{source.name!r} is neither a model (known: {', '.join(MODELS)}) nor a quantized file")
+    if source.config or source.class_names:
         raise ValueError(
-            f"{model!r} is a quantized file, which belongs to the weights it was made from; leave out {weights!r}"
+            f"{source.name!r} is a quantized file, which knows its model; leave out config and class names"
         )
-    rounded, calibration = load_quantized(model)
-    name = rounded.info.name
-    return name, create_model(name, pretrained=True), rounded, calibration
+    rounded, calibration, made_from = open_quantized(source.name, source.weights, device)
+    return made_from, open_float(made_from, calibration, device), rounded, calibration

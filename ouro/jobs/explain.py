@@ -15,13 +15,11 @@ from ouro.attention.patched import WEIGHTS
 from ouro.attention.scores import bootstrap
 from ouro.attention.survey import MERGED, Key, score, survey
 from ouro.data import normalize
-from ouro.evaluate.images import open_data
-from ouro.jobs.inputs import image_file
+from ouro.data.source import open_data, own_data
+from ouro.jobs.inputs import check_sample, image_file, open_model, source_of
 from ouro.jobs.provenance import run_info
-from ouro.models import create_model, variant
-from ouro.registry import MODELS
 from ouro.taps import record
-from ouro.types import Progress, Report, ScanRecord
+from ouro.types import ModelSource, Progress, Report, ScanRecord
 from ouro.vision import VisionModel
 
 HEADLINE = "received"
@@ -41,7 +39,7 @@ class ExplainSpec:
     data: "" is the set that the model was trained on.
     """
 
-    model: str
+    model: ModelSource
     sample: int | None = 0
     image: str | None = None
     layer: int | None = None
@@ -50,8 +48,10 @@ class ExplainSpec:
     n: int = 0
     seed: int = 0
     data: str = ""
+    device: str = "auto"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "model", source_of(self.model))
         if self.weights not in WEIGHTS:
             raise ValueError(f"unknown weights {self.weights!r}; known: {', '.join(WEIGHTS)}")
         if self.window < 1 or self.window % 2 == 0:
@@ -87,20 +87,21 @@ def explain(spec: ExplainSpec, model: VisionModel | None = None) -> Generator[Pr
     the table is empty.
 
     Args:
-        model: explained in place of the registered `spec.model`.
+        model: explained in place of the one that `spec.model` stands for.
 
     Raises:
         ValueError: an unknown name, a layer, window or image that does not exist or fit, or no masks to score against.
     """
     started = time.perf_counter()
     if model is None:
-        model = create_model(spec.model, pretrained=True)
+        model = open_model(spec.model, spec.device)
     layer, grids = _layer(spec, model)
-    data = spec.data or (variant(spec.model).data if spec.model in MODELS else "scenes")
+    # an image file is of no data set
+    data = own_data(spec.data, model.info) if spec.n or spec.sample is not None else spec.data
     one = spec.sample is not None or spec.image is not None
     batch = batch_size(model)
     beats = int(one) + -(-spec.n // batch)
-    values: dict[str, Any] = {"model": spec.model, "data": data}
+    values: dict[str, Any] = {"model": spec.model.name, "data": data}
     arrays: dict[str, Tensor] = {}
     parts: list[_Scored] = []
     if one:
@@ -117,7 +118,7 @@ def explain(spec: ExplainSpec, model: VisionModel | None = None) -> Generator[Pr
         yield Progress(beats, beats, "maps of one image")
     values |= {"layer": layer, "layers": len(grids), "grid": list(grids[layer])}
     values |= {"window": spec.window, "weights": spec.weights, "n": spec.n, **_summary(parts, layer, spec.seed)}
-    run = run_info(spec.seed, started, next(model.parameters()).device)
+    run = run_info(spec.seed, started, model.device)
     values |= {"seed": spec.seed, "seconds": round(run.seconds, 2), "device": run.device}
     return Report("attention", values, run, arrays)
 
@@ -126,10 +127,10 @@ def _layer(spec: ExplainSpec, model: VisionModel) -> tuple[int, list[tuple[int, 
     """(the layer asked for, the grid of every layer), checked."""
     grids = [orders[0].grid for orders in model.mixers().values()]
     if not grids:
-        raise ValueError(f"{spec.model} has no scan to explain")
+        raise ValueError(f"{spec.model.name} has no scan to explain")
     layer = len(grids) - 1 if spec.layer is None else spec.layer
     if not 0 <= layer < len(grids):
-        raise ValueError(f"layer is {layer}, {spec.model} has layers 0 to {len(grids) - 1}")
+        raise ValueError(f"layer is {layer}, {spec.model.name} has layers 0 to {len(grids) - 1}")
     height, width = grids[layer]
     if spec.window > min(height, width):
         raise ValueError(
@@ -162,9 +163,8 @@ def _one_image(
         pixels = image_file(spec.image, model.info)
     else:
         assert spec.sample is not None
-        dataset = open_data(data, "test", spec.model, model.info)
-        if not 0 <= spec.sample < len(dataset):
-            raise ValueError(f"sample is {spec.sample}, the test split of {data} has 0 to {len(dataset) - 1}")
+        dataset = open_data(data, "test", model.info)
+        check_sample(spec.sample, data, dataset)
         pixels, labels = dataset.images(spec.sample, 1)
         label = None if labels is None else dataset.classes[int(labels[0])]
         mask = dataset.masks(spec.sample, 1) if hasattr(dataset, "masks") else None
@@ -194,7 +194,7 @@ def _one_image(
 
 def _batch(spec: ExplainSpec, model: VisionModel, data: str, start: int, count: int) -> _Scored:
     """Scores of images start .. start + count of the test split."""
-    dataset = open_data(data, "test", spec.model, model.info)
+    dataset = open_data(data, "test", model.info)
     if not hasattr(dataset, "masks"):
         raise ValueError(f"{data} has no masks to score against; take scenes or digits, or n = 0")
     if spec.n > len(dataset):

@@ -1,22 +1,266 @@
-"""The one image that a job looks at: of a data set's test split, or a file."""
+"""What a job works on, from what a person wrote: a model on its device, a data set that fits it, calibration images.
+
+The one place where weights, data and devices come in. A model source is a name, or a name with weights of one's own;
+data sources are spelled as `ouro.data.source.parse` reads them.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ouro.data import Dataset, normalize
 from ouro.data.folder import read_image
-from ouro.evaluate.images import open_data
-from ouro.models import variant
-from ouro.types import ModelInfo
+from ouro.data.source import FILE, NOISE, SYNTHETIC, noise, open_data, own_data, parse, read_set, spelled
+from ouro.models import create_model, variant
+from ouro.quant.apply import attach_calibration, from_tensors, weights_digest
+from ouro.quant.calibrate import check_images
+from ouro.quant.lower import PACKED_FORMAT, restore
+from ouro.store import read_tensors
+from ouro.types import Calibration, CalibrationSet, DataSource, ModelInfo, ModelSource
+from ouro.vision import VisionModel
+
+CALIBRATION = 128
+"""Images that calibration takes of a source that names no number."""
 
 
-def one_image(name: str, info: ModelInfo, sample: int | None, image: str | None) -> tuple[Tensor, str]:
-    """(uint8 [1 3 h w], where it is from): the file `image`, or `sample` of the test split the model belongs to.
+def source_of(model: str | ModelSource) -> ModelSource:
+    """A name alone is a source: that of its published or embedded weights."""
+    return model if isinstance(model, ModelSource) else ModelSource(model)
+
+
+def device_of(device: str) -> torch.device:
+    """The device that "auto" (CUDA where it is), "cpu", "cuda" or "cuda:1" stands for.
+
+    Raises:
+        ValueError: another word, or a CUDA device that is not there.
+    """
+    kind, colon, number = device.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (colon and not (kind == "cuda" and number.isdecimal())):
+        raise ValueError(f"device is {device!r}, allowed are auto, cpu, cuda and cuda:0, cuda:1 ...")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "cpu" or (kind == "auto" and not count):
+        return torch.device("cpu")
+    if int(number or 0) >= count:
+        there = (
+            f"this machine has {count} CUDA device{'s' * (count != 1)}" if count else "this machine has no CUDA device"
+        )
+        raise ValueError(f"device is {device!r}, but {there}; take auto or cpu")
+    return torch.device("cuda", int(number or 0))
+
+
+def open_model(source: str | ModelSource, device: str = "auto") -> VisionModel:
+    """The model of a source, with its weights, on its device.
+
+    Raises:
+        ValueError: an unknown name, option or device, weights that do not fit, or names for another number of classes.
+    """
+    source, place = source_of(source), device_of(device)
+    model = create_model(source.name, pretrained=source.weights or True, **_config(source))
+    return model.to(place)
+
+
+def open_untrained(source: str | ModelSource, seed: int) -> VisionModel:
+    """A model whose weights may be made up: its embedded ones, those that the source names, or else random ones.
+
+    Raises:
+        ValueError: see `open_model`.
+    """
+    source = source_of(source)
+    if source.weights or variant(source.name).embedded:
+        return open_model(source, "cpu")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return create_model(source.name, **_config(source))
+
+
+def _config(source: ModelSource) -> dict[str, Any]:
+    named = {"class_names": source.class_names} if source.class_names else {}
+    return dict(source.config) | named
+
+
+def identity(spec: Any, model: VisionModel, **more: Any) -> dict[str, Any]:
+    """What a run depends on, for `ouro.store.digest`: the spec with its weights by content, wherever their file lies.
+
+    The CPU is every CPU; another kind of device rounds otherwise and is another run.
+    """
+    described = {key: value for key, value in asdict(spec).items() if key not in ("out", "device")}
+    source: ModelSource = spec.model
+    described |= {"model": source.name, "weights": weights_digest(model)}
+    if source.config:
+        described["config"] = {key: list(x) if isinstance(x, tuple) else x for key, x in source.config}
+    kind = model.device.type
+    described |= {} if kind == "cpu" else {"device": kind}
+    return described | more
+
+
+def provenance_of(source: ModelSource, model: VisionModel) -> dict[str, Any]:
+    """What a file has to say of its model to open it again: where its weights lie, and how it differs from its variant.
+
+    What was read from the weights is written down as well: a packed file is opened without them.
+    """
+    usual, built = variant(source.name).config, model.config
+    differs = {field.name: getattr(built, field.name) for field in fields(built)}
+    config = {key: value for key, value in differs.items() if value != getattr(usual, key)}
+    weights = os.path.abspath(source.weights) if os.path.exists(source.weights) else source.weights
+    return {key: value for key, value in (("weights", weights), ("config", config)) if value}
+
+
+def source_from(name: str, kept: Mapping[str, Any]) -> ModelSource:
+    """The inverse of `provenance_of`."""
+    return ModelSource(
+        name, kept.get("weights", ""), tuple((key, _frozen(x)) for key, x in kept.get("config", {}).items())
+    )
+
+
+def _frozen(value: Any) -> Any:
+    """JSON's lists as the tuples that configs hold."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def open_quantized(
+    path: str | os.PathLike[str], weights: str = "", device: str = "auto"
+) -> tuple[VisionModel, Calibration, ModelSource]:
+    """(quantized model, its calibration, source of its float model) of a file that the job `quantize` wrote.
+
+    Args:
+        weights: where the float model's weights lie now; "" looks where they were.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is truncated, no quantized model, one of a model that is not known here, or of other weights.
+    """
+    place = device_of(device)
+    try:
+        tensors, metadata = read_tensors(path)
+        if metadata.get("format") == PACKED_FORMAT:
+            # it holds its own weights: only how the model is built is needed
+            source = _source_in(_provenance(metadata))
+            model, calibration = restore(create_model(source.name, **_config(source)), tensors, metadata)
+            return model.to(place), calibration, replace(source, weights=weights or source.weights)
+        calibration = from_tensors(tensors, metadata)
+        source = _source_in(calibration.provenance)
+        source = replace(source, weights=weights or source.weights)
+        return attach_calibration(open_float(source, calibration, device), calibration), calibration, source
+    except ValueError as error:
+        raise ValueError(f"cannot load {path}: {error}") from error
+
+
+def load_quantized(path: str | os.PathLike[str], weights: str = "") -> tuple[VisionModel, Calibration]:
+    """The quantized model in a file and its calibration, on the CPU; see `open_quantized`."""
+    return open_quantized(path, weights, "cpu")[:2]
+
+
+def _provenance(metadata: Mapping[str, str]) -> Mapping[str, Any]:
+    try:
+        return dict(json.loads(metadata["provenance"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"this packed model's header is damaged ({error!r}); quantize again") from error
+
+
+def _source_in(provenance: Mapping[str, Any]) -> ModelSource:
+    try:
+        return source_from(str(provenance["model"]), provenance.get("source", {}))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"this quantized model's header is damaged ({error!r}); quantize again") from error
+
+
+def open_float(source: ModelSource, calibration: Calibration, device: str = "auto") -> VisionModel:
+    """The float model behind a calibration.
+
+    Raises:
+        ValueError: its weights are no longer where they were.
+    """
+    if os.path.isabs(source.weights) and not os.path.exists(source.weights):
+        digest = calibration.provenance.get("weights", "unknown")
+        raise ValueError(
+            f"it belongs to weights of {source.name} (digest {digest}) that lay at {source.weights} and are not there; "
+            "say where they are with --weights"
+        )
+    return open_model(source, device)
+
+
+def calibration_set(
+    calib: str | DataSource,
+    source: str | ModelSource,
+    info: ModelInfo,
+    seed: int,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    device: str = "auto",
+) -> CalibrationSet:
+    """Images in model space on the CPU, from what `calib` says; see `ouro.data.source.parse`.
+
+    Images of a data set are drawn by the seed from its calibration split, CALIBRATION of them (or all, where it has
+    fewer) unless a number is given. Noise is Gaussian. "synthetic:N" is what `ouro generate` makes for this seed,
+    generated if it is not among the runs in `root`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a count or a set that cannot be used; images that do not fit the model.
+    """
+    wanted, source = parse(calib), source_of(source)
+    if wanted.kind == FILE:
+        return _stored_set(wanted.argument, source.name, info)
+    if wanted.kind == SYNTHETIC:
+        return _synthesized(wanted, source, seed, root, device)
+    make = _noise_images if wanted.kind == NOISE else _real_images
+    return CalibrationSet(make(wanted, info, seed), None, {"calib": spelled(wanted), "seed": seed})
+
+
+def _synthesized(
+    wanted: DataSource, source: ModelSource, seed: int, root: str | os.PathLike[str] | None, device: str
+) -> CalibrationSet:
+    # the one job that another one starts for its input
+    from ouro.jobs.synthesize import SynthesisSpec, synthesize
+    from ouro.progress import finish
+
+    num = wanted.count or CALIBRATION
+    made = finish(synthesize(SynthesisSpec(source, num=num, seed=seed, device=device), root=root))
+    return CalibrationSet(made.arrays["images"], made.arrays["labels"], {"calib": f"{SYNTHETIC}:{num}", "seed": seed})
+
+
+def _noise_images(wanted: DataSource, info: ModelInfo, seed: int) -> Tensor:
+    return noise(info, wanted.count or CALIBRATION, seed)
+
+
+def _real_images(wanted: DataSource, info: ModelInfo, seed: int) -> Tensor:
+    everything = replace(wanted, count=None)
+    whole = open_data(everything, "calib", info)
+    count = min(CALIBRATION, len(whole)) if wanted.count is None else wanted.count
+    if count > len(whole):
+        raise ValueError(f"{count} calibration images were asked for, {own_data(everything, info)} has {len(whole)}")
+    chosen = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))[:count].tolist()
+    pixels = torch.cat([whole.images(index, 1)[0] for index in chosen])
+    return normalize(pixels, info.mean, info.std)
+
+
+def _stored_set(path: str, name: str, info: ModelInfo) -> CalibrationSet:
+    tensors, metadata = read_set(path)
+    images = tensors["images"]
+    # images that one model dreamed up in its own pixel scale say little about another
+    made_by = json.loads(metadata.get("spec", "{}")).get("model", name)
+    if made_by != name:
+        sizes = f"images {tuple(images.shape[1:])}, {name} takes {info.input_size}"
+        raise ValueError(f"{path} was made by {made_by} for itself, not for {name} ({sizes}); generate one with {name}")
+    try:
+        check_images(images, info.input_size)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return CalibrationSet(images.float(), tensors.get("labels"), {"calib": path, **metadata})
+
+
+def one_image(info: ModelInfo, sample: int | None, image: str | None, data: str = "") -> tuple[Tensor, str]:
+    """(uint8 [1 3 h w], where it is from): the file `image`, or `sample` of the test split of `data`.
 
     Raises:
         ValueError: neither of the two, no such sample, or a file that cannot be read.
@@ -25,11 +269,19 @@ def one_image(name: str, info: ModelInfo, sample: int | None, image: str | None)
         return image_file(image, info), image
     if sample is None:
         raise ValueError("there is nothing to look at: give a sample or an image file")
-    data = variant(name).data
-    dataset = open_data(data, "test", name, info)
+    name, dataset = own_data(data, info), open_data(data, "test", info)
+    check_sample(sample, name, dataset)
+    return dataset.images(sample, 1)[0], f"{name} {sample}"
+
+
+def check_sample(sample: int, name: str, dataset: Dataset) -> None:
+    """Refuses an image that a data set does not have.
+
+    Raises:
+        ValueError: the message has what is there.
+    """
     if not 0 <= sample < len(dataset):
-        raise ValueError(f"sample is {sample}, the test split of {data} has 0 to {len(dataset) - 1}")
-    return dataset.images(sample, 1)[0], f"{data} {sample}"
+        raise ValueError(f"sample is {sample}, the test split of {name} has 0 to {len(dataset) - 1}")
 
 
 def image_file(path: str, info: ModelInfo) -> Tensor:

@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 
 from ouro.data import normalize
-from ouro.jobs.inputs import one_image
+from ouro.jobs.inputs import calibration_set, one_image, open_model, source_of
 from ouro.jobs.provenance import run_info
-from ouro.jobs.quantize import calibration_set
-from ouro.models import create_model
 from ouro.quant.observers import Rows
 from ouro.quant.outliers import OutlierRule, outlier_list, threshold
 from ouro.scan.order import row_major, scan_names
 from ouro.taps import Tap, match_taps, record
-from ouro.types import Progress, Report, ScanOrder
+from ouro.types import ModelSource, Progress, Report, ScanOrder
 from ouro.vision import VisionModel
 
 TENSORS = {
@@ -38,13 +36,13 @@ TENSORS = {
 
 @dataclass(frozen=True, slots=True)
 class OutlierSpec:
-    """One image of the test split (`sample`) or an image file, one tensor, and the rule.
+    """One image of the test split of `data` (`sample`) or an image file, one tensor, and the rule.
 
     direction: the name of a scan of the layer, such as "forward"; "" is the first. n: calibration images behind the
     static list. kappa, refresh: see `ouro.quant.outliers`.
     """
 
-    model: str
+    model: ModelSource
     layer: int = 0
     tensor: str = "in_proj"
     direction: str = ""
@@ -54,6 +52,14 @@ class OutlierSpec:
     kappa: float = 3.0
     refresh: int = 10
     seed: int = 0
+    data: str = ""
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", source_of(self.model))
+        for name, least in (("n", 1), ("refresh", 1), ("kappa", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected {least} or more")
 
 
 def outliers(spec: OutlierSpec) -> Generator[Progress, None, Report]:
@@ -72,14 +78,14 @@ def outliers(spec: OutlierSpec) -> Generator[Progress, None, Report]:
         ValueError: a layer, tensor, direction, image or number that does not exist or makes no sense.
     """
     started = time.perf_counter()
-    _check(spec)
-    model = create_model(spec.model, pretrained=True)
+    model = open_model(spec.model, spec.device)
     path, tap = find_tap(model, spec.layer, spec.tensor, spec.direction)
     yield Progress(0, 2, f"{path} of one image")
-    pixels, source = one_image(spec.model, model.info, spec.sample, spec.image)
+    pixels, source = one_image(model.info, spec.sample, spec.image, spec.data)
     rows = _rows(model, path, tap, normalize(pixels, model.info.mean, model.info.std))
     yield Progress(1, 2, f"{path} of {spec.n} calibration images")
-    known = calibration_set(f"real:{spec.n}", spec.model, model.info, spec.seed).images
+    calib = f"real:{spec.n}:{spec.data}" if spec.data else f"real:{spec.n}"
+    known = calibration_set(calib, spec.model, model.info, spec.seed).images
     rule = OutlierRule(bits=4, outlier_bits=8, kappa=spec.kappa, refresh=spec.refresh)
     none = torch.zeros_like(rows, dtype=torch.bool)
     bound = threshold(rows, none, spec.kappa)
@@ -91,7 +97,7 @@ def outliers(spec: OutlierSpec) -> Generator[Progress, None, Report]:
     order = _order(model, path)
     peaks = rows.abs().amax(0)
     values = {
-        "model": spec.model,
+        "model": spec.model.name,
         "layer": spec.layer,
         "tensor": spec.tensor,
         "direction": order.name,
@@ -120,7 +126,7 @@ def outliers(spec: OutlierSpec) -> Generator[Progress, None, Report]:
         "cells": torch.tensor(order.cells),
     }
     yield Progress(2, 2, f"{values['share_raw']:.2%} outliers")
-    return Report("outliers", values, run_info(spec.seed, started), arrays)
+    return Report("outliers", values, run_info(spec.seed, started, model.device), arrays)
 
 
 def find_tap(model: VisionModel, layer: int, tensor: str, direction: str) -> tuple[str, Tap]:
@@ -144,16 +150,10 @@ def find_tap(model: VisionModel, layer: int, tensor: str, direction: str) -> tup
     return path, tap
 
 
-def _check(spec: OutlierSpec) -> None:
-    for name, least in (("n", 1), ("refresh", 1), ("kappa", 0)):
-        if getattr(spec, name) < least:
-            raise ValueError(f"{name} is {getattr(spec, name)}, expected {least} or more")
-
-
 def _rows(model: VisionModel, path: str, tap: Tap, images: Tensor) -> Tensor:
     with torch.no_grad(), record(model, path) as trace:
-        model(images)
-    return Rows(tap.axes)(trace.tensors[path])
+        model(images.to(model.device))
+    return Rows(tap.axes)(trace.tensors[path].cpu())
 
 
 def _order(model: VisionModel, path: str) -> ScanOrder:

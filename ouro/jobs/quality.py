@@ -13,15 +13,14 @@ import torch
 from ouro.evaluate.quality import Coverage, coverage, diversity, features, frechet, similarity_density
 from ouro.gen.synthesize import recognized
 from ouro.jobs.bench.compare import CompareSpec, compare
+from ouro.jobs.inputs import calibration_set, open_model, source_of
 from ouro.jobs.provenance import run_info
-from ouro.jobs.quantize import calibration_set
 from ouro.jobs.synthesize import judges_of
-from ouro.models import create_model
 from ouro.progress import staged
 from ouro.quant.apply import weights_digest
 from ouro.quant.calibrate import images_digest
 from ouro.store import Store
-from ouro.types import CalibrationSet, Progress, Report
+from ouro.types import CalibrationSet, ModelSource, Progress, Report
 from ouro.vision import VisionModel
 
 OTHER_DRAW = 1000
@@ -36,21 +35,24 @@ class QualitySpec:
     """Sets as (label, set), see `ouro.jobs.quantize.calibration_set`, measured against real images.
 
     reference: "real:N"; drawn with another seed than a set "real:N" is, so that real images score what they can.
-    methods, bits: what is calibrated on every set; no methods leave accuracy out. limit: held-out images for that.
+    methods, bits: what is calibrated on every set; no methods leave accuracy out. limit: held-out images of `data`.
 
     Raises:
         ValueError: no sets, or a label twice.
     """
 
-    model: str
+    model: ModelSource
     sets: tuple[tuple[str, str], ...]
     reference: str = "real:128"
     methods: tuple[str, ...] = ("clipped", "ouro")
     bits: tuple[str, ...] = ("w4a4o8",)
     limit: int = 250
     seed: int = 0
+    data: str = ""
+    device: str = "auto"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "model", source_of(self.model))
         labels = [label for label, _ in self.sets]
         if not labels or len(set(labels)) < len(labels):
             raise ValueError(
@@ -71,16 +73,18 @@ def quality(spec: QualitySpec, *, root: str | os.PathLike[str] | None = None) ->
         ValueError: an unknown model, or a set that does not fit it.
     """
     started = time.perf_counter()
-    model = create_model(spec.model, pretrained=True)
-    real = calibration_set(spec.reference, spec.model, model.info, spec.seed + OTHER_DRAW, root=root).images
+    model = open_model(spec.model, spec.device)
+    real = calibration_set(
+        spec.reference, spec.model, model.info, spec.seed + OTHER_DRAW, root=root, device=spec.device
+    ).images
     wanted = features(model, real)
-    judges = dict(judges_of(spec.model, model))
+    judges = dict(judges_of(spec.model.name, model))
     store, rows = Store(root), []
     for number, (label, calib) in enumerate(spec.sets):
         at = round(1000 * _LOOKING * number / len(spec.sets))
-        yield Progress(at, 1000, f"{label}: looked at through {spec.model}")
-        made = calibration_set(calib, spec.model, model.info, spec.seed, root=root)
-        key = {"job": "quality", "model": spec.model, "weights": weights_digest(model)}
+        yield Progress(at, 1000, f"{label}: looked at through {spec.model.name}")
+        made = calibration_set(calib, spec.model, model.info, spec.seed, root=root, device=spec.device)
+        key = {"job": "quality", "model": spec.model.name, "weights": weights_digest(model)}
         key |= {"set": images_digest(made.images), "real": images_digest(real)}
         run = store.open(key)
         seen = run.report()
@@ -90,14 +94,23 @@ def quality(spec: QualitySpec, *, root: str | os.PathLike[str] | None = None) ->
         rows.append({"label": label, "calib": calib, "n": len(made.images)} | seen | {"accuracy": {}})
     fp_top1 = None
     if spec.methods:
-        chosen = CompareSpec(spec.model, spec.methods, spec.bits, spec.sets, (spec.seed,), limit=spec.limit)
+        chosen = CompareSpec(
+            spec.model,
+            spec.methods,
+            spec.bits,
+            spec.sets,
+            (spec.seed,),
+            limit=spec.limit,
+            data=spec.data,
+            device=spec.device,
+        )
         job = compare(chosen, root=root)
         found = (yield from staged(job, _LOOKING, 1, "quantized with every set")).values
         fp_top1 = found["fp_top1"]
         for row in rows:
             cells = [cell for cell in found["cells"] if cell["calib"] == row["label"]]
             row["accuracy"] = {f"{cell['method']} {cell['bits']}": cell["top1"] for cell in cells}
-    values = {"model": spec.model, "reference": spec.reference, "n_reference": len(real), "rows": rows}
+    values = {"model": spec.model.name, "reference": spec.reference, "n_reference": len(real), "rows": rows}
     values |= {"fp_top1": fp_top1, "limit": spec.limit, "seed": spec.seed, "spec": asdict(spec)}
     return Report("quality", values, run_info(spec.seed, started))
 

@@ -3,41 +3,34 @@
 from __future__ import annotations
 
 import copy
-import json
 import logging
 import os
 import time
 from collections.abc import Generator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from ouro.data import normalize
-from ouro.evaluate.images import open_data
 from ouro.evaluate.sensitivity import GROUPINGS, divergence
 from ouro.evaluate.widths import damages_by_width
-from ouro.jobs.pack import open_packed, packed_values
+from ouro.jobs.inputs import calibration_set, identity, open_model, open_quantized, provenance_of, source_of
+from ouro.jobs.pack import packed_values
 from ouro.jobs.provenance import run_info
-from ouro.jobs.synthesize import SynthesisSpec, synthesize
-from ouro.models import create_model, variant
-from ouro.progress import finish, staged
+from ouro.progress import staged
 from ouro.quant.apply import (
     attach_calibration,
     counting,
     effective_bits,
-    from_tensors,
     to_tensors,
-    weights_digest,
 )
 from ouro.quant.audit import audit
 from ouro.quant.budget import WIDTHS, Allocation, allocate, check_budget
-from ouro.quant.calibrate import CHUNK, calibrating, check_images
-from ouro.quant.lower import FLOATS, PACKED_FORMAT, lower, packed_tensors
+from ouro.quant.calibrate import CHUNK, calibrating
+from ouro.quant.lower import FLOATS, lower, packed_tensors
 from ouro.quant.plan import make_plan
-from ouro.store import Store, check_writable, read_tensors, write_tensors
-from ouro.types import Calibration, CalibrationSet, ModelInfo, Progress, Report
+from ouro.store import Store, check_writable, write_tensors
+from ouro.types import ModelSource, Progress, Report
 from ouro.vision import VisionModel
 
 _AUDITED = 2
@@ -46,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class QuantizeSpec:
-    """What a quantized model depends on; `options` go to the method, `calib` is read by `calibration_set`.
+    """What a quantized model depends on; `options` go to the method, `calib` is read by `ouro.jobs.inputs.calibration_set`.
 
     out: file to write; by default tensors.safetensors in the run's folder.
     budget: mean bits, of weights and of activations alike, that a search may spend: every site, or group of the same
@@ -56,7 +49,7 @@ class QuantizeSpec:
         parameters that stay in floating point are stored there.
     """
 
-    model: str
+    model: ModelSource
     method: str = "ouro"
     bits: str = "w4a4o8"
     calib: str = "real:128"
@@ -69,6 +62,10 @@ class QuantizeSpec:
     by: str = "site"
     packed: bool = False
     floats: str = "fp32"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", source_of(self.model))
 
 
 def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) -> Generator[Progress, None, Report]:
@@ -97,12 +94,12 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
         check_budget(spec.budget, spec.widths)
         if spec.by not in GROUPINGS:
             raise ValueError(f"by is {spec.by!r}; known: {', '.join(GROUPINGS)}")
-    model = create_model(spec.model, pretrained=True)
+    model = open_model(spec.model, spec.device)
     options = dict(spec.options)
     make_plan(model, spec.method, spec.bits, spec.scope, spec.seed, options)
     yield Progress(0, len(model.blocks()), f"calibration set {spec.calib}")
-    images = calibration_set(spec.calib, spec.model, model.info, spec.seed, root=root).images
-    run = Store(root).open(asdict(spec) | {"out": None, "options": options, "weights": weights_digest(model)})
+    images = calibration_set(spec.calib, spec.model, model.info, spec.seed, root=root, device=spec.device).images
+    run = Store(root).open(identity(spec, model, job="quantize", options=options))
     how: dict[str, Any] = {"method": spec.method, "bits": spec.bits, "scope": spec.scope, "seed": spec.seed, **options}
     chosen: Allocation | None = None
     if spec.budget is None:
@@ -113,9 +110,9 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
         chosen = allocate(items, spec.budget)
         last = calibrating(model, images, site_bits=chosen.site_bits, **how)
         calibration = yield from staged(last, 0.85, 1, "calibration")
-    calibration = replace(
-        calibration, provenance={**calibration.provenance, "calib": spec.calib, "budget": spec.budget}
-    )
+    made_from = {"model": spec.model.name, "source": provenance_of(spec.model, model)}
+    known = {**calibration.provenance, **made_from, "calib": spec.calib, "budget": spec.budget}
+    calibration = replace(calibration, provenance=known)
     tensors, metadata = to_tensors(calibration)
     simulated: VisionModel | None = None
     if spec.packed:
@@ -125,20 +122,21 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
     if spec.out is not None:
         path = write_tensors(spec.out, tensors, metadata)
     # from the file, so that what is audited is what others will load
-    quantized, _ = load_quantized(path)
+    quantized, _, _ = open_quantized(path, spec.model.weights, spec.device)
+    images = images[:CHUNK].to(model.device)
     with torch.no_grad(), counting(quantized):
-        logits = quantized(images[:CHUNK])
+        logits = quantized(images)
     # a packed model never calls the quantizers whose codes it multiplies
     found = audit(simulated or quantized, images[:_AUDITED], calibration.plan)
     for site, failure in found["failures"].items():
         _log.warning("%s %s", site, failure)
     values = {
-        "model": spec.model,
+        "model": spec.model.name,
         "method": spec.method,
         "bits": calibration.plan.bits,
         "scope": spec.scope,
         "calib": spec.calib,
-        "n": len(images),
+        "n": calibration.provenance["images"],
         "effective_bits": effective_bits(quantized),
         "path": str(path),
         "bytes": path.stat().st_size,
@@ -147,10 +145,10 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
         "audit": {"sites": found["sites"], "sealed": found["sealed"]},
     }
     if simulated is not None:
-        values["packed"] = packed_values(model, simulated, logits, images[:CHUNK], path)
+        values["packed"] = packed_values(model, simulated, logits, images, path)
     if chosen is not None:
         with torch.no_grad():
-            measured = divergence(model(images[:CHUNK]), logits)
+            measured = divergence(model(images), logits)
         values |= {"budget": spec.budget, "mean_bits": dict(chosen.mean_bits)}
         values |= {"predicted_kl": chosen.predicted, "measured_kl": measured}
     run.save_report(values)
@@ -158,87 +156,4 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
     arrays = {"block_error": torch.tensor([block["error"] for block in blocks])}
     if all(block["losses"] for block in blocks):
         arrays["losses"] = torch.tensor([block["losses"] for block in blocks])
-    return Report("quantize", values, run_info(spec.seed, started), arrays)
-
-
-def load_quantized(path: str | os.PathLike[str]) -> tuple[VisionModel, Calibration]:
-    """The quantized model in a file that `quantize` wrote, and its calibration.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is truncated, no quantized model, or one of a model that is not known (or not the same) here.
-    """
-    try:
-        tensors, metadata = read_tensors(path)
-        if metadata.get("format") == PACKED_FORMAT:
-            return open_packed(tensors, metadata)
-        calibration = from_tensors(tensors, metadata)
-        model = create_model(str(calibration.provenance.get("model")), pretrained=True)
-        return attach_calibration(model, calibration), calibration
-    except ValueError as error:
-        raise ValueError(f"cannot load {path}: {error}") from error
-
-
-def calibration_set(
-    calib: str, name: str, info: ModelInfo, seed: int, *, root: str | os.PathLike[str] | None = None
-) -> CalibrationSet:
-    """Images in model space, from what `calib` says.
-
-    "real:N" or "real:N:DATA": N images drawn by the seed from the calibration split of the data set that the model
-    was trained on, or of DATA ("scenes", "folder:PATH"). "noise" or "noise:N": Gaussian, 128 if N is left out.
-    "synthetic:N": what `ouro generate` makes for this seed, generated if it is not among the runs in `root`. Anything
-    else is the path of a synthesized set.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a count or a set that cannot be used; images that do not fit the model.
-    """
-    kind, _, rest = calib.partition(":")
-    if kind == "real":
-        count, _, data = rest.partition(":")
-        images = _real_images(_count(calib, count), data or variant(name).data, name, info, seed)
-    elif kind == "noise":
-        generator = torch.Generator().manual_seed(seed)
-        images = torch.randn(_count(calib, rest or "128"), *info.input_size, generator=generator)
-    elif kind == "synthetic":
-        made = finish(synthesize(SynthesisSpec(name, num=_count(calib, rest), seed=seed), root=root))
-        return CalibrationSet(made.arrays["images"], made.arrays["labels"], {"calib": calib, "seed": seed})
-    else:
-        return _stored_set(calib, name, info)
-    return CalibrationSet(images, None, {"calib": calib, "seed": seed})
-
-
-def _count(calib: str, text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(
-            f"calibration set {calib!r} lacks a count; write real:128, noise:128, synthetic:128 or the path of a set"
-        )
-    return int(text)
-
-
-def _real_images(count: int, data: str, name: str, info: ModelInfo, seed: int) -> Tensor:
-    dataset = open_data(data, "calib", name, info)
-    if count > len(dataset):
-        raise ValueError(f"{count} calibration images were asked for, {data} has {len(dataset)}")
-    chosen = torch.randperm(len(dataset), generator=torch.Generator().manual_seed(seed))[:count].tolist()
-    pixels = torch.cat([dataset.images(index, 1)[0] for index in chosen])
-    return normalize(pixels, info.mean, info.std)
-
-
-def _stored_set(path: str, name: str, info: ModelInfo) -> CalibrationSet:
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"there is no calibration set {path!r}; write real:N, noise:N or the path of a set")
-    tensors, metadata = read_tensors(path)
-    if "images" not in tensors:
-        raise ValueError(f"{path} holds no images but {', '.join(tensors) or 'nothing'}; is it a calibration set?")
-    images = tensors["images"]
-    # images that one model dreamed up in its own pixel scale say little about another
-    made_by = json.loads(metadata.get("spec", "{}")).get("model", name)
-    if made_by != name:
-        sizes = f"images {tuple(images.shape[1:])}, {name} takes {info.input_size}"
-        raise ValueError(f"{path} was made by {made_by} for itself, not for {name} ({sizes}); generate one with {name}")
-    try:
-        check_images(images, info.input_size)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    return CalibrationSet(images.float(), tensors.get("labels"), {"calib": path, **metadata})
+    return Report("quantize", values, run_info(spec.seed, started, model.device), arrays)

@@ -12,17 +12,15 @@ from typing import Any
 import torch
 
 from ouro.data import batches
-from ouro.evaluate.images import open_data
+from ouro.data.source import open_data, own_data
 from ouro.evaluate.sensitivity import BATCH, GROUPINGS, MODES, Damage, Row, sensitivity
+from ouro.jobs.inputs import calibration_set, identity, open_model, source_of
 from ouro.jobs.provenance import run_info
-from ouro.jobs.quantize import calibration_set
-from ouro.models import create_model, variant
 from ouro.progress import staged
-from ouro.quant.apply import weights_digest
 from ouro.quant.calibrate import calibrating
 from ouro.quant.plan import make_plan
 from ouro.store import Store
-from ouro.types import Progress, Report
+from ouro.types import ModelSource, Progress, Report
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +31,7 @@ class SensitivitySpec:
     batch: images per forward; does not change the result.
     """
 
-    model: str
+    model: ModelSource
     method: str = "ouro"
     bits: str = "w4a4o8"
     calib: str = "real:128"
@@ -45,6 +43,16 @@ class SensitivitySpec:
     seed: int = 0
     batch: int = BATCH
     options: tuple[tuple[str, Any], ...] = ()
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", source_of(self.model))
+        for name in ("limit", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        for name, known in (("mode", MODES), ("by", GROUPINGS)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; known: {', '.join(known)}")
 
 
 def measure_sensitivity(
@@ -64,22 +72,15 @@ def measure_sensitivity(
         RuntimeError: logits that are NaN.
     """
     started = time.perf_counter()
-    for name in ("limit", "batch"):
-        if getattr(spec, name) < 1:
-            raise ValueError(f"{name} is {getattr(spec, name)}, expected 1 or more")
-    for name, known in (("mode", MODES), ("by", GROUPINGS)):
-        if getattr(spec, name) not in known:
-            raise ValueError(f"{name} is {getattr(spec, name)!r}; known: {', '.join(known)}")
-    model = create_model(spec.model, pretrained=True)
-    info, data, options = model.info, spec.data or variant(spec.model).data, dict(spec.options)
+    model = open_model(spec.model, spec.device)
+    info, data, options = model.info, own_data(spec.data, model.info), dict(spec.options)
     make_plan(model, spec.method, spec.bits, spec.scope, spec.seed, options)
-    dataset = open_data(data, "test", spec.model, info)
+    dataset = open_data(data, "test", info)
     if len(dataset.classes) != info.num_classes:
-        raise ValueError(f"{data} has {len(dataset.classes)} classes, {spec.model} tells {info.num_classes} apart")
+        raise ValueError(f"{data} has {len(dataset.classes)} classes, {spec.model.name} tells {info.num_classes} apart")
     yield Progress(0, 1000, f"calibration set {spec.calib}")
-    images = calibration_set(spec.calib, spec.model, info, spec.seed).images
-    key = asdict(spec) | {"job": "sensitivity", "data": data, "options": options, "weights": weights_digest(model)}
-    run = Store(root).open(key)
+    images = calibration_set(spec.calib, spec.model, info, spec.seed, root=root, device=spec.device).images
+    run = Store(root).open(identity(spec, model, job="sensitivity", data=data, options=options))
     job = calibrating(model, images, method=spec.method, bits=spec.bits, scope=spec.scope, seed=spec.seed, **options)
     calibration = yield from staged(job, 0, 0.3, "calibration")
     shown, labels = zip(*batches(dataset, spec.batch, limit=spec.limit, mean=info.mean, std=info.std), strict=True)
@@ -89,7 +90,7 @@ def measure_sensitivity(
     found = yield from staged(measuring, 0.3, 1, spec.mode)
     rows = [_row(row) for row in found.rows]
     values = {
-        "model": spec.model,
+        "model": spec.model.name,
         "method": spec.method,
         "bits": calibration.plan.bits,
         "scope": spec.scope,
@@ -107,7 +108,7 @@ def measure_sensitivity(
     arrays = {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in ("kl", "top1_drop")}
     run.save_tensors(arrays)
     run.save_report(values)
-    return Report("sensitivity", values, run_info(spec.seed, started), arrays)
+    return Report("sensitivity", values, run_info(spec.seed, started, model.device), arrays)
 
 
 def _damage(damage: Damage) -> dict[str, float | None]:

@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Generator, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,16 +26,16 @@ from ouro.gen.synthesize import (
     to_pixels,
 )
 from ouro.jobs.distributed import Ranks, joined
+from ouro.jobs.inputs import identity, open_model, source_of
 from ouro.jobs.memory import available_bytes
 from ouro.jobs.provenance import run_info
 from ouro.models import create_model
 from ouro.models.zoo import witnesses_of
 from ouro.progress import finish, mapped
-from ouro.quant.apply import weights_digest
 from ouro.quant.calibrate import images_digest
 from ouro.registry import GENERATORS
 from ouro.store import Run, Store, check_writable, write_tensors
-from ouro.types import CalibrationSet, Progress, Report
+from ouro.types import CalibrationSet, ModelSource, Progress, Report
 from ouro.vision import VisionModel
 
 
@@ -47,7 +47,7 @@ class SynthesisSpec:
         ValueError: a count below 1, negative steps, or an unknown method.
     """
 
-    model: str
+    model: ModelSource
     method: str = "ouro"
     num: int = 128
     steps: int = 160
@@ -56,8 +56,10 @@ class SynthesisSpec:
     lr: float = 0.2
     options: tuple[tuple[str, Any], ...] = ()
     out: str | None = None
+    device: str = "auto"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "model", source_of(self.model))
         for name, least in (("num", 1), ("steps", 0), ("batch", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected {least} or more")
@@ -83,15 +85,16 @@ def synthesize(spec: SynthesisSpec, *, root: str | os.PathLike[str] | None = Non
     started = time.perf_counter()
     if spec.out is not None:
         check_writable(spec.out)
-    model = create_model(spec.model, pretrained=True)
+    model = open_model(spec.model, spec.device)
     objective = GENERATORS.get(spec.method)(model, seed=spec.seed, **dict(spec.options))
-    store, identity, chunks = Store(root), _identity(spec, model), range(len(range(0, spec.num, spec.batch)))
-    kept = store.find(identity)
+    store, chunks = Store(root), range(len(range(0, spec.num, spec.batch)))
+    key = identity(spec, model, options=dict(spec.options))
+    kept = store.find(key)
     if kept is None or len(kept.chunks()) < len(chunks):
         check_memory(spec, model, objective)
     with joined() as ranks:
         # opened once, so that ranks do not write the same file at the same time
-        run = ranks.gathered(lambda: store.open(identity) if ranks.rank == 0 else None)[0]
+        run = ranks.gathered(lambda: store.open(key) if ranks.rank == 0 else None)[0]
         assert run is not None
         dealt = _chunks(spec, model, objective, run, ranks)
         if ranks.size == 1:
@@ -111,12 +114,12 @@ def synthesize(spec: SynthesisSpec, *, root: str | os.PathLike[str] | None = Non
         values = _values(spec, model, tensors["images"], tensors["labels"], spent)
         path = run.path / "tensors.safetensors" if spec.out is None else Path(spec.out)
         if ranks.rank == 0:
-            write_tensors(path, tensors, _metadata(spec, values))
+            write_tensors(path, tensors, _metadata(key, values))
             run.save_report(values | {"path": str(path)})
     arrays = tensors | {"preview": to_pixels(tensors["images"], model.info)}
     if losses[0]:
         arrays |= {f"loss/{key}": torch.stack([chunk[key] for chunk in losses]).mean(0) for key in losses[0]}
-    return Report("generate", values | {"path": str(path)}, run_info(spec.seed, started), arrays)
+    return Report("generate", values | {"path": str(path)}, run_info(spec.seed, started, model.device), arrays)
 
 
 def _chunks(
@@ -197,17 +200,11 @@ def _terms(made: CalibrationSet) -> list[str]:
     return list(made.provenance["losses"][0]) if made.provenance["losses"] else []
 
 
-def _identity(spec: SynthesisSpec, model: VisionModel) -> dict[str, Any]:
-    described = asdict(spec) | {"options": dict(spec.options), "weights": weights_digest(model)}
-    del described["out"]
-    return described
-
-
 def _values(spec: SynthesisSpec, model: VisionModel, images: Tensor, labels: Tensor, seconds: float) -> dict[str, Any]:
-    judges = {name: recognized(judge, images, labels) for name, judge in judges_of(spec.model, model)}
+    judges = {name: recognized(judge, images, labels) for name, judge in judges_of(spec.model.name, model)}
     witness = next(iter(judges), None)
     return {
-        "model": spec.model,
+        "model": spec.model.name,
         "method": spec.method,
         "num": spec.num,
         "steps": spec.steps,
@@ -224,10 +221,10 @@ def _values(spec: SynthesisSpec, model: VisionModel, images: Tensor, labels: Ten
 def judges_of(name: str, model: VisionModel) -> Iterator[tuple[str, VisionModel]]:
     """The independent models that can judge images of this model: those that take its size."""
     for witness in witnesses_of(name):
-        judge = create_model(witness, pretrained=True)
+        judge = create_model(witness, pretrained=True).to(model.device)
         if judge.info.input_size == model.info.input_size:
             yield witness, judge
 
 
-def _metadata(spec: SynthesisSpec, values: dict[str, Any]) -> dict[str, str]:
-    return {"kind": "calibration set", "spec": json.dumps(asdict(spec)), "values": json.dumps(values)}
+def _metadata(key: dict[str, Any], values: dict[str, Any]) -> dict[str, str]:
+    return {"kind": "calibration set", "spec": json.dumps(key), "values": json.dumps(values)}

@@ -40,6 +40,7 @@ def create_model(name: str, pretrained: bool | str = False, **config: Any) -> Vi
     if unknown:
         raise ValueError(f"{name} has no option {unknown[0]!r}; known: {', '.join(known)}")
     model = entry.build(replace(entry.config, **config), name)
+    model.info = replace(model.info, data=entry.data, crop_pct=entry.crop_pct, interpolation=entry.interpolation)
     if pretrained is True:
         if entry.weights is None:
             raise ValueError(f"{name} has no published weights; pass pretrained='path/to/checkpoint'")

@@ -18,15 +18,14 @@ from typing import Any
 
 from ouro.gen.synthesize import recognized
 from ouro.jobs.bench.compare import CompareSpec, kept_cell
+from ouro.jobs.inputs import calibration_set, open_model, source_of
 from ouro.jobs.pool import in_processes
 from ouro.jobs.provenance import run_info
-from ouro.jobs.quantize import calibration_set
 from ouro.jobs.synthesize import SynthesisSpec, synthesize
-from ouro.models import create_model
 from ouro.progress import finish
 from ouro.registry import MODELS
 from ouro.store import Store
-from ouro.types import Progress, Report
+from ouro.types import ModelSource, Progress, Report
 
 Options = tuple[tuple[str, Any], ...]
 
@@ -133,7 +132,7 @@ class AblationSpec:
         ValueError: an unknown model or study, no measures, or fewer than two seeds.
     """
 
-    models: tuple[str, ...] = ("vim_nano",)
+    models: tuple[ModelSource, ...] = (ModelSource("vim_nano"),)
     studies: tuple[str, ...] = tuple(STUDIES)
     seeds: int = 3
     num: int = 32
@@ -142,10 +141,13 @@ class AblationSpec:
     scope: str = "lin"
     limit: int = 500
     workers: int = 2
+    data: str = ""
+    device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in self.models:
-            MODELS.get(name)
+        object.__setattr__(self, "models", tuple(map(source_of, self.models)))
+        for model in self.models:
+            MODELS.get(model.name)
         for name in self.studies:
             if name not in STUDIES:
                 raise ValueError(f"unknown study {name!r}; known: {', '.join(STUDIES)}")
@@ -159,7 +161,7 @@ class AblationSpec:
 class _Set:
     """What variants may share: one set, of which some use only the first images."""
 
-    model: str
+    model: ModelSource
     method: str
     options: Options
     num: int
@@ -205,26 +207,31 @@ def ablate(spec: AblationSpec, *, root: str | os.PathLike[str] | None = None) ->
     return Report("ablation", values | {"workers": spec.workers, "spec": asdict(spec)}, run_info(0, started))
 
 
-def _set_of(spec: AblationSpec, model: str, variant: Variant, seed: int) -> _Set:
+def _set_of(spec: AblationSpec, model: ModelSource, variant: Variant, seed: int) -> _Set:
     return _Set(model, variant.method, variant.options, variant.within or variant.num or spec.num, seed)
 
 
 def _measure(unit: _Unit, *, spec: AblationSpec, root: Any) -> list[dict[str, Any]]:
     """{num, recognized, top1: {"METHOD BITS": top-1}} for every number of images."""
     made, labels = unit.made, None
-    model = create_model(made.model, pretrained=True)
+    model = open_model(made.model, spec.device)
     if made.method == "real":
-        images = calibration_set(f"real:{made.num}", made.model, model.info, made.seed).images
+        images = calibration_set(f"real:{made.num}", made.model, model.info, made.seed, device=spec.device).images
     else:
         steps = 0 if made.method == "noise" else spec.steps
-        wanted = SynthesisSpec(made.model, made.method, made.num, steps, made.seed, options=made.options)
+        wanted = SynthesisSpec(
+            made.model, made.method, made.num, steps, made.seed, options=made.options, device=spec.device
+        )
         report = finish(synthesize(wanted, root=root))
         images, labels = report.arrays["images"], report.arrays["labels"]
     store, found = Store(root), []
     for num in unit.nums:
         top1 = {}
         for method, bits in spec.measures:
-            chosen = CompareSpec(made.model, (method,), (bits,), seeds=(made.seed,), scope=spec.scope, limit=spec.limit)
+            chosen = CompareSpec(
+                made.model, (method,), (bits,), seeds=(made.seed,), scope=spec.scope, limit=spec.limit, data=spec.data,
+                device=spec.device,
+            )  # fmt: skip
             # image i depends on the seed and i alone, so the first ones are a smaller set
             cell = kept_cell(store, model, images[:num], chosen, method, bits, made.seed)
             top1[f"{method} {bits}"] = cell["top1"]
@@ -233,7 +240,9 @@ def _measure(unit: _Unit, *, spec: AblationSpec, root: Any) -> list[dict[str, An
     return found
 
 
-def _study(spec: AblationSpec, model: str, name: str, found: dict[tuple[_Set, int], dict[str, Any]]) -> dict[str, Any]:
+def _study(
+    spec: AblationSpec, model: ModelSource, name: str, found: dict[tuple[_Set, int], dict[str, Any]]
+) -> dict[str, Any]:
     study = STUDIES[name]
     rows: list[dict[str, Any]] = []
     for variant in study.variants:
@@ -257,7 +266,7 @@ def _study(spec: AblationSpec, model: str, name: str, found: dict[tuple[_Set, in
         for better, worse in study.claims
         for key in rows[0]["top1"]
     ]
-    told = {"study": name, "title": study.title, "source": study.source, "model": model, "n": spec.limit}
+    told = {"study": name, "title": study.title, "source": study.source, "model": model.name, "n": spec.limit}
     return told | {"num": spec.num, "steps": spec.steps, "rows": rows, "claims": claims}
 
 

@@ -18,19 +18,18 @@ from typing import Any
 import torch
 
 from ouro.data import batches
+from ouro.data.source import open_data, own_data
 from ouro.evaluate.accuracy import accuracy, outcomes
-from ouro.evaluate.images import open_data
+from ouro.jobs.inputs import calibration_set, open_model, source_of
 from ouro.jobs.memory import PeakMemory
 from ouro.jobs.provenance import run_info
-from ouro.jobs.quantize import calibration_set
-from ouro.models import create_model, variant
 from ouro.progress import finish
 from ouro.quant.apply import attach_calibration, counting, detach, effective_bits, weights_digest
 from ouro.quant.audit import require_sealed
 from ouro.quant.bits import parse_bits
 from ouro.quant.calibrate import calibrating, images_digest
 from ouro.store import Store
-from ouro.types import Progress, Report
+from ouro.types import ModelSource, Progress, Report
 from ouro.vision import VisionModel
 
 
@@ -44,7 +43,7 @@ class CompareSpec:
         ValueError: nothing to compare, or a limit below 1.
     """
 
-    model: str
+    model: ModelSource
     methods: tuple[str, ...] = ("minmax", "clipped", "dynamic", "ouro")
     bits: tuple[str, ...] = ("w8a8", "w4a8o16", "w4a4o8", "w4a3o8")
     calibs: tuple[tuple[str, str], ...] = (("noise", "noise:128"), ("real", "real:128"))
@@ -53,8 +52,11 @@ class CompareSpec:
     limit: int = 1000
     batch: int = 64
     options: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...] = ()
+    data: str = ""
+    device: str = "auto"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "model", source_of(self.model))
         for name in ("methods", "bits", "calibs", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty; a table needs at least one")
@@ -63,7 +65,8 @@ class CompareSpec:
 
 
 def compare(spec: CompareSpec, *, root: str | os.PathLike[str] | None = None) -> Generator[Progress, None, Report]:
-    """Fills the table; the report has {model, data, scope, n, fp_top1, fp_ci95, rows, cells}.
+    """Fills the table; the report has {model, data, parameters, input_size, crop_pct, interpolation,
+    scope, n, fp_top1, fp_ci95, rows, cells}.
 
     `rows` are means over seeds: {method, bits, calib, top1, spread (standard deviation), effective_bits,
     calibration_seconds, peak_mb}; `cells` are the single runs.
@@ -72,7 +75,7 @@ def compare(spec: CompareSpec, *, root: str | os.PathLike[str] | None = None) ->
         RuntimeError: a quantized model whose audit has a hole.
     """
     started = time.perf_counter()
-    model = create_model(spec.model, pretrained=True)
+    model = open_model(spec.model, spec.device)
     store = Store(root)
     cells: list[dict[str, Any]] = []
     sets = list(itertools.product(spec.seeds, spec.calibs))
@@ -80,15 +83,21 @@ def compare(spec: CompareSpec, *, root: str | os.PathLike[str] | None = None) ->
     yield Progress(0, total, "float model")
     exact = _once(store, _key(model, spec, "float"), lambda: _measured(model, spec))
     for seed, (label, calib) in sets:
-        images = calibration_set(calib.format(seed=seed), spec.model, model.info, seed, root=root).images
+        images = calibration_set(
+            calib.format(seed=seed), spec.model, model.info, seed, root=root, device=spec.device
+        ).images
         for bits, method in itertools.product(spec.bits, spec.methods):
             cell = kept_cell(store, model, images, spec, method, bits, seed)
             cells.append({"method": method, "bits": bits, "calib": label, "seed": seed} | cell)
             said = f"{label} {bits} {method} seed {seed}: {100 * cell['top1']:.1f} %"
             yield Progress(len(cells) + 1, total, said, cells[-1])
     values = {
-        "model": spec.model,
-        "data": variant(spec.model).data,
+        "model": spec.model.name,
+        "data": own_data(spec.data, model.info),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "input_size": list(model.info.input_size),
+        "crop_pct": model.info.crop_pct,
+        "interpolation": model.info.interpolation,
         "scope": spec.scope,
         "n": exact["n"],
         "seeds": list(spec.seeds),
@@ -98,7 +107,7 @@ def compare(spec: CompareSpec, *, root: str | os.PathLike[str] | None = None) ->
         "cells": cells,
         "spec": asdict(spec),
     }
-    return Report("compare", values, run_info(spec.seeds[0], started))
+    return Report("compare", values, run_info(spec.seeds[0], started, model.device))
 
 
 def kept_cell(
@@ -115,8 +124,15 @@ def kept_cell(
 
 
 def _key(model: VisionModel, spec: CompareSpec, method: str) -> dict[str, Any]:
-    told = {"job": "compare", "model": spec.model, "weights": weights_digest(model), "scope": spec.scope}
-    return told | {"data": variant(spec.model).data, "limit": spec.limit, "method": method}
+    key: dict[str, Any] = {
+        "job": "compare",
+        "model": spec.model.name,
+        "weights": weights_digest(model),
+        "scope": spec.scope,
+    }
+    key |= {"config": dict(spec.model.config)} if spec.model.config else {}
+    key |= {} if model.device.type == "cpu" else {"device": model.device.type}
+    return key | {"data": own_data(spec.data, model.info), "limit": spec.limit, "method": method}
 
 
 def _cell(
@@ -131,7 +147,7 @@ def _cell(
     told = {"calibration_seconds": round(time.perf_counter() - begun, 2), "peak_mb": round(memory.mb, 1)}
     attach_calibration(model, calibration)
     try:
-        require_sealed(model, images[:2], calibration.plan)
+        require_sealed(model, images[:2].to(model.device), calibration.plan)
         return _measured(model, spec) | told
     finally:
         detach(model)
@@ -148,7 +164,7 @@ def _once(store: Store, key: Mapping[str, Any], work: Any) -> dict[str, Any]:
 
 
 def _measured(model: VisionModel, spec: CompareSpec) -> dict[str, Any]:
-    data = open_data(variant(spec.model).data, "test", spec.model, model.info)
+    data = open_data(spec.data, "test", model.info)
     chosen = batches(data, spec.batch, limit=spec.limit, mean=model.info.mean, std=model.info.std)
     with counting(model):
         right = torch.cat(list(outcomes(model, chosen)))
@@ -182,14 +198,12 @@ def _rows(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def as_csv(values: Mapping[str, Any]) -> str:
     """The cells as CSV: timm's columns first, then ours; accuracies in percent."""
-    model = create_model(values["model"])
-    entry = variant(values["model"])
-    shared = {
+    shared: dict[str, Any] = {
         "model": values["model"],
-        "param_count": round(sum(p.numel() for p in model.parameters()) / 1e6, 2),
-        "img_size": model.info.input_size[-1],
-        "crop_pct": entry.crop_pct,
-        "interpolation": entry.interpolation,
+        "param_count": round(values["parameters"] / 1e6, 2),
+        "img_size": values["input_size"][-1],
+        "crop_pct": values["crop_pct"],
+        "interpolation": values["interpolation"],
     }
     lines = io.StringIO()
     names = ["model", "top1", "top1_err", "param_count", "img_size", "crop_pct", "interpolation"]

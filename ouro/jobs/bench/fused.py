@@ -22,9 +22,10 @@ from ouro.fused.model import require_vim
 from ouro.jobs.bench.interpreter import interpreted_rows
 from ouro.jobs.bench.kernels import NOT_MEASURED
 from ouro.jobs.bench.timing import quantiles, timed
+from ouro.jobs.inputs import open_untrained, source_of
 from ouro.jobs.provenance import run_info
-from ouro.models import create_model, variant
-from ouro.types import Progress, Report
+from ouro.models import variant
+from ouro.types import ModelSource, Progress, Report
 from ouro.vision import VisionModel
 
 CALIBRATION_IMAGES = 8
@@ -40,7 +41,7 @@ class FusedBenchSpec:
         ValueError: an unknown model or format, no Vim, or a count below 1.
     """
 
-    model: str
+    model: ModelSource
     formats: tuple[str, ...] = ("fp16", "w8a8", "w4a8", "w4a4o8")
     batches: tuple[int, ...] = (1, 8, 32, 128)
     images: int = 1024
@@ -49,6 +50,7 @@ class FusedBenchSpec:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "model", source_of(self.model))
         for name in self.formats:
             if name not in FORMATS:
                 raise ValueError(f"unknown format {name!r}; known: {', '.join(FORMATS)}")
@@ -57,7 +59,7 @@ class FusedBenchSpec:
         for name, value in (("images", self.images), ("repeats", self.repeats), *(("b", b) for b in self.batches)):
             if value < 1:
                 raise ValueError(f"{name} is {value}, expected 1 or more")
-        variant(self.model)
+        variant(self.model.name)
 
 
 def bench_fused(spec: FusedBenchSpec) -> Generator[Progress, None, Report]:
@@ -69,7 +71,7 @@ def bench_fused(spec: FusedBenchSpec) -> Generator[Progress, None, Report]:
     total = len(spec.formats) * (1 + measures * len(spec.batches)) + measures * len(peers) * len(spec.batches)
     values: dict[str, Any] = {
         "op": "model",
-        "model": spec.model,
+        "model": spec.model.name,
         "gates": [],
         "rows": [],
         "missing": [
@@ -87,7 +89,7 @@ def bench_fused(spec: FusedBenchSpec) -> Generator[Progress, None, Report]:
             now = spec.formats[min(len(values["gates"]), len(spec.formats) - 1)]
             yield Progress(len(values["gates"]), total, f"gate: {now}, a tiny variant")
     else:
-        model = _model(spec, device)
+        model = open_untrained(spec.model, spec.seed).to(device)
         require_vim(model)
         times = _unfused(spec, model, [name for name, module in peers.items() if find_spec(module) is not None])
         for row in times:
@@ -121,13 +123,6 @@ def _ratios(row: dict[str, Any], peers: list[dict[str, Any]]) -> dict[str, Any]:
             if peer["backend"] == f"{name}, {replay}":
                 ratios[key] = round(peer["p50_ms"] / row["p50_ms"], 3)
     return ratios
-
-
-def _model(spec: FusedBenchSpec, device: torch.device) -> VisionModel:
-    """With the weights that are at hand, or random ones: time does not depend on them."""
-    with torch.random.fork_rng():
-        torch.manual_seed(spec.seed)
-        return create_model(spec.model, pretrained=variant(spec.model).embedded).to(device)
 
 
 def _fused(spec: FusedBenchSpec, model: VisionModel) -> Iterator[dict[str, Any]]:
@@ -186,5 +181,5 @@ def _with_times(row: dict[str, Any], call: Any, repeats: int) -> dict[str, Any]:
 
 
 def _interpreted_gates(spec: FusedBenchSpec) -> Iterator[dict[str, Any] | None]:
-    require_vim(tiny(spec.model))
-    return interpreted_rows("ouro.fused.gate", spec.model, *spec.formats)
+    require_vim(tiny(spec.model.name))
+    return interpreted_rows("ouro.fused.gate", spec.model.name, *spec.formats)

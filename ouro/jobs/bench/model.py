@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ouro.jobs.bench.timing import peak_mb, percentiles
+from ouro.jobs.inputs import open_untrained, source_of
 from ouro.jobs.provenance import run_info
-from ouro.models import create_model
-from ouro.types import Progress, Report
+from ouro.types import ModelSource, Progress, Report
 from ouro.vision import VisionModel
 
 MODEL_TOLERANCE = 1e-4
@@ -22,19 +22,20 @@ MODEL_TOLERANCE = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class ModelBenchSpec:
-    """A whole model's forward at one batch size; weights are random, time does not depend on them.
+    """A whole model's forward at one batch size; weights may be random, time does not depend on them.
 
     Raises:
         ValueError: a count below 1.
     """
 
-    model: str
+    model: ModelSource
     batch: int = 8
     repeats: int = 5
     reference_repeats: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "model", source_of(self.model))
         for name in ("batch", "repeats", "reference_repeats"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
@@ -43,7 +44,7 @@ class ModelBenchSpec:
 def bench_model(spec: ModelBenchSpec) -> Generator[Progress, None, Report]:
     """One model with the compiled scan against itself with the loop over tokens: gate first, then percentiles."""
     started = time.perf_counter()
-    model = create_model(spec.model)
+    model = open_untrained(spec.model, spec.seed)
     images = torch.randn(spec.batch, *model.info.input_size, generator=torch.Generator().manual_seed(spec.seed))
     case = f"{spec.model} b={spec.batch} float32"
     yield Progress(0, 3, "gate: logits of both")

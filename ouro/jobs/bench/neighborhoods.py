@@ -17,16 +17,17 @@ from ouro.attention.patched import WEIGHTS
 from ouro.attention.scores import SCORES, bootstrap
 from ouro.attention.survey import neighborhoods, score
 from ouro.data import normalize
-from ouro.evaluate.images import open_data
+from ouro.data.source import open_data, own_data
 from ouro.jobs.explain import batch_size
+from ouro.jobs.inputs import open_model, source_of
 from ouro.jobs.pool import in_processes
 from ouro.jobs.provenance import run_info
-from ouro.models import create_model, variant
+from ouro.models import variant
 from ouro.quant.apply import weights_digest
 from ouro.registry import MODELS
 from ouro.store import Store
 from ouro.taps import record
-from ouro.types import Progress, Report
+from ouro.types import ModelSource, Progress, Report
 
 PIECE = 50
 """Images that one process scores and keeps at a time."""
@@ -40,16 +41,21 @@ class NeighborhoodSpec:
         ValueError: an unknown model or weighting, an even window, or fewer than two images.
     """
 
-    models: tuple[str, ...] = ("vim_nano", "vmamba_nano", "localvmamba_nano", "mambavision_nano")
+    models: tuple[ModelSource, ...] = tuple(
+        map(ModelSource, ("vim_nano", "vmamba_nano", "localvmamba_nano", "mambavision_nano"))
+    )
     windows: tuple[int, ...] = (1, 3, 5, 7)
     weights: tuple[str, ...] = tuple(WEIGHTS)
     n: int = 500
     seed: int = 0
     workers: int = 2
+    data: str = ""
+    device: str = "auto"
 
     def __post_init__(self) -> None:
-        for name in self.models:
-            MODELS.get(name)
+        object.__setattr__(self, "models", tuple(map(source_of, self.models)))
+        for model in self.models:
+            MODELS.get(model.name)
         for weights in self.weights:
             if weights not in WEIGHTS:
                 raise ValueError(f"unknown weights {weights!r}; known: {', '.join(WEIGHTS)}")
@@ -62,7 +68,7 @@ class NeighborhoodSpec:
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
-    model: str
+    model: ModelSource
     start: int
     count: int
 
@@ -89,23 +95,28 @@ def survey_neighborhoods(
     for unit, rows in in_processes(partial(_scored, spec=spec, root=root), units, spec.workers):
         found[unit] = rows
         yield Progress(len(found), len(units), f"{unit.model}: {unit.start + unit.count} of {spec.n}")
-    models = [_model(spec, name, [found[unit] for unit in units if unit.model == name]) for name in spec.models]
+    models = [_model(spec, model, [found[unit] for unit in units if unit.model == model]) for model in spec.models]
     values = {"n": spec.n, "windows": list(spec.windows), "weights": list(spec.weights), "models": models}
     return Report("neighborhoods", values | {"seed": spec.seed, "spec": asdict(spec)}, run_info(spec.seed, started))
 
 
 def _scored(unit: _Unit, *, spec: NeighborhoodSpec, root: Any) -> dict[str, Tensor]:
     """{"LAYER/SOURCE/REDUCTION/SCORE": [s]} of some images, kept once measured."""
-    model = create_model(unit.model, pretrained=True)
-    data = variant(unit.model).data
+    model = open_model(unit.model, spec.device)
+    data = own_data(spec.data, model.info)
     places = [(window, weights) for window in spec.windows for weights in spec.weights]
-    key: dict[str, Any] = {"job": "neighborhoods", "model": unit.model, "weights": weights_digest(model), "data": data}
+    key: dict[str, Any] = {
+        "job": "neighborhoods",
+        "model": unit.model.name,
+        "weights": weights_digest(model),
+        "data": data,
+    }
     key |= {"start": unit.start, "count": unit.count, "places": [list(place) for place in places]}
     run = Store(root).open(key)
     kept = run.load_tensors()
     if kept is not None:
         return kept
-    dataset = open_data(data, "test", unit.model, model.info)
+    dataset = open_data(data, "test", model.info)
     if not hasattr(dataset, "masks"):
         raise ValueError(f"{data}, the data of {unit.model}, has no masks to score against")
     if spec.n > len(dataset):
@@ -117,17 +128,17 @@ def _scored(unit: _Unit, *, spec: NeighborhoodSpec, root: Any) -> dict[str, Tens
         images = normalize(dataset.images(start, count)[0], model.info.mean, model.info.std)
         with torch.no_grad():
             with record(model, "*.scans.*") as trace:
-                model(images)
+                model(images.to(model.device))
             maps = dict(neighborhoods(list(by_mixer(trace.scans).values()), places))
-        for name, columns in score(maps, dataset.masks(start, count)).items():
+        for name, columns in score(maps, dataset.masks(start, count).to(model.device)).items():
             for (layer, source, reduction), column in zip(maps, columns.T, strict=True):
-                parts.setdefault(f"{layer}/{source}/{reduction}/{name}", []).append(column)
+                parts.setdefault(f"{layer}/{source}/{reduction}/{name}", []).append(column.cpu())
     joined = {path: torch.cat(columns) for path, columns in parts.items()}
     run.save_tensors(joined)
     return joined
 
 
-def _model(spec: NeighborhoodSpec, name: str, parts: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
+def _model(spec: NeighborhoodSpec, model: ModelSource, parts: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
     columns = {path: torch.cat([part[path] for part in parts]) for path in parts[0]}
     told = {path: _mean(column, spec.seed) for path, column in columns.items()}
     rows: list[dict[str, Any]] = []
@@ -149,7 +160,13 @@ def _model(spec: NeighborhoodSpec, name: str, parts: Sequence[dict[str, Tensor]]
         for source in order
     }
     scored = len(next(iter(columns.values())))
-    return {"model": name, "data": variant(name).data, "scored": scored, "rows": rows, "best": best}
+    return {
+        "model": model.name,
+        "data": spec.data or variant(model.name).data,
+        "scored": scored,
+        "rows": rows,
+        "best": best,
+    }
 
 
 def _mean(column: Tensor, seed: int) -> dict[str, Any]:

@@ -13,17 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ouro.evaluate.images import own_images
+from ouro.data.source import noise, own_images
 from ouro.jobs.bench.timing import percentiles
+from ouro.jobs.inputs import open_untrained, source_of
 from ouro.jobs.pack import compared
 from ouro.jobs.provenance import run_info
-from ouro.models import create_model, variant
 from ouro.models.layers import RMSNorm
 from ouro.models.mixer import Scan
 from ouro.quant.apply import attach_calibration
 from ouro.quant.calibrate import quantize as calibrate
 from ouro.quant.lower import PackedLinear, lower
-from ouro.types import Progress, Report
+from ouro.types import ModelSource, Progress, Report
 from ouro.vision import VisionModel
 
 LAYER_TOLERANCE = 1e-5
@@ -45,7 +45,7 @@ class PackedBenchSpec:
         ValueError: a count below 1, or nothing to time.
     """
 
-    model: str
+    model: ModelSource
     bits: tuple[str, ...] = ("w8a8", "w4a8")
     batches: tuple[int, ...] = (1, 8)
     repeats: int = 30
@@ -54,6 +54,7 @@ class PackedBenchSpec:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "model", source_of(self.model))
         for name in ("repeats", "images", "calibration"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
@@ -70,7 +71,7 @@ def bench_packed(spec: PackedBenchSpec) -> Generator[Progress, None, Report]:
     """
     started = time.perf_counter()
     exact, images, seen = _subject(spec)
-    trained = has_data(spec.model)
+    trained = has_data(exact)
     total = len(spec.bits) * (1 + len(spec.batches)) + len(spec.batches)
     done = 0
     yield Progress(done, total, "calibration")
@@ -110,7 +111,7 @@ def bench_packed(spec: PackedBenchSpec) -> Generator[Progress, None, Report]:
     worst = max(gate["max_error"] for _, gate in packed.values())
     values = {
         "op": "packed",
-        "model": spec.model,
+        "model": spec.model.name,
         "weights": "trained" if trained else "made up",
         "device": "cpu",
         "threads": torch.get_num_threads(),
@@ -121,24 +122,19 @@ def bench_packed(spec: PackedBenchSpec) -> Generator[Progress, None, Report]:
     return Report("bench", values, run_info(spec.seed, started))
 
 
-def has_data(name: str) -> bool:
+def has_data(model: VisionModel) -> bool:
     """Whether images of the kind this model was trained on can be made here; others ask for a folder."""
-    return variant(name).data != "folder"
+    return model.loaded_from is not None and model.info.data != "folder"
 
 
 def _subject(spec: PackedBenchSpec) -> tuple[VisionModel, Tensor, Tensor]:
     """The float model, images for the gate and images to calibrate on."""
-    if not has_data(spec.model):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(spec.seed)
-            model = create_model(spec.model)
-            # as many as the layers' gate and the batches look at
-            noise = torch.randn(max(2, *spec.batches), *model.info.input_size)
-        return model, noise, noise
-    model = create_model(spec.model, pretrained=True)
-    images = own_images(spec.model, "test", spec.images, model.info)
-    seen = own_images(spec.model, "calib", spec.calibration, model.info)
-    return model, images, seen
+    model = open_untrained(spec.model, spec.seed)
+    if not has_data(model):
+        # as many as the layers' gate and the batches look at
+        made_up = noise(model.info, max(2, *spec.batches), spec.seed)
+        return model, made_up, made_up
+    return model, own_images(model.info, "test", spec.images), own_images(model.info, "calib", spec.calibration)
 
 
 PARTS = {

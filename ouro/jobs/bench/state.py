@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ouro.jobs.inputs import calibration_set, open_model, source_of
 from ouro.jobs.provenance import run_info
-from ouro.jobs.quantize import calibration_set
-from ouro.models import create_model
 from ouro.quant import reparam
 from ouro.quant.grid import positive
 from ouro.quant.reparam import Factors
 from ouro.scan import selective_scan
 from ouro.taps import record
-from ouro.types import Progress, Report, ScanInputs, ScanRounding, StateQuantizer
+from ouro.types import ModelSource, Progress, Report, ScanInputs, ScanRounding, StateQuantizer
+from ouro.vision import VisionModel
 
 _HELD_OUT = 16
 """Images that errors are measured on; steps and factors come from the calibration images."""
@@ -31,18 +31,21 @@ _HELD_OUT = 16
 
 @dataclass(frozen=True, slots=True)
 class StateSpec:
-    """bits: widths of h. calib: see `ouro.jobs.quantize.calibration_set`; errors are measured on other images.
+    """bits: widths of h. calib: see `ouro.data.source.parse`; errors are measured on other images (of `data`).
 
     Raises:
         ValueError: no width, or one that is not 2 to 8.
     """
 
-    model: str
+    model: ModelSource
     bits: tuple[int, ...] = (8, 6)
     calib: str = "real:32"
     seed: int = 0
+    data: str = ""
+    device: str = "auto"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "model", source_of(self.model))
         if not self.bits or any(not 2 <= bits <= 8 for bits in self.bits):
             raise ValueError(f"bits are {self.bits}, expected one or more widths of 2 to 8")
 
@@ -57,9 +60,10 @@ def state_errors(spec: StateSpec, *, root: str | os.PathLike[str] | None = None)
     how many layers the mean h_error is below that of "tensor" and of "step".
     """
     started = time.perf_counter()
-    model = create_model(spec.model, pretrained=True).eval()
-    images = calibration_set(spec.calib, spec.model, model.info, spec.seed, root=root).images
-    held_out = calibration_set(f"real:{_HELD_OUT}", spec.model, model.info, spec.seed + 1).images
+    model = open_model(spec.model, spec.device)
+    images = calibration_set(spec.calib, spec.model, model.info, spec.seed, root=root, device=spec.device).images
+    other = f"real:{_HELD_OUT}:{spec.data}" if spec.data else f"real:{_HELD_OUT}"
+    held_out = calibration_set(other, spec.model, model.info, spec.seed + 1).images
     rows: list[dict[str, Any]] = []
     mixers = list(model.mixers())
     for layer, path in enumerate(mixers):
@@ -71,15 +75,15 @@ def state_errors(spec: StateSpec, *, root: str | os.PathLike[str] | None = None)
                     row = {"layer": layer, "path": scan, "bits": bits, "rule": rule}
                     rows.append(row | _errors(unseen[scan], quantizer))
     values = {
-        "model": spec.model, "calib": spec.calib, "bits": list(spec.bits), "n": len(held_out), "rows": rows,
+        "model": spec.model.name, "calib": spec.calib, "bits": list(spec.bits), "n": len(held_out), "rows": rows,
         "means": _means(rows), "spec": asdict(spec),
     }  # fmt: skip
-    return Report("state", values, run_info(spec.seed, started))
+    return Report("state", values, run_info(spec.seed, started, model.device))
 
 
-def _operands(model: Any, mixer: str, images: Tensor) -> dict[str, ScanInputs]:
+def _operands(model: VisionModel, mixer: str, images: Tensor) -> dict[str, ScanInputs]:
     with torch.no_grad(), record(model, f"{mixer}.scans.*") as trace:
-        model(images)
+        model(images.to(model.device))
     # the skip would hide what becomes of the state
     return {scan.path: replace(scan.inputs, D=None) for scan in trace.scans}
 

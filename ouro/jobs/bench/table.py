@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from ouro.jobs.bench.compare import CompareSpec, as_csv, compare
+from ouro.jobs.inputs import source_of
 from ouro.jobs.pool import in_processes
 from ouro.jobs.provenance import run_info
 from ouro.progress import finish
@@ -55,7 +56,7 @@ class Part:
 class TableSpec:
     """What the table spans; every method on every set, where a part does not say otherwise.
 
-    calibs: (label, set), see `ouro.jobs.quantize.calibration_set`. limit: held-out images per cell. workers: processes.
+    calibs: (label, set), see `ouro.data.source.parse`. limit: held-out images per cell. workers: processes.
 
     Raises:
         ValueError: an unknown model or method, or fewer than one worker.
@@ -117,7 +118,7 @@ def table(spec: TableSpec, *, root: str | os.PathLike[str] | None = None) -> Gen
     for unit, cells in in_processes(partial(_run, root=root), units, spec.workers):
         done += cells
         said = f"{unit.model} {unit.scope} seed {unit.seeds[0]} on {unit.calibs[0][0]}"
-        yield Progress(done, total, said, {"model": unit.model, "scope": unit.scope})
+        yield Progress(done, total, said, {"model": unit.model.name, "scope": unit.scope})
     # everything is there: this only reads it
     tables = [
         dict(finish(compare(_comparison(spec, part, model, scope, part.seeds), root=root)).values)
@@ -134,7 +135,9 @@ def table(spec: TableSpec, *, root: str | os.PathLike[str] | None = None) -> Gen
 
 def _comparison(spec: TableSpec, part: Part, model: str, scope: str, seeds: Sequence[int]) -> CompareSpec:
     methods, calibs = part.methods or spec.methods, part.calibs or spec.calibs
-    return CompareSpec(model, methods, part.bits, calibs, tuple(seeds), scope, limit=spec.limit, options=spec.options)
+    return CompareSpec(
+        source_of(model), methods, part.bits, calibs, tuple(seeds), scope, limit=spec.limit, options=spec.options
+    )
 
 
 def _run(unit: CompareSpec, root: Any) -> int:

@@ -25,5 +25,5 @@ def tiny_zoo(tmp_path, monkeypatch):
                 block.norm.weight[:2] *= 12
             model.head.weight.normal_(std=0.5)
     save_file(model.state_dict(), path)
-    monkeypatch.setattr(zoo, "vim_nano", replace(zoo.vim_nano, config=config, weights=str(path), embedded=False))
+    monkeypatch.setattr(zoo, "vim_nano", replace(zoo.vim_nano, config=config, weights=str(path)))
     return path

@@ -10,6 +10,7 @@ from ouro.evaluate.accuracy import wilson
 from ouro.jobs.evaluate import EvaluateSpec, evaluate
 from ouro.jobs.quantize import QuantizeSpec, quantize
 from ouro.models import create_model
+from ouro.types import ModelSource
 from tests.ouro.jobs.running import finish
 
 KEYS = (
@@ -38,7 +39,7 @@ def test_float_model(tiny_zoo):
 def test_where_weights_came_from_is_told(tiny_zoo, tmp_path):
     weights = create_model("vim_nano", pretrained=True).state_dict()
     torch.save({"model_ema": weights, "epoch": 3}, tmp_path / "x.pth")
-    _, report = finish(evaluate(EvaluateSpec("vim_nano", limit=5, weights=str(tmp_path / "x.pth"))))
+    _, report = finish(evaluate(EvaluateSpec(ModelSource("vim_nano", str(tmp_path / "x.pth")), limit=5)))
     taken = report.values["weights"]
     assert (taken["source"], taken["container"]) == (str(tmp_path / "x.pth"), "model_ema")
     embedded = finish(evaluate(EvaluateSpec("vim_nano", limit=5)))[1]
@@ -47,10 +48,31 @@ def test_where_weights_came_from_is_told(tiny_zoo, tmp_path):
     assert report.values["ranks"] == 1 and report.values["transform"]["crop_pct"] is None
 
 
-def test_a_quantized_file_keeps_its_weights(quantized):
-    message = f"{quantized!r} is a quantized file, which belongs to the weights it was made from; leave out 'x.pth'"
+def test_a_quantized_file_finds_weights_of_ones_own(tiny_zoo, tmp_path):
+    own = tmp_path / "own.safetensors"
+    state = create_model("vim_nano", pretrained=True).state_dict()
+    save_file({**state, "head.bias": torch.linspace(-1, 1, 12)}, own)
+    source, out = ModelSource("vim_nano", str(own)), str(tmp_path / "q.safetensors")
+    finish(quantize(QuantizeSpec(source, "dynamic", "w8a8", calib="noise:2", out=out), root=tmp_path))
+    report = finish(evaluate(EvaluateSpec(out, limit=20)))[1]
+    exact = finish(evaluate(EvaluateSpec(source, limit=20)))[1]
+    assert torch.equal(report.arrays["fp_right"], exact.arrays["right"])
+    assert report.values["weights"]["source"] == str(own)
+    moved = own.rename(tmp_path / "moved.safetensors")
+    with pytest.raises(
+        ValueError, match=r"lay at .*own\.safetensors and are not there; say where they are with --weights$"
+    ):
+        finish(evaluate(EvaluateSpec(out, limit=2)))
+    again = finish(evaluate(EvaluateSpec(ModelSource(out, str(moved)), limit=20)))[1]
+    assert torch.equal(again.arrays["right"], report.arrays["right"])
+    with pytest.raises(ValueError, match="this calibration is of vim_nano with weights"):
+        finish(evaluate(EvaluateSpec(ModelSource(out, str(tiny_zoo)), limit=2)))
+
+
+def test_a_quantized_file_knows_its_model(quantized):
+    message = f"{quantized!r} is a quantized file, which knows its model; leave out config and class names"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        finish(evaluate(EvaluateSpec(quantized, limit=2, weights="x.pth")))
+        finish(evaluate(EvaluateSpec(ModelSource(quantized, config=(("image", 28),)), limit=2)))
 
 
 def test_quantized_file(quantized):
@@ -77,8 +99,8 @@ def test_batch_size_does_not_change_who_is_right(quantized):
     [
         ({"model": "nothing.safetensors"}, "'nothing.safetensors' is neither a model (known: "),
         ({"data": "digits"}, "digits has 10 classes, vim_nano tells 12 apart"),
-        ({"data": "imagenet"}, "unknown data set 'imagenet'; known: scenes, digits, folder"),
-        ({"data": "folder"}, "vim_nano was trained on ImageNet, which does not come along; "),
+        ({"data": "imagenet"}, "unknown data set 'imagenet'; known: real, noise, synthetic, scenes, digits, folder"),
+        ({"data": "folder"}, "data set 'folder' lacks its PATH; "),
         ({"limit": 0}, "limit is 0, expected 1 or more"),
         ({"batch": -1}, "batch is -1, expected 1 or more"),
     ],

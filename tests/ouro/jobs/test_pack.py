@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from ouro.data import batches
-from ouro.evaluate.images import open_data
+from ouro.data.source import open_data
 from ouro.jobs.evaluate import EvaluateSpec, evaluate
-from ouro.jobs.quantize import QuantizeSpec, load_quantized, quantize
+from ouro.jobs.inputs import load_quantized
+from ouro.jobs.quantize import QuantizeSpec, quantize
 from ouro.models import create_model
 from ouro.quant.apply import attach_calibration
 from ouro.quant.calibrate import quantize as calibrate
@@ -23,7 +24,7 @@ def trained():
     model = create_model("vim_nano", pretrained=True)
     parts = {}
     for split, count in (("calib", 16), ("test", 48)):
-        dataset = open_data("scenes", split, "vim_nano", model.info)
+        dataset = open_data("scenes", split, model.info)
         parts[split] = next(batches(dataset, count, limit=count, mean=model.info.mean, std=model.info.std))
     return model, parts["calib"][0], *parts["test"]
 

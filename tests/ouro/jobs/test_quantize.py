@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ouro.evaluate.images import open_data
-from ouro.jobs.quantize import QuantizeSpec, calibration_set, load_quantized, quantize
+from ouro.data.source import open_data
+from ouro.jobs.inputs import calibration_set, load_quantized
+from ouro.jobs.quantize import QuantizeSpec, quantize
 from ouro.models import create_model
 from ouro.store import Store, read_json
 from ouro.types import Progress, Report
@@ -108,11 +109,11 @@ def test_a_set_that_does_not_fit_is_refused(tiny_zoo, tmp_path, tensors, message
         ({"options": (("alpha", 1),)}, "method 'minmax' has no option 'alpha'; known: none"),
         (
             {"calib": "real:many"},
-            "calibration set 'real:many' lacks a count; write real:128, noise:128, synthetic:128 or ",
+            "'real:many' has no count from 1 up; write real:N, noise:N, synthetic:N, ",
         ),
-        ({"calib": "noise:0"}, "calibration set 'noise:0' lacks a count; "),
+        ({"calib": "noise:0"}, "'noise:0' has no count from 1 up; "),
         ({"calib": "real:99999"}, "99999 calibration images were asked for, scenes has 10000"),
-        ({"calib": "real:4:folder"}, "vim_nano was trained on ImageNet, which does not come along; "),
+        ({"calib": "real:4:folder"}, "data set 'folder' lacks its PATH; write 'folder:PATH'"),
     ],
     ids=["model", "method", "bits", "scope", "option", "count", "zero", "too many", "folder"],
 )
@@ -126,7 +127,12 @@ def test_wrong_use_is_refused_in_one_line(tiny_zoo, tmp_path, change, message):
 
 def test_a_missing_set_says_what_to_write(tiny_zoo, tmp_path):
     spec = QuantizeSpec("vim_nano", "minmax", calib="reel:128")
-    with pytest.raises(FileNotFoundError, match=r"^there is no calibration set 'reel:128'; write real:N, noise:N or "):
+    with pytest.raises(ValueError, match=r"^unknown data set 'reel:128'; known: real, noise, synthetic, scenes, "):
+        finish(quantize(spec, root=tmp_path))
+    spec = QuantizeSpec("vim_nano", "minmax", calib="nowhere/set.safetensors")
+    with pytest.raises(
+        FileNotFoundError, match=r"^there is no calibration set 'nowhere/set.safetensors'; write real:N, "
+    ):
         finish(quantize(spec, root=tmp_path))
 
 
@@ -154,5 +160,5 @@ def test_a_folder_is_seen_as_the_model_wants_it(tmp_path):
 
     Image.new("RGB", (64, 48), (255, 0, 0)).save(tmp_path / "red.png")
     info = create_model("vim_nano").info
-    data = open_data(f"folder:{tmp_path}", "calib", "vim_nano", info)
+    data = open_data(f"folder:{tmp_path}", "test", info)
     assert data.images(0, 1)[0].shape == (1, 3, 56, 56) and data.mean == info.mean

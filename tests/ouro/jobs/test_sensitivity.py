@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 from ouro.cli import app
 from ouro.evaluate.sensitivity import divergence
 from ouro.jobs.evaluate import EvaluateSpec, evaluate
-from ouro.jobs.quantize import QuantizeSpec, calibration_set, load_quantized, quantize
+from ouro.jobs.inputs import calibration_set, load_quantized
+from ouro.jobs.quantize import QuantizeSpec, quantize
 from ouro.jobs.sensitivity import SensitivitySpec, measure_sensitivity
 from ouro.models import create_model
 from ouro.quant.modules import WEIGHT_SITES

@@ -8,8 +8,8 @@ import ouro.jobs.bench.ablation as module
 from ouro.figures import ablation as figures
 from ouro.jobs.bench.ablation import STUDIES, AblationSpec, Study, Variant, ablate, difference
 from ouro.registry import GENERATORS
-from tests.ouro.jobs.running import finish
 from tests.ouro.jobs.bench.test_table import in_process  # noqa: F401
+from tests.ouro.jobs.running import finish
 
 SMALL = (("window", 3), ("positives", 4))
 STUDY = Study(

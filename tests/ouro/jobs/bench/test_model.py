@@ -9,13 +9,14 @@ import torch
 
 import ouro.jobs.bench.model as module
 from ouro.jobs.bench.model import ModelBenchSpec, bench_model
+from ouro.types import ModelSource
 from tests import zoo
 from tests.ouro.jobs.running import finish
 
 
 @pytest.fixture(autouse=True)
 def small_models(monkeypatch):
-    monkeypatch.setattr(module, "create_model", zoo.small)
+    monkeypatch.setattr(module, "open_untrained", lambda source, seed: zoo.small(source.name))
 
 
 @pytest.mark.parametrize("name", [name for name in zoo.NAMES if "nano" not in name])
@@ -49,13 +50,13 @@ def test_the_gate_sees_a_scan_that_is_wrong(monkeypatch) -> None:
 def test_the_loop_runs_once_for_the_gate_once_for_the_clock_and_once_for_the_memory(monkeypatch) -> None:
     calls = []
 
-    def counted(name: str) -> torch.nn.Module:
-        model = zoo.small(name)
+    def counted(source: ModelSource, seed: int) -> torch.nn.Module:
+        model = zoo.small(source.name)
         scans = [m for m in model.modules() if hasattr(m, "order") and hasattr(m, "backend")]
         scans[0].register_forward_pre_hook(lambda scan, _: calls.append(scan.backend))
         return model
 
-    monkeypatch.setattr(module, "create_model", counted)
+    monkeypatch.setattr(module, "open_untrained", counted)
     finish(bench_model(ModelBenchSpec("vmamba_tiny", batch=1, repeats=2)))
     assert calls.count("reference") == 3 and calls.count("cpu") == 1 + 1 + 2 + 1
 

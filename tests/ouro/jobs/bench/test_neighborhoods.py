@@ -10,13 +10,13 @@ from ouro.attention.maps import attention_map, by_mixer
 from ouro.attention.scores import auroc, mask_to_grid
 from ouro.attention.survey import neighborhoods
 from ouro.data import normalize
-from ouro.evaluate.images import open_data
+from ouro.data.source import open_data
 from ouro.figures import neighborhoods as figures
 from ouro.jobs.bench.neighborhoods import NeighborhoodSpec, survey_neighborhoods
 from ouro.models import create_model
 from ouro.taps import record
-from tests.ouro.jobs.running import finish
 from tests.ouro.jobs.bench.test_table import in_process  # noqa: F401
+from tests.ouro.jobs.running import finish
 
 SPEC = NeighborhoodSpec(("vim_nano",), windows=(1, 3), n=5, workers=1)
 
@@ -44,7 +44,7 @@ def test_a_window_of_one_with_even_weights_gains_nothing(surveyed) -> None:
 def test_a_row_is_the_mean_of_single_maps(surveyed) -> None:
     (_, report), _ = surveyed
     model = create_model("vim_nano", pretrained=True)
-    dataset = open_data("scenes", "test", "vim_nano", model.info)
+    dataset = open_data("scenes", "test", model.info)
     images, masks = dataset.images(0, 5)[0], dataset.masks(0, 5)
     with torch.no_grad(), record(model, "*.scans.*") as trace:
         model(normalize(images, model.info.mean, model.info.std))

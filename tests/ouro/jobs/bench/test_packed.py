@@ -6,7 +6,7 @@ import pytest
 
 from ouro.jobs.bench import packed
 from ouro.jobs.bench.packed import PackedBenchSpec, bench_packed
-from ouro.models import variant
+from ouro.models import zoo
 from tests.ouro.jobs.running import finish
 
 
@@ -24,7 +24,7 @@ def test_bench_passes_its_gate_before_it_times(tiny_zoo):
 
 
 def test_bench_makes_up_weights_where_there_are_none(tiny_zoo, monkeypatch):
-    monkeypatch.setattr(packed, "variant", lambda name: replace(variant(name), data="folder"))
+    monkeypatch.setattr(zoo, "vim_nano", replace(zoo.vim_nano, data="folder"))
     values = finish(bench_packed(PackedBenchSpec("vim_nano", ("w8a8",), (1,), repeats=1)))[1].values
     assert values["weights"] == "made up" and values["gate"]["passed"]
     assert [row["agreement"] for row in values["rows"]] == [None, None] and values["rows"][1]["ratio"] > 0

@@ -1,0 +1,234 @@
+"""Which images: one spelling for --data and --calib, read once, and opened as a model wants to see them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ouro.data import Dataset, batches, check_range, load, to_pixels
+from ouro.registry import DATASETS
+from ouro.store import read_tensors
+from ouro.types import DataSource, ModelInfo
+
+NOISE, SYNTHETIC, FILE, REAL = "noise", "synthetic", "file", "real"
+SPELLINGS = "real:N, noise:N, synthetic:N, a registered set, folder:PATH, folder:PATH:N or the path of a set"
+"""What a user may write."""
+
+
+def parse(text: str | DataSource) -> DataSource:
+    """Reads a source of images.
+
+    "" is the set that a model was trained on, "real", "real:N" and "real:N:SET" are (N images of) that set or of SET,
+    "noise:N" is Gaussian noise, "synthetic:N" what `ouro generate` makes. "NAME", "NAME:N", "NAME:ARGUMENT" and
+    "NAME:ARGUMENT:N" are registered sets, such as "cifar10:500" or "folder:PATH:128". Anything else is the path of a
+    stored set.
+
+    Raises:
+        ValueError: a count that is no number from 1 up, or an unknown name.
+    """
+    if isinstance(text, DataSource):
+        return text
+    kind, _, rest = text.partition(":")
+    if text == "":
+        return DataSource("")
+    if kind == REAL:
+        count, _, data = rest.partition(":")
+        inner = parse(data)
+        return DataSource(inner.kind, inner.argument, inner.count if not count else _count(text, count))
+    if kind in (NOISE, SYNTHETIC):
+        return DataSource(kind, "", _count(text, rest) if rest else None)
+    if kind in DATASETS:
+        argument, number = _counted(rest, takes_path=DATASETS.get(kind).argument is not None)
+        return DataSource(kind, argument, None if number is None else _count(text, number))
+    if not os.path.exists(text) and not _looks_like_path(text):
+        known = ", ".join((REAL, NOISE, SYNTHETIC, *DATASETS))
+        raise ValueError(f"unknown data set {text!r}; known: {known}, or the path of a set")
+    return DataSource(FILE, text)
+
+
+def spelled(source: DataSource) -> str:
+    """The source as `parse` reads it."""
+    if source.kind == FILE:
+        return source.argument
+    if source.kind == "":
+        return "" if source.count is None else f"{REAL}:{source.count}"
+    return ":".join([source.kind, *filter(None, [source.argument, str(source.count or "")])])
+
+
+def open_data(data: str | DataSource, split: str, info: ModelInfo) -> Dataset:
+    """A data set at the model's size; pictures in files are seen through timm's evaluation transform of the model.
+
+    Args:
+        data: "" is the set that the model was trained on.
+        split: "train", "calib" or "test"; stored sets have one only, which serves for any.
+
+    Raises:
+        ValueError: an unknown data set, one without images here, or more images than there are.
+        FileNotFoundError: there is no such stored set.
+    """
+    source = _resolved(parse(data), info)
+    name = spelled(replace(source, count=None))
+    if source.kind == FILE:
+        dataset: Dataset = StoredImages(source.argument, info)
+    elif source.kind in (NOISE, SYNTHETIC):
+        raise ValueError(
+            f"{source.kind} is for calibration and has no labels to score against; take a data set instead"
+        )
+    else:
+        seen = transform(source, info)
+        view = {"crop_pct": seen["crop_pct"], "interpolation": seen["interpolation"]} if seen["crop_pct"] else {}
+        dataset = load(name, split=split, size=_size(info), **view)
+    if source.count is None:
+        return dataset
+    if source.count > len(dataset):
+        raise ValueError(f"{source.count} images were asked for, {name} has {len(dataset)}")
+    return First(dataset, source.count)
+
+
+def own_data(data: str | DataSource, info: ModelInfo) -> str:
+    """How a source is spelled out: the name of the set in place of "", the model's own."""
+    return spelled(_resolved(parse(data), info))
+
+
+def own_images(info: ModelInfo, split: str, count: int) -> Tensor:
+    """The first images of the data set a model was trained on, normalized, [count 3 h w].
+
+    Raises:
+        ValueError: that data set does not come along.
+    """
+    dataset = open_data("", split, info)
+    return next(batches(dataset, count, limit=count, mean=info.mean, std=info.std))[0]
+
+
+def transform(data: str | DataSource, info: ModelInfo) -> dict[str, Any]:
+    """How images become a model's input, in the words of timm's configuration of a pretrained model.
+
+    {input_size, interpolation, crop_pct, mean, std}: an image file is resized to input_size / crop_pct, and its middle
+    is kept. Sets that are drawn at the size of the input need neither: both are None there.
+    """
+    source = _resolved(parse(data), info)
+    files = source.kind in DATASETS and DATASETS.get(source.kind).files
+    return {
+        "input_size": list(info.input_size),
+        "interpolation": info.interpolation if files else None,
+        "crop_pct": info.crop_pct if files else None,
+        "mean": list(info.mean),
+        "std": list(info.std),
+    }
+
+
+class First:
+    """The first images of a data set, as a data set."""
+
+    argument: ClassVar[str | None] = None
+    files: ClassVar[bool] = False
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __init__(self, whole: Dataset, count: int) -> None:
+        self.whole, self.count = whole, count
+        self.classes, self.mean, self.std = whole.classes, whole.mean, whole.std
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.whole, name)
+
+    def images(self, start: int, n: int) -> tuple[Tensor, Tensor | None]:
+        """As of the whole set."""
+        check_range(start, n, self.count)
+        return self.whole.images(start, n)
+
+
+class StoredImages:
+    """A set that `ouro generate` wrote, as a data set: its images as pixels, its target classes as labels.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, holds no images, or images of another size.
+    """
+
+    argument: ClassVar[str | None] = "PATH"
+    files: ClassVar[bool] = False
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __init__(self, path: str, info: ModelInfo) -> None:
+        tensors = read_set(path)[0]
+        images = tensors["images"].float()
+        if tuple(images.shape[1:]) != info.input_size:
+            raise ValueError(f"{path}: images are {tuple(images.shape)}, {info.name} takes {info.input_size}")
+        self.mean, self.std = info.mean, info.std
+        self._pixels, self._labels = to_pixels(images, info.mean, info.std), tensors.get("labels")
+        self.classes = info.class_names or tuple(map(str, range(info.num_classes)))
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def images(self, start: int, n: int) -> tuple[Tensor, Tensor | None]:
+        """Images start..start+n as uint8 [n 3 h w] and their target classes int64 [n], None where there are none."""
+        check_range(start, n, len(self))
+        return self._pixels[start : start + n], None if self._labels is None else self._labels[start : start + n]
+
+
+def read_set(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors ("images" in model space [s 3 h w], "labels") and metadata of a stored set.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, or holds no images.
+    """
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"there is no calibration set {path!r}; write {SPELLINGS}")
+    tensors, metadata = read_tensors(path)
+    if "images" not in tensors:
+        raise ValueError(f"{path} holds no images but {', '.join(tensors) or 'nothing'}; is it a calibration set?")
+    return tensors, metadata
+
+
+def noise(info: ModelInfo, count: int, seed: int) -> Tensor:
+    """Gaussian noise in model space, [count 3 h w]."""
+    return torch.randn(count, *info.input_size, generator=torch.Generator().manual_seed(seed))
+
+
+def _resolved(source: DataSource, info: ModelInfo) -> DataSource:
+    """The model's own set in place of ""."""
+    own = source.kind == ""
+    if not own:
+        return source
+    if info.data not in DATASETS or DATASETS.get(info.data).argument is not None:
+        raise ValueError(f"the images that {info.name} was trained on do not come along; name a folder as folder:PATH")
+    return replace(source, kind=info.data)
+
+
+def _size(info: ModelInfo) -> int | tuple[int, int]:
+    """Side of the square, or (height, width)."""
+    height, width = info.input_size[1:]
+    return height if height == width else (height, width)
+
+
+def _counted(rest: str, takes_path: bool) -> tuple[str, str | None]:
+    """(argument, count) of "PATH:128", "128", "PATH"; a path that exists is one, whatever it ends in."""
+    if takes_path and os.path.exists(rest):
+        return rest, None
+    head, _, tail = rest.rpartition(":")
+    if tail.isdecimal():
+        return head, tail
+    return rest, None
+
+
+def _count(text: str, number: str) -> int:
+    if not number.isdecimal() or int(number) < 1:
+        raise ValueError(f"{text!r} has no count from 1 up; write {SPELLINGS}")
+    return int(number)
+
+
+def _looks_like_path(text: str) -> bool:
+    return os.sep in text or text.endswith(".safetensors")

@@ -1,0 +1,159 @@
+"""Sources of images are read, opened and seen as timm's configuration of a model says."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from timm.data import create_transform, resolve_data_config
+
+import ouro.evaluate
+from ouro.data import normalize
+from ouro.data.source import open_data, parse, spelled, transform
+from ouro.models import create_model
+from ouro.registry import MODELS
+from ouro.types import DataSource
+from tests.testing import assert_close
+
+
+def _first_of_each_view() -> list[str]:
+    """One classifier of ImageNet per way in which images are wanted."""
+    seen = {}
+    for name in MODELS:
+        entry, config = MODELS.get(name), MODELS.get(name).config
+        if entry.data == "folder" and getattr(config, "num_classes", 0):
+            seen.setdefault((config.image, config.mean, config.std, entry.crop_pct, entry.interpolation), name)
+    return list(seen.values())
+
+
+@pytest.mark.parametrize("name", _first_of_each_view())
+def test_a_folder_is_seen_through_timms_evaluation_transform(name, tmp_path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (300, 410, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    cfg, config = timm.get_pretrained_cfg(name), MODELS.get(name).config
+    wanted = create_transform(**resolve_data_config(pretrained_cfg=cfg.to_dict()))(Image.fromarray(pixels))
+    info = SimpleNamespace(
+        input_size=cfg.input_size, mean=config.mean, std=config.std, crop_pct=cfg.crop_pct,
+        interpolation=cfg.interpolation,
+    )  # fmt: skip
+    data = open_data(f"folder:{tmp_path}", "test", info)
+    assert_close(normalize(data.images(0, 1)[0], info.mean, info.std)[0], wanted, atol=1e-6)
+    seen = transform(f"folder:{tmp_path}", info)
+    assert {key: tuple(value) if isinstance(value, list) else value for key, value in seen.items()} == {
+        key: getattr(cfg, key) for key in ("input_size", "interpolation", "crop_pct", "mean", "std")
+    }
+
+
+def test_the_released_models_differ_in_their_crop() -> None:
+    crops = {MODELS.get(name).crop_pct for name in _first_of_each_view()}
+    assert {0.875, 0.93, 0.98, 1.0} <= crops
+
+
+def test_evaluate_sees_a_folder_as_the_model_does(tmp_path, monkeypatch) -> None:
+    for label in range(12):
+        (tmp_path / f"{label:02d}").mkdir()
+    Image.new("RGB", (70, 70)).save(tmp_path / "03" / "x.png")
+    model = create_model("vim_nano", width=16, depth=1, image=28)
+    seen = []
+    model.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    found = ouro.evaluate(model, data=f"folder:{tmp_path}")
+    # a pixel that is 0 in the file, in model space
+    assert found["n"] == 1 and seen[0].shape == (1, 3, 28, 28)
+    assert torch.allclose(seen[0][0, 0, 0, 0], torch.tensor(-model.info.mean[0] / model.info.std[0]))
+
+
+def test_a_set_drawn_at_the_size_of_the_input_is_not_cropped() -> None:
+    seen = transform("scenes", create_model("vim_nano").info)
+    assert seen["crop_pct"] is None and seen["interpolation"] is None and seen["input_size"] == [3, 56, 56]
+
+
+def test_a_model_says_how_it_wants_its_files(tmp_path) -> None:
+    assert create_model("mambavision_s").info.crop_pct == 0.93
+    seen = transform(f"folder:{tmp_path}", create_model("vim_nano").info)
+    assert (seen["crop_pct"], seen["interpolation"]) == (1.0, "bicubic")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", DataSource("")),
+        ("real", DataSource("")),
+        ("real:64", DataSource("", "", 64)),
+        ("real:64:scenes", DataSource("scenes", "", 64)),
+        ("real:64:folder:/some/where", DataSource("folder", "/some/where", 64)),
+        ("noise", DataSource("noise")),
+        ("noise:32", DataSource("noise", "", 32)),
+        ("synthetic:8", DataSource("synthetic", "", 8)),
+        ("scenes", DataSource("scenes")),
+        ("scenes:500", DataSource("scenes", "", 500)),
+        ("folder:/some/where", DataSource("folder", "/some/where")),
+        ("folder:/some/where:12", DataSource("folder", "/some/where", 12)),
+        ("out/set.safetensors", DataSource("file", "out/set.safetensors")),
+    ],
+)
+def test_sources_are_read_and_spelled_the_same(text, expected) -> None:
+    assert parse(text) == expected
+    assert parse(spelled(expected)) == expected
+
+
+def test_a_folder_whose_name_ends_in_a_number_is_no_count(tmp_path) -> None:
+    place = tmp_path / "a:12"
+    place.mkdir()
+    assert parse(f"folder:{place}") == DataSource("folder", str(place))
+    assert parse(f"folder:{place}:7") == DataSource("folder", str(place), 7)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("real:many", "'real:many' has no count from 1 up; write real:N, "),
+        ("noise:0", "'noise:0' has no count from 1 up; "),
+        ("scenes:0", "'scenes:0' has no count from 1 up; "),
+        ("imagenet", "unknown data set 'imagenet'; known: real, noise, synthetic, scenes, "),
+    ],
+)
+def test_what_cannot_be_read_is_refused(text, message) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        parse(text)
+
+
+def test_a_count_takes_the_first_images() -> None:
+    info = create_model("vim_nano").info
+    whole, some = open_data("scenes", "test", info), open_data("scenes:5", "test", info)
+    assert len(some) == 5 and torch.equal(some.images(1, 4)[0], whole.images(1, 4)[0])
+    with pytest.raises(ValueError, match="there are 5"):
+        some.images(4, 2)
+    with pytest.raises(ValueError, match="^99999 images were asked for, scenes has "):
+        open_data("scenes:99999", "test", info)
+
+
+def test_a_stored_set_is_a_data_set(tmp_path) -> None:
+    info, path = create_model("vim_nano").info, str(tmp_path / "set.safetensors")
+    images, labels = torch.randn(3, *info.input_size), torch.arange(3)
+    save_file({"images": images, "labels": labels}, path)
+    dataset = open_data(path, "test", info)
+    assert dataset.classes == info.class_names and torch.equal(dataset.images(0, 3)[1], labels)
+    inside = ((images * 0 + normalize(dataset.images(0, 3)[0], info.mean, info.std)) - images).abs() < 0.02
+    assert inside[images.abs() < 0.5].all()
+    other = create_model("vim_nano", image=28).info
+    with pytest.raises(ValueError, match=r"images are \(3, 3, 56, 56\), vim_nano takes \(3, 28, 28\)"):
+        open_data(path, "test", other)
+
+
+def test_noise_is_no_data_set() -> None:
+    with pytest.raises(ValueError, match="^noise is for calibration and has no labels to score against; "):
+        open_data("noise:4", "test", create_model("vim_nano").info)
+
+
+def test_a_model_whose_images_are_not_here_says_what_to_name() -> None:
+    info = create_model("vim_tiny_patch16_224", depth=1).info
+    with pytest.raises(
+        ValueError, match="^the images that vim_tiny_patch16_224 was trained on do not come along; name"
+    ):
+        open_data("", "test", info)
