@@ -41,6 +41,8 @@ def source_of(model: str | ModelSource) -> ModelSource:
 def device_of(device: str) -> torch.device:
     """The device that "auto" (CUDA where it is), "cpu", "cuda" or "cuda:1" stands for.
 
+    Of several CUDA devices without a number, each process that torchrun started takes its own.
+
     Raises:
         ValueError: another word, or a CUDA device that is not there.
     """
@@ -50,12 +52,14 @@ def device_of(device: str) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if kind == "cpu" or (kind == "auto" and not count):
         return torch.device("cpu")
-    if int(number or 0) >= count:
+    # torchrun numbers the processes of a machine
+    chosen = int(number) if number else int(os.environ.get("LOCAL_RANK", "0")) % max(1, count)
+    if chosen >= count:
         there = (
             f"this machine has {count} CUDA device{'s' * (count != 1)}" if count else "this machine has no CUDA device"
         )
         raise ValueError(f"device is {device!r}, but {there}; take auto or cpu")
-    return torch.device("cuda", int(number or 0))
+    return torch.device("cuda", chosen)
 
 
 def open_model(source: str | ModelSource, device: str = "auto") -> VisionModel:
