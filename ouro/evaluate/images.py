@@ -6,25 +6,25 @@ from typing import Any
 
 from torch import Tensor
 
-from ouro.data import batches, load
+from ouro.data import batches, comes_along, kind, load
 from ouro.models import variant
 from ouro.registry import MODELS
 from ouro.types import ModelInfo
 
 
 def open_data(data: str, split: str, name: str, info: ModelInfo) -> Any:
-    """The data set "scenes", "digits", "folder:PATH"… at the model's size; a folder as the model wants to see it.
+    """The data set "scenes", "cifar10", "folder:PATH"… at the model's size; files as the model wants to see them.
 
     Raises:
         ValueError: unknown data set, or one without images here.
     """
-    if data == "folder":
+    if not comes_along(data) and name in MODELS and data == variant(name).data:
         raise ValueError(f"{name} was trained on ImageNet, which does not come along; name a folder as folder:PATH")
-    if not data.startswith("folder:"):
+    if not kind(data).files:
         return load(data, split=split, size=info.input_size[-1])
     seen = transform(data, name, info)
     view = {"crop_pct": seen["crop_pct"], "interpolation": seen["interpolation"], "mean": info.mean, "std": info.std}
-    return load(data, size=info.input_size[1:], **view)
+    return load(data, split=split, size=info.input_size[1:], **view)
 
 
 def own_images(name: str, split: str, count: int, info: ModelInfo) -> Tensor:
@@ -44,7 +44,7 @@ def transform(data: str, name: str, info: ModelInfo) -> dict[str, Any]:
     is kept. Sets that are drawn at the size of the input need neither: both are None there.
     """
     entry = variant(name) if name in MODELS else None
-    files = data.startswith("folder")
+    files = kind(data).files
     return {
         "input_size": list(info.input_size),
         "interpolation": (entry.interpolation if entry else "bicubic") if files else None,

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ouro.data import comes_along
 from ouro.evaluate.images import own_images
 from ouro.jobs.bench import percentiles
 from ouro.jobs.provenance import run_info
@@ -171,7 +172,7 @@ def bench_packed(spec: PackedBenchSpec) -> Generator[Progress, None, Report]:
 
 def has_data(name: str) -> bool:
     """Whether images of the kind this model was trained on can be made here; others ask for a folder."""
-    return variant(name).data != "folder"
+    return comes_along(variant(name).data)
 
 
 def _subject(spec: PackedBenchSpec) -> tuple[VisionModel, Tensor, Tensor]:

@@ -112,7 +112,7 @@ def test_a_set_that_does_not_fit_is_refused(tiny_zoo, tmp_path, tensors, message
         ),
         ({"calib": "noise:0"}, "calibration set 'noise:0' lacks a count; "),
         ({"calib": "real:99999"}, "99999 calibration images were asked for, scenes has 10000"),
-        ({"calib": "real:4:folder"}, "vim_nano was trained on ImageNet, which does not come along; "),
+        ({"calib": "real:4:folder"}, "data set 'folder' lacks its PATH; write 'folder:PATH'"),
     ],
     ids=["model", "method", "bits", "scope", "option", "count", "zero", "too many", "folder"],
 )
