@@ -74,6 +74,8 @@ MODELS.add("vim_nano_digits", "ouro.models.zoo:vim_nano_digits")
 MODELS.add("vmamba_nano", "ouro.models.zoo:vmamba_nano")
 MODELS.add("localvmamba_nano", "ouro.models.zoo:localvmamba_nano")
 MODELS.add("mambavision_nano", "ouro.models.zoo:mambavision_nano")
+MODELS.add("vim_micro_cifar10", "ouro.models.zoo:vim_micro_cifar10")
+MODELS.add("vim_micro_cifar10_witness", "ouro.models.zoo:vim_micro_cifar10_witness")
 
 GENERATORS = Registry("generation method")
 GENERATORS.add("ouro", "ouro.gen.methods.ouro:OuroMambaGen")
