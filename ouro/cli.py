@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import replace
 from functools import partial, wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -364,7 +365,9 @@ def sensitivity(
     scope: Annotated[str, typer.Option(help="What is quantized: lin, ssm, rec or full.")] = "lin",
     mode: Annotated[str, typer.Option(help="isolated, cumulative or leave_one_float.")] = "isolated",
     by: Annotated[str, typer.Option(help="site, or group: the sites of a block that are of one kind.")] = "site",
-    data: Annotated[str, typer.Option(help="scenes, digits or folder:PATH; the model's own set by default.")] = "",
+    data: Annotated[
+        str, typer.Option(help="scenes, digits, cifar10 or folder:PATH; the model's own set by default.")
+    ] = "",
     limit: Annotated[int, typer.Option(help="Held-out images to measure on.", min=1)] = 200,
     option: Annotated[list[str], typer.Option(help="Setting of the method, as name=value; repeatable.")] = [],
     out: Annotated[Path | None, typer.Option(help="Also write the JSON here.")] = None,
@@ -459,7 +462,9 @@ def _labeled(pairs: list[str], option: str) -> tuple[tuple[str, str], ...]:
 @_guarded
 def evaluate(
     model: Annotated[str, typer.Argument(help="A model name or a quantized file.")],
-    data: Annotated[str, typer.Option(help="scenes, digits or folder:PATH; the model's own set by default.")] = "",
+    data: Annotated[
+        str, typer.Option(help="scenes, digits, cifar10 or folder:PATH; the model's own set by default.")
+    ] = "",
     limit: Annotated[int | None, typer.Option(help="At most this many images.", min=1)] = None,
     weights: Annotated[str, typer.Option(help="Checkpoint file, URL or hub file instead of the published one.")] = "",
     batch: Annotated[int, typer.Option(help="Images per forward; does not change the result.", min=1)] = 64,
@@ -499,6 +504,7 @@ def evaluate(
 def train(
     name: Annotated[str, typer.Argument(help="An embedded checkpoint.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the weights and the model card.")] = None,
+    data: Annotated[str, typer.Option(help="In place of the recipe's own set: cifar10:PATH is all of CIFAR-10.")] = "",
     device: Device = "auto",
     json_: Json = False,
 ) -> None:
@@ -507,7 +513,8 @@ def train(
 
     if name not in RECIPES:
         raise ValueError(f"no recipe for {name!r}; known: {', '.join(RECIPES)}")
-    values = _run_values(_follow("train", train_job(RECIPES[name], out or Path("out"))))
+    spec = replace(RECIPES[name], data=data or RECIPES[name].data, device=device)
+    values = _run_values(_follow("train", train_job(spec, out or Path("out"))))
     if json_:
         return _print_json(values)
     _out.print(f"{name}: held-out top-1 {_percent(values['top1'])}, n = {values['n']} -> {values['path']}")
