@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated
@@ -252,17 +253,23 @@ def evaluate(
 
 
 @guarded
+@takes_model
 def train(
-    name: Annotated[str, typer.Argument(help="An embedded checkpoint.")],
+    source: Source,
     out: Annotated[Path | None, typer.Option(help="Folder for the weights and the model card.")] = None,
+    data: Annotated[str, typer.Option(help="In place of the recipe's own set: cifar10:PATH is all of CIFAR-10.")] = "",
+    device: Device = "auto",
     json_: Json = False,
 ) -> None:
-    """Rebuild an embedded checkpoint. JSON: its model card."""
-    from ouro.jobs.train import RECIPES, train_job
+    """Rebuild an embedded checkpoint by its recipe, from new weights or from those of --weights. JSON: its model card."""
+    from ouro.jobs.recipes import RECIPES
+    from ouro.jobs.train import train_job
 
-    if name not in RECIPES:
-        raise ValueError(f"no recipe for {name!r}; known: {', '.join(RECIPES)}")
-    end(run("train", train_job(RECIPES[name], out or Path("out"))), draw.train, json_=json_)
+    if source.name not in RECIPES:
+        raise ValueError(f"no recipe for {source.name!r}; known: {', '.join(RECIPES)}")
+    recipe = RECIPES[source.name]
+    spec = replace(recipe, data=data or recipe.data, device=device, start=source if source.weights else None)
+    end(run("train", train_job(spec, out or Path("out"))), draw.train, json_=json_)
 
 
 COMMANDS = (models, doctor, attention, generate, quantize, sensitivity, quality, evaluate, train)

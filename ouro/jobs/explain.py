@@ -14,7 +14,7 @@ from ouro.attention.maps import by_mixer, merge, raster_matrices
 from ouro.attention.patched import WEIGHTS
 from ouro.attention.scores import bootstrap
 from ouro.attention.survey import MERGED, Key, score, survey
-from ouro.data import normalize
+from ouro.data import normalize, providing
 from ouro.data.source import open_data, own_data
 from ouro.jobs.inputs import check_sample, image_file, open_model, source_of
 from ouro.jobs.provenance import run_info
@@ -167,7 +167,7 @@ def _one_image(
         check_sample(spec.sample, data, dataset)
         pixels, labels = dataset.images(spec.sample, 1)
         label = None if labels is None else dataset.classes[int(labels[0])]
-        mask = dataset.masks(spec.sample, 1) if hasattr(dataset, "masks") else None
+        mask = dataset.masks(spec.sample, 1) if "masks" in dataset.provides else None
     layers, logits = _trace(model, pixels)
     with torch.no_grad():
         maps = dict(survey(layers, spec.window, spec.weights))
@@ -195,8 +195,8 @@ def _one_image(
 def _batch(spec: ExplainSpec, model: VisionModel, data: str, start: int, count: int) -> _Scored:
     """Scores of images start .. start + count of the test split."""
     dataset = open_data(data, "test", model.info)
-    if not hasattr(dataset, "masks"):
-        raise ValueError(f"{data} has no masks to score against; take scenes or digits, or n = 0")
+    if "masks" not in dataset.provides:
+        raise ValueError(f"{data} has no masks to score against; take {' or '.join(providing('masks'))}, or n = 0")
     if spec.n > len(dataset):
         raise ValueError(f"n is {spec.n}, the test split of {data} has {len(dataset)} images")
     layers, _ = _trace(model, dataset.images(start, count)[0])

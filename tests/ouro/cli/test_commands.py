@@ -121,6 +121,8 @@ def test_wrong_use_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     assert "w4" in refused("quantize", "vim_nano", "--bits", "w4")
     assert "unknown quantization method 'gptq'" in refused("quantize", "vim_nano", "--method", "gptq")
     assert "no recipe for 'vim_huge'" in refused("train", "vim_huge")
+    whole = refused("train", "vim_micro_cifar10", "--data", f"cifar10:{tmp_path}", "--out", tmp_path / "out")
+    assert whole.startswith(f"{tmp_path} holds no whole CIFAR-10: expected cifar-10-batches-py with data_batch_1 to ")
     assert "device is 'cuda'" in refused("evaluate", "vim_nano", "--device", "cuda")
     assert "neither a model" in refused("evaluate", "nowhere.safetensors")
 

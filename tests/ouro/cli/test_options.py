@@ -17,7 +17,7 @@ from ouro.types import ModelSource
 
 runner = CliRunner()
 TAKE_A_MODEL = {
-    "attention", "generate", "quantize", "sensitivity", "quality", "evaluate", "bench quantization", "bench state",
+    "attention", "generate", "quantize", "sensitivity", "quality", "evaluate", "train", "bench quantization", "bench state",
     "bench model", "bench packed",
 }  # fmt: skip
 RUN_ANYWHERE = (TAKE_A_MODEL - {"bench model", "bench packed"}) | {
