@@ -97,6 +97,9 @@ QUANTIZERS.add("ptq4vm", "ouro.quant.methods.ptq4vm:PTQ4VM")
 QUANTIZERS.add("kscale", "ouro.quant.methods.kscale:KScaled")
 QUANTIZERS.add("ouro", "ouro.quant.methods.ouro:OuroMambaQuant")
 
+TASKS = Registry("task")
+TASKS.add("classification", "ouro.tasks.classification:Classification")
+
 DATASETS = Registry("data set")
 DATASETS.add("scenes", "ouro.data.scenes:Scenes")
 DATASETS.add("digits", "ouro.data.digits:Digits")

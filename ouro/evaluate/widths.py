@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ouro.evaluate.sensitivity import BATCH, Subsets, damage, grouped
+from ouro.evaluate.sensitivity import BATCH, Subsets, grouped
 from ouro.progress import staged
 from ouro.quant.apply import attach_calibration, counting, counts
 from ouro.quant.budget import Item
@@ -55,10 +55,10 @@ def damages_by_width(
         )
         calibration = yield from staged(job, begin, middle, f"{width} bits")
         subsets = Subsets(model, calibration, images, BATCH)
-        measuring = subsets.logits([(), *(group.paths for group in groups)])
+        measuring = subsets.outputs([(), *(group.paths for group in groups)])
         exact, *alone = yield from staged(measuring, middle, end, f"damage at {width} bits")
-        for damages, logits in zip(found, alone, strict=True):
-            damages[width] = damage(exact, logits).kl
+        for damages, rounded in zip(found, alone, strict=True):
+            damages[width] = subsets.damage(exact, rounded).kl
         sizes = sizes or elements(model, calibration, images[:1])
     return [
         Item(

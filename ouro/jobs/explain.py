@@ -19,6 +19,7 @@ from ouro.data.source import open_data, own_data
 from ouro.jobs.inputs import check_sample, image_file, open_model, source_of
 from ouro.jobs.provenance import run_info
 from ouro.taps import record
+from ouro.tasks import task_of
 from ouro.types import ModelSource, Progress, Report, ScanRecord
 from ouro.vision import VisionModel
 
@@ -177,14 +178,11 @@ def _one_image(
     for source in _SOURCES:
         matrix = merge([view[source] for view in views])
         arrays[f"matrix/{source}"] = matrix[0, :cells, :cells].float().cpu()
-    confidence, predicted = logits[0].softmax(-1).max(-1)
-    names = model.info.class_names
     facts = {
         "sample": None if spec.image is not None else spec.sample,
         "image": spec.image,
         "label": label,
-        "predicted": names[int(predicted)] if names else int(predicted),
-        "confidence": confidence.item(),
+        **task_of(model).answer(logits[0], model.info),
     }
     if mask is None:
         return facts, arrays, None

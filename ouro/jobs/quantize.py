@@ -30,6 +30,7 @@ from ouro.quant.calibrate import CHUNK, calibrating
 from ouro.quant.lower import FLOATS, lower, packed_tensors
 from ouro.quant.plan import make_plan
 from ouro.store import Store, check_writable, write_tensors
+from ouro.tasks import task_of
 from ouro.types import ModelSource, Progress, Report
 from ouro.vision import VisionModel
 
@@ -148,7 +149,7 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
         values["packed"] = packed_values(model, simulated, logits, images, path)
     if chosen is not None:
         with torch.no_grad():
-            measured = divergence(model(images), logits)
+            measured = divergence(task_of(model), model(images), logits)
         values |= {"budget": spec.budget, "mean_bits": dict(chosen.mean_bits)}
         values |= {"predicted_kl": chosen.predicted, "measured_kl": measured}
     run.save_report(values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Generator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
@@ -20,6 +20,7 @@ from ouro.progress import staged
 from ouro.quant.calibrate import calibrating
 from ouro.quant.plan import make_plan
 from ouro.store import Store
+from ouro.tasks import task_of
 from ouro.types import ModelSource, Progress, Report
 
 
@@ -76,8 +77,8 @@ def measure_sensitivity(
     info, data, options = model.info, own_data(spec.data, model.info), dict(spec.options)
     make_plan(model, spec.method, spec.bits, spec.scope, spec.seed, options)
     dataset = open_data(data, "test", info)
-    if len(dataset.classes) != info.num_classes:
-        raise ValueError(f"{data} has {len(dataset.classes)} classes, {spec.model.name} tells {info.num_classes} apart")
+    task = task_of(info)
+    task.require(dataset, data, info)
     yield Progress(0, 1000, f"calibration set {spec.calib}")
     images = calibration_set(spec.calib, spec.model, info, spec.seed, root=root, device=spec.device).images
     run = Store(root).open(identity(spec, model, job="sensitivity", data=data, options=options))
@@ -88,7 +89,7 @@ def measure_sensitivity(
         model, calibration, torch.cat(shown), torch.cat(labels), mode=spec.mode, by=spec.by, batch=spec.batch
     )
     measured = yield from staged(measuring, 0.3, 1, spec.mode)
-    rows = [_row(row) for row in measured.rows]
+    rows = [_row(row, task.metric) for row in measured.rows]
     values = {
         "model": spec.model.name,
         "method": spec.method,
@@ -99,24 +100,27 @@ def measure_sensitivity(
         "n": sum(map(len, shown)),
         "mode": spec.mode,
         "by": spec.by,
-        "fp_top1": measured.top1,
-        "whole": _damage(measured.whole),
+        f"fp_{task.metric}": measured.score,
+        "whole": _damage(measured.whole, task.metric),
         "rows": rows,
         "seconds": round(time.perf_counter() - started, 2),
         "seed": spec.seed,
     }
-    arrays = {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in ("kl", "top1_drop")}
+    arrays = {
+        name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in ("kl", f"{task.metric}_drop")
+    }
     run.save_tensors(arrays)
     run.save_report(values)
     return Report("sensitivity", values, run_info(spec.seed, started, model.device), arrays)
 
 
-def _damage(damage: Damage) -> dict[str, float | None]:
+def _damage(damage: Damage, metric: str) -> dict[str, float | None]:
     # JSON has no infinity
-    return asdict(damage) | {"sqnr_db": damage.sqnr_db if isfinite(damage.sqnr_db) else None}
+    sqnr = damage.sqnr_db if isfinite(damage.sqnr_db) else None
+    return {"kl": damage.kl, f"{metric}_drop": damage.drop, "sqnr_db": sqnr}
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(row: Row, metric: str) -> dict[str, Any]:
     group = row.group
     facts = {"name": group.name, "block": group.block, "kind": group.kind, "sites": len(group.paths)}
-    return facts | {"bits": list(group.bits), **_damage(row.damage), "isolated_kl": row.isolated_kl}
+    return facts | {"bits": list(group.bits), **_damage(row.damage, metric), "isolated_kl": row.isolated_kl}

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from ouro.data import batches, kind, load
-from ouro.evaluate.accuracy import accuracy, outcomes
+from ouro.evaluate.accuracy import outcomes
 from ouro.jobs.inputs import device_of, open_model
 from ouro.jobs.provenance import device_name, run_info
 from ouro.jobs.recipes import RECIPES, Augment, Round, TrainSpec
@@ -28,6 +28,7 @@ from ouro.models import variant
 from ouro.models.position import resize_pos_embed
 from ouro.quant.apply import weights_digest
 from ouro.store import check_writable, digest, read_json, read_tensors, write_json, write_tensors
+from ouro.tasks import task_of
 from ouro.types import Progress, Report
 from ouro.vision import VisionModel
 
@@ -68,7 +69,8 @@ def train_round(
             step_(batch, rate, min(spec.ema, (1 + step) / (10 + step)))
             done += 1
             if done % 20 == 0 or done == round_.steps:
-                loss, right = step_.loss.item(), (step_.logits.argmax(1) == batch.main_labels()).float().mean().item()
+                loss, outcomes_ = step_.loss.item(), task_of(model).outcomes(step_.logits, batch.main_labels())
+                right = outcomes_.float().mean().item()
                 entry = {"step": before + done, "size": size, "loss": round(loss, 4), "batch_top1": right}
                 log.append(entry)
                 yield Progress(before + done, spec.steps, f"{size}px loss {loss:.3f} top-1 {right:.2f}", entry)
@@ -136,7 +138,7 @@ def measured_card(
         "parameters": sum(p.numel() for p in model.parameters()),
         "data": spec.data,
         "split": "test",
-        **accuracy(right),
+        **task_of(model).score(right),
         **facts,
         "steps": spec.steps,
         "train_seconds": round(history["seconds"]),
@@ -149,9 +151,7 @@ def measured_card(
 def _facts(spec: TrainSpec, model: VisionModel) -> dict[str, Any]:
     """{train_images, epochs} of a finite set; a series has no image twice. Refuses one that is not the model's."""
     data = training_set(spec, model.info.input_size[-1])
-    if len(data.classes) != model.info.num_classes:
-        classes = f"{spec.data} has {len(data.classes)} classes, {spec.name} tells {model.info.num_classes} apart"
-        raise ValueError(f"{classes}; train a model of as many")
+    task_of(model).require(data, spec.data, model.info)
     if "series" in kind(spec.data).provides:
         return {}
     epochs = round(spec.steps * spec.batch / len(data), 1)

@@ -93,7 +93,7 @@ class ZigMa(VisionModel):
         self.info = ModelInfo(
             name=name, family="zigma", stages=(StageInfo(grid, side * side, config.states, inner, config.depth),),
             cls_index=None, input_size=(config.channels, config.image, config.image),
-            mean=config.mean, std=config.std, num_classes=0,
+            mean=config.mean, std=config.std, num_classes=0, task="diffusion",
         )  # fmt: skip
         self.patch_embed = PatchEmbed(config.patch, config.patch, config.channels, config.width)
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.flatten(1))

@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ouro.evaluate.accuracy import wilson
 from ouro.jobs.evaluate import EvaluateSpec, evaluate
 from ouro.jobs.quantize import QuantizeSpec, quantize
 from ouro.models import create_model
+from ouro.tasks.classification import wilson
 from ouro.types import ModelSource
 from tests.ouro.jobs.running import finish
 
