@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from ouro.evaluate.fidelity import compare
 from ouro.quant.apply import attach_calibration
 from ouro.quant.bits import WIDE
-from ouro.quant.calibrate import sections
+from ouro.quant.sections import sections
 from ouro.taps import detach, taps
 from ouro.types import Calibration, Progress, QuantPlan
 from ouro.vision import VisionModel

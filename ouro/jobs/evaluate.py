@@ -19,7 +19,7 @@ from ouro.jobs.quantize import load_quantized
 from ouro.models import create_model, variant
 from ouro.quant.apply import add_counts, counting, counts, effective_bits
 from ouro.quant.audit import require_sealed
-from ouro.quant.lower import is_packed
+from ouro.quant.packed.lower import is_packed
 from ouro.registry import MODELS
 from ouro.types import Calibration, Progress, Report
 from ouro.vision import VisionModel

@@ -15,7 +15,8 @@ from ouro.jobs.provenance import run_info
 from ouro.jobs.quantize import calibration_set
 from ouro.models import create_model
 from ouro.quant.observers import Rows
-from ouro.quant.outliers import OutlierRule, outlier_list, threshold
+from ouro.quant.outliers import outlier_list, threshold
+from ouro.quant.rules import OutlierRule
 from ouro.scan.order import row_major, scan_names
 from ouro.taps import Tap, match_taps, record
 from ouro.types import Progress, Report, ScanOrder

@@ -24,7 +24,9 @@ from ouro.models.layers import RMSNorm
 from ouro.models.mixer import Scan
 from ouro.quant.apply import attach_calibration
 from ouro.quant.calibrate import quantize as calibrate
-from ouro.quant.lower import PackedLinear, lower, restore, weighs
+from ouro.quant.packed.files import restore, weighs
+from ouro.quant.packed.lower import lower
+from ouro.quant.packed.modules import PackedLinear
 from ouro.store import read_tensors
 from ouro.types import Calibration, Progress, Report
 from ouro.vision import VisionModel

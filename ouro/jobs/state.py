@@ -18,9 +18,10 @@ from torch.nn import functional as F
 from ouro.jobs.provenance import run_info
 from ouro.jobs.quantize import calibration_set
 from ouro.models import create_model
-from ouro.quant import reparam
 from ouro.quant.grid import positive
-from ouro.quant.reparam import Factors
+from ouro.quant.search import reparam
+from ouro.quant.search.reparam import Factors
+from ouro.quant.search.states import largest_state, mean_state
 from ouro.scan import selective_scan
 from ouro.taps import record
 from ouro.types import Progress, Report, ScanInputs, ScanRounding, StateQuantizer
@@ -85,7 +86,7 @@ def _operands(model: Any, mixer: str, images: Tensor) -> dict[str, ScanInputs]:
 
 
 def _rules(inputs: ScanInputs, bits: int) -> dict[str, StateQuantizer]:
-    sizes, found = reparam.largest_state([inputs]), reparam.factors(reparam.mean_state([inputs]))
+    sizes, found = largest_state([inputs]), reparam.factors(mean_state([inputs]))
     inside = sizes / (found.channel[:, None, None] * found.state)
     whole = inside / found.step[:, None]
     limit = 2 ** (bits - 1) - 0.5

@@ -16,7 +16,7 @@ from ouro.jobs.quantize import QuantizeSpec, load_quantized, quantize
 from ouro.models import create_model, variant
 from ouro.quant.apply import attach_calibration
 from ouro.quant.calibrate import quantize as calibrate
-from ouro.quant.lower import is_packed, lower
+from ouro.quant.packed.lower import is_packed, lower
 from tests.ouro.jobs.running import finish
 
 

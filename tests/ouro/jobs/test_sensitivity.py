@@ -15,7 +15,7 @@ from ouro.jobs.evaluate import EvaluateSpec, evaluate
 from ouro.jobs.quantize import QuantizeSpec, calibration_set, load_quantized, quantize
 from ouro.jobs.sensitivity import SensitivitySpec, measure_sensitivity
 from ouro.models import create_model
-from ouro.quant.modules import WEIGHT_SITES
+from ouro.quant.quantizer import WEIGHT_SITES
 from ouro.store import Store, read_json
 from ouro.taps import taps
 from tests.ouro.jobs.running import finish
