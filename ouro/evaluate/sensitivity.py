@@ -20,7 +20,7 @@ from ouro.evaluate.fidelity import compare
 from ouro.progress import staged
 from ouro.quant.apply import attach_calibration
 from ouro.quant.bits import WIDE
-from ouro.quant.calibrate import sections
+from ouro.quant.sections import sections
 from ouro.taps import detach, taps
 from ouro.tasks import Task, task_of
 from ouro.types import Calibration, Progress, QuantPlan

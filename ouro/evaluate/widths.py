@@ -1,4 +1,4 @@
-"""What every site loses at every width it could have: what a budget of bits is spent by (`ouro.quant.budget`)."""
+"""What every site loses at every width it could have: what a budget of bits is spent by (`ouro.quant.search.budget`)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from torch import Tensor
 from ouro.evaluate.sensitivity import BATCH, Subsets, grouped
 from ouro.progress import staged
 from ouro.quant.apply import attach_calibration, counting, counts
-from ouro.quant.budget import Item
 from ouro.quant.calibrate import calibrating
-from ouro.quant.modules import RECURRENT_SITES, WEIGHT_SITES
 from ouro.quant.plan import is_rounded, make_plan
+from ouro.quant.quantizer import RECURRENT_SITES, WEIGHT_SITES
+from ouro.quant.search.budget import Item
 from ouro.taps import taps
 from ouro.types import Calibration, Progress
 from ouro.vision import VisionModel
@@ -34,7 +34,7 @@ def damages_by_width(
     seed: int,
     **options: Any,
 ) -> Generator[Progress, None, list[Item]]:
-    """What `ouro.quant.budget.allocate` chooses from: the isolated KL of every site, or group, at every width.
+    """What `ouro.quant.search.budget.allocate` chooses from: the isolated KL of every site, or group, at every width.
 
     Every width is calibrated once, with all sites at this width, and judged, on the same images. Sites inside the
     recurrence, and those that `bits` leave in floating point, are not to be chosen for.

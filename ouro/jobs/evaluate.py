@@ -18,7 +18,7 @@ from ouro.jobs.inputs import open_float, open_model, open_quantized, source_of
 from ouro.jobs.provenance import run_info
 from ouro.quant.apply import add_counts, counting, counts, effective_bits
 from ouro.quant.audit import require_sealed
-from ouro.quant.lower import is_packed
+from ouro.quant.packed.lower import is_packed
 from ouro.registry import MODELS
 from ouro.tasks import task_of
 from ouro.types import Calibration, ModelSource, Progress, Report

@@ -24,7 +24,7 @@ from ouro.data.source import FILE, NOISE, SYNTHETIC, noise, open_data, own_data,
 from ouro.models import create_model, variant
 from ouro.quant.apply import attach_calibration, from_tensors, weights_digest
 from ouro.quant.calibrate import check_images
-from ouro.quant.lower import PACKED_FORMAT, restore
+from ouro.quant.packed.files import PACKED_FORMAT, restore
 from ouro.store import read_tensors
 from ouro.types import Calibration, CalibrationSet, DataSource, ModelInfo, ModelSource
 from ouro.vision import VisionModel

@@ -13,7 +13,8 @@ from ouro.data import normalize
 from ouro.jobs.inputs import calibration_set, one_image, open_model, source_of
 from ouro.jobs.provenance import run_info
 from ouro.quant.observers import Rows
-from ouro.quant.outliers import OutlierRule, outlier_list, threshold
+from ouro.quant.outliers import outlier_list, threshold
+from ouro.quant.rules import OutlierRule
 from ouro.scan.order import row_major, scan_names
 from ouro.taps import Tap, match_taps, record
 from ouro.types import ModelSource, Progress, Report, ScanOrder

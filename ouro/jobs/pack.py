@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ouro.jobs.inputs import open_quantized
-from ouro.quant.lower import weighs
+from ouro.quant.packed.files import weighs
 from ouro.store import read_tensors
 from ouro.tasks import task_of
 from ouro.vision import VisionModel

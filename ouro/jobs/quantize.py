@@ -25,10 +25,11 @@ from ouro.quant.apply import (
     to_tensors,
 )
 from ouro.quant.audit import audit
-from ouro.quant.budget import WIDTHS, Allocation, allocate, check_budget
 from ouro.quant.calibrate import CHUNK, calibrating
-from ouro.quant.lower import FLOATS, lower, packed_tensors
+from ouro.quant.packed.files import FLOATS, packed_tensors
+from ouro.quant.packed.lower import lower
 from ouro.quant.plan import make_plan
+from ouro.quant.search.budget import WIDTHS, Allocation, allocate, check_budget
 from ouro.store import Store, check_writable, write_tensors
 from ouro.tasks import task_of
 from ouro.types import ModelSource, Progress, Report
@@ -46,7 +47,7 @@ class QuantizeSpec:
     budget: mean bits, of weights and of activations alike, that a search may spend: every site, or group of the same
         kind in a block (`by`), outside the recurrence gets one of `widths`. None: `bits` says it all. What `bits` leave
         in floating point stays there; outliers have their own bits, beyond the budget.
-    packed: write integer codes in place of the weights, see `ouro.quant.lower`; `floats` (fp32 or fp16) is how
+    packed: write integer codes in place of the weights, see `ouro.quant.packed.lower`; `floats` (fp32 or fp16) is how
         parameters that stay in floating point are stored there.
     """
 

@@ -23,7 +23,8 @@ from ouro.models.layers import RMSNorm
 from ouro.models.mixer import Scan
 from ouro.quant.apply import attach_calibration
 from ouro.quant.calibrate import quantize as calibrate
-from ouro.quant.lower import PackedLinear, lower
+from ouro.quant.packed.lower import lower
+from ouro.quant.packed.modules import PackedLinear
 from ouro.registry import DATASETS
 from ouro.types import ModelSource, Progress, Report
 from ouro.vision import VisionModel

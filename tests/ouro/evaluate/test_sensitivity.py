@@ -15,8 +15,8 @@ from ouro.evaluate.widths import damages_by_width, elements
 from ouro.models import create_model
 from ouro.quant import quantize
 from ouro.quant.apply import attach_calibration
-from ouro.quant.budget import allocate
 from ouro.quant.calibrate import calibrating
+from ouro.quant.search.budget import allocate
 from ouro.taps import taps
 from ouro.tasks.classification import Classification
 from ouro.types import Progress

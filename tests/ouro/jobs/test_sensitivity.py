@@ -16,7 +16,7 @@ from ouro.jobs.inputs import calibration_set, load_quantized
 from ouro.jobs.quantize import QuantizeSpec, quantize
 from ouro.jobs.sensitivity import SensitivitySpec, measure_sensitivity
 from ouro.models import create_model
-from ouro.quant.modules import WEIGHT_SITES
+from ouro.quant.quantizer import WEIGHT_SITES
 from ouro.store import Store, read_json
 from ouro.taps import taps
 from ouro.tasks.classification import Classification

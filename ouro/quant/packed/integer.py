@@ -2,70 +2,20 @@
 
 Source: OuroMamba (arXiv 2503.10959), inference with two precisions: inliers with the static step of their time step,
 listed channels with one dynamic step per sample and time step, or in floating point. Without outliers the second sum
-is not there. `encode_reference` and `linear_reference` define what the compiled `ouro.quant.compiled_linear` computes.
+is not there. `encode_reference` and `linear_reference` define what the compiled `compiled_linear` computes.
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from functools import cache
-from importlib import import_module
 
 import torch
 from torch import Tensor
 
 from ouro.quant.grid import Grid, positive, quantize, range_of
-from ouro.quant.outliers import OutlierRule, outlier_list_reference
+from ouro.quant.outliers import compilable, outlier_list_reference
+from ouro.quant.packed.codes import Codes, Encoded, Encoding, shift_of
 
 LARGEST_K = 2**31 // (255 * 128)
 """So many input channels are sure to fit int32: of every product of two codes, and of the zero point's as well."""
-_FLOAT_K = 2**24 // (128 * 128)
-
-
-@dataclass(frozen=True, slots=True)
-class Encoding:
-    """How rows [b l c] become codes.
-
-    grid: codes of inliers. scale, zero: float32 [1] or per time step [l]; None for the range of each row (dynamic,
-    `grid` is asymmetric then). rule, theta: which channels are outliers, see `ouro.quant.outliers`.
-    """
-
-    grid: Grid
-    scale: Tensor | None = None
-    zero: Tensor | None = None
-    rule: OutlierRule | None = None
-    theta: Tensor | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Codes:
-    """Rows as integers: element (r, c) stands for scale[r] (codes[r, c] - zero[r]). int8 [r c], float32 and int32 [r].
-
-    A row that held NaN has the scale NaN.
-    """
-
-    codes: Tensor
-    scale: Tensor
-    zero: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """Inliers, and where there is an outlier rule, who is listed (bool [r c]) and outliers as codes or floats [r c].
-
-    The code of a listed element is the zero point among inliers, that of any other the one among outliers. `floats` are
-    the rows as they came; of them only listed elements count.
-    """
-
-    inliers: Codes
-    listed: Tensor | None = None
-    outliers: Codes | None = None
-    floats: Tensor | None = None
-
-
-def shift_of(grid: Grid) -> int:
-    """What is taken off the codes, and the zero point, of an asymmetric grid, so that they fit int8."""
-    return 0 if grid.low < 0 else (grid.high + 1) // 2
 
 
 def check_steps(encoding: Encoding, rows: Tensor) -> None:
@@ -159,37 +109,8 @@ def linear(
 
 
 def unpack(packed: Tensor, columns: int) -> Tensor:
-    """`ouro.quant.pack.unpack_codes` of uint8 codes, compiled, on the CPU."""
+    """`ouro.quant.packed.storage.unpack_codes` of uint8 codes, compiled, on the CPU."""
     return _compiled().unpack(packed, columns)
-
-
-def compilable(x: Tensor) -> bool:
-    """Whether the compiled code takes x; everything else goes through the definitions."""
-    return x.device.type == "cpu" and x.dtype == torch.float32
-
-
-def accumulate(a: Tensor, b: Tensor) -> Tensor:
-    """Exact int32 a b^T of int8 codes [r c] and [o c], on a CPU."""
-    if a.shape[1] == 1:
-        # torch 2.13's _int_mm reads beyond a matrix of one column
-        a, b = (torch.nn.functional.pad(x, (0, 1)) for x in (a, b))
-    return torch._int_mm(a, b.T) if _int_mm_is_exact() else accumulate_by_floats(a, b)
-
-
-def accumulate_by_floats(a: Tensor, b: Tensor) -> Tensor:
-    """`accumulate` by float32 products of at most 1024 channels, whose sums stay below 2^24 and therefore exact."""
-    parts = zip(a.split(_FLOAT_K, 1), b.split(_FLOAT_K, 1), strict=True)
-    return sum((x.float() @ y.float().T).int() for x, y in parts)
-
-
-@cache
-def _int_mm_is_exact() -> bool:
-    """False where the processor adds pairs of products in 16 bits: AVX2 and AVX-512 without VNNI saturate there."""
-    large = torch.full((64, 64), 127, dtype=torch.int8)
-    for a, b in ((large, large), (large, -large), (-large - 1, large)):
-        if not (torch._int_mm(a, b.T) == 64 * int(a[0, 0]) * int(b[0, 0])).all():
-            return False
-    return True
 
 
 def _codes(rows: Tensor, scale: Tensor, zero: Tensor, grid: Grid, left_out: Tensor | None = None) -> Codes:
@@ -221,4 +142,6 @@ def _bits(grid: Grid) -> int:
 
 def _compiled():
     # numba takes a moment to import: only when something runs on integers
-    return import_module("ouro.quant.compiled_linear")
+    from ouro.quant.packed import compiled_linear
+
+    return compiled_linear

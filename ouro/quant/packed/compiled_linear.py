@@ -1,4 +1,4 @@
-"""Linear layers on integers compiled for CPUs: what `ouro.quant.integer` defines, the products of codes by torch.
+"""Linear layers on integers compiled for CPUs: what `ouro.quant.packed.integer` defines, the products of codes by torch.
 
 Measured on an AMD EPYC with VNNI, one thread, 1576 x 128 times 128 x 512: float32 1.9 ms, torch._int_mm 0.21 ms (of
 which a loop in numba, without VNNI, cannot get near), quantized.linear of fbgemm 0.32 ms and only with one step per
@@ -12,9 +12,10 @@ import torch
 from numba import njit, prange
 from torch import Tensor
 
-from ouro.quant.compiled import grow, own_grid
-from ouro.quant.integer import Codes, Encoded, Encoding, accumulate, shift_of
-from ouro.quant.outliers import OutlierRule
+from ouro.quant.compiled_outliers import grow, own_grid
+from ouro.quant.packed.codes import Codes, Encoded, Encoding, shift_of
+from ouro.quant.packed.products import accumulate
+from ouro.quant.rules import OutlierRule
 from ouro.scan.cpu import run_kernel
 
 # float32 numbers around 1.5 * 2^23 are whole: adding and subtracting it rounds half to even
@@ -136,7 +137,7 @@ def _add_floats(x, lists, columns, weight_scale, y):
 
 @njit(error_model="numpy", cache=True, parallel=True)
 def _unpack(packed, codes):
-    """uint8 [o ceil(c/2)] -> int8 [o c], see `ouro.quant.pack`."""
+    """uint8 [o ceil(c/2)] -> int8 [o c], see `ouro.quant.packed.storage`."""
     outputs, columns = codes.shape
     half = packed.shape[1]
     for block in prange((outputs + _BLOCK - 1) // _BLOCK):
@@ -149,7 +150,7 @@ def _unpack(packed, codes):
 
 
 def encode(rows: Tensor, encoding: Encoding) -> Encoded:
-    """`ouro.quant.integer.encode` of float32 rows [b l c] on the CPU."""
+    """`ouro.quant.packed.integer.encode` of float32 rows [b l c] on the CPU."""
     _, steps, channels = rows.shape
     source = rows.detach().contiguous().view(-1, channels).numpy()
     codes, row_scale, row_zero = _room(len(source), channels)
@@ -181,7 +182,7 @@ def encode(rows: Tensor, encoding: Encoding) -> Encoded:
 def linear(
     encoded: Encoded, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, totals: Tensor | None = None
 ) -> Tensor:
-    """`ouro.quant.integer.linear` on the CPU."""
+    """`ouro.quant.packed.integer.linear` on the CPU."""
     outputs = len(weight)
     of_ones = (weight.sum(1, dtype=torch.int32) if totals is None else totals).numpy()
     steps = _table(weight_scale)
@@ -200,7 +201,7 @@ def linear(
 
 
 def unpack(packed: Tensor, columns: int) -> Tensor:
-    """`ouro.quant.pack.unpack_codes` of what is stored two to a byte, on the CPU."""
+    """`ouro.quant.packed.storage.unpack_codes` of what is stored two to a byte, on the CPU."""
     codes = np.empty((len(packed), columns), np.int8)
     run_kernel(_unpack, packed.numpy(), codes)
     return torch.from_numpy(codes)

@@ -9,101 +9,17 @@ candidate too, and wins ties, so that no search makes a scale worse; tokens are 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ouro.quant.grid import positive, quantize, symmetric
+from ouro.quant.search.candidates import initial, power_of_two, with_initial
 
 TOKENS = 4096
 """About how many tokens a search looks at; more only where there are more time steps than that."""
 WEIGHT_TOKENS = 1024
 """About how many tokens a search for a weight's scale looks at."""
-
-
-def clusters(means: Tensor, k: int) -> Tensor:
-    """Labels [m] int64 of one-dimensional k-means over `means` [m]; cluster 0 has the smallest centroid.
-
-    Exact and deterministic: in one dimension clusters are intervals of the sorted values, and dynamic programming finds
-    the partition with the least sum of squares (of equals, the one whose intervals end earliest). Equal values share
-    a cluster and none is empty: fewer distinct values than k make fewer clusters, still labeled from 0.
-
-    Raises:
-        ValueError: k is below 1, or `means` is no vector of finite numbers.
-    """
-    if k < 1:
-        raise ValueError(f"k is {k}, expected at least 1 cluster")
-    if means.dim() != 1 or len(means) == 0:
-        raise ValueError(f"means is {tuple(means.shape)}, expected a non-empty (m,), one number per token or channel")
-    if not means.isfinite().all():
-        raise ValueError("means hold values that are not finite; look for NaN or infinity in what was recorded")
-    values, place = torch.unique(means.detach().double().cpu(), return_inverse=True)
-    if k >= len(values):
-        return place.to(means.device)
-    counts = torch.bincount(place, minlength=len(values)).numpy()
-    starts = _best_intervals(values.numpy(), counts, k)
-    of_value = torch.from_numpy(np.searchsorted(starts, np.arange(len(values)), side="right") - 1)
-    return of_value[place].to(means.device)
-
-
-def _best_intervals(values: np.ndarray, counts: np.ndarray, k: int) -> np.ndarray:
-    """First index of each of k intervals of sorted values with the least sum of squares around their means."""
-    # around the middle, so that differences of running sums stay exact
-    centered = values - np.average(values, weights=counts)
-    weight, total, squares = (
-        np.concatenate([[0.0], np.cumsum(x)]) for x in (counts, counts * centered, counts * centered**2)
-    )
-    m = len(values)
-
-    def spread(first: np.ndarray, end: int) -> np.ndarray:
-        """Sum of squares of the interval first .. end - 1."""
-        inside = total[end] - total[first]
-        return np.maximum(squares[end] - squares[first] - inside**2 / (weight[end] - weight[first]), 0.0)
-
-    cost = np.concatenate([[0.0], [spread(np.array(0), end) for end in range(1, m + 1)]])
-    begins = np.zeros((k, m + 1), np.int64)
-    for parts in range(1, k):
-        new = np.full(m + 1, np.inf)
-        for end in range(parts + 1, m + 1):
-            first = np.arange(parts, end)
-            costs = cost[first] + spread(first, end)
-            best = int(np.argmin(costs))
-            new[end], begins[parts, end] = costs[best], first[best]
-        cost = new
-    starts, end = np.zeros(k, np.int64), m
-    for parts in range(k - 1, 0, -1):
-        starts[parts] = end = begins[parts, end]
-    return starts
-
-
-def initial(peak: Tensor, bits: int) -> Tensor:
-    """The scale to search around, peak / (2^(bits-1) - 0.5): the peak gets the greatest code; 1 where the peak is 0.
-
-    Raises:
-        ValueError: a peak is not finite.
-    """
-    if not peak.isfinite().all():
-        raise ValueError("the greatest |x| is not finite; look for NaN or infinity in what was recorded")
-    return positive(peak / (2 ** (bits - 1) - 0.5))
-
-
-def candidates(scale0: Tensor, count: int = 100, *, least: float = 0.0) -> Tensor:
-    """Scales [... i] to try: scale0 (0.01 + i (1.2 - 0.01) / count) for i = 0 .. count - 1, from `least` scale0 up."""
-    factors = 0.01 + torch.arange(count, dtype=torch.float64, device=scale0.device) * ((1.2 - 0.01) / count)
-    return scale0.unsqueeze(-1) * factors[factors >= least].to(scale0.dtype)
-
-
-def with_initial(scale0: Tensor, count: int = 100, *, least: float = 0.0) -> Tensor:
-    """Scales [... 1 + i] that a search tries: scale0 itself, then its `candidates`."""
-    return torch.cat([scale0.unsqueeze(-1), candidates(scale0, count, least=least)], -1)
-
-
-def power_of_two(scales: Tensor) -> Tensor:
-    """Scales [k] tied to the first one: s_0 2^round(log2(s_k / s_0)), so that the others are shifts of it."""
-    return scales[0] * torch.exp2((scales / scales[0]).log2().round())
 
 
 def search_tokens(rows: Sequence[Tensor], labels: Tensor, bits: int, *, tie: bool = True, least: float = 0.0) -> Tensor:
@@ -223,23 +139,6 @@ def search_weight(weight: Tensor, inputs: Sequence[Tensor], bits: int, *, per_ch
     return tried[0, torch.stack(scores).argmax()][None]
 
 
-def bias_correction(weight: Tensor, rounded: Tensor, inputs: Sequence[Tensor]) -> Tensor:
-    """What to add to a linear layer's bias, [o], to keep its mean output: -mean over b and l of x (W_q - W)^T.
-
-    Args:
-        weight: W [o c].
-        rounded: W_q [o c], what the rounded weight stands for.
-        inputs: chunks [b l c] of the layer's input; all of it counts.
-
-    Raises:
-        ValueError: inputs are empty or do not fit the weight.
-    """
-    _check_inputs(weight, inputs)
-    total = torch.stack([x.detach().sum((0, 1), dtype=torch.float64) for x in inputs]).sum(0)
-    mean = (total / sum(x.shape[0] * x.shape[1] for x in inputs)).to(weight)
-    return -((rounded - weight).detach() @ mean)
-
-
 def _check_inputs(weight: Tensor, inputs: Sequence[Tensor]) -> None:
     if not inputs:
         raise ValueError("there are no inputs to search on; record at least one chunk [b l c]")
@@ -286,8 +185,9 @@ def _sample(rows: Sequence[Tensor], limit: int, *, every_step: bool = True) -> t
 
 def _code_sums(x: Tensor, steps: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     # numba takes a moment to import: only when something is searched
-    compiled: Any = import_module("ouro.quant.compiled_search")
-    return compiled.code_sums(x, steps, symmetric(bits, narrow=False))
+    from ouro.quant.search.compiled import code_sums
+
+    return code_sums(x, steps, symmetric(bits, narrow=False))
 
 
 def _scaled_sums(x: Tensor, steps: Tensor, bits: int) -> tuple[Tensor, Tensor]:

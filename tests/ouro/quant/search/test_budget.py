@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 
-from ouro.quant import budget as module
-from ouro.quant.budget import WIDTHS, Item, allocate, check_budget
+from ouro.quant.search import budget as module
+from ouro.quant.search.budget import WIDTHS, Item, allocate, check_budget
 
 
 def items(seed, count=5, kind="weights", monotone=True):

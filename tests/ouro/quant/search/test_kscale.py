@@ -1,22 +1,12 @@
-"""K scales: clusters are the best there are, and a search finds what trying everything finds."""
-
-import itertools
+"""K scales: a search finds what trying everything finds, and makes no scale worse."""
 
 import pytest
 import torch
 
 from ouro.quant.grid import fake_quantize, symmetric
-from ouro.quant.kscale import (
-    bias_correction,
-    candidates,
-    clusters,
-    initial,
-    power_of_two,
-    search_channels,
-    search_tokens,
-    search_weight,
-    with_initial,
-)
+from ouro.quant.search.candidates import candidates, initial, power_of_two, with_initial
+from ouro.quant.search.clusters import clusters
+from ouro.quant.search.kscale import search_channels, search_tokens, search_weight
 from tests.testing import assert_close
 
 
@@ -37,51 +27,6 @@ def rows():
     return [torch.randn(b, 7, 12, generator=generator) * sizes for b in (3, 5)]
 
 
-def within(values, labels):
-    """Sum of squares around the means of the clusters."""
-    return sum(float((values[labels == k] - values[labels == k].mean()).square().sum()) for k in labels.unique())
-
-
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("k", (1, 2, 3, 4))
-def test_clusters_are_ascending_and_the_best_there_are(seed, k):
-    means = torch.randn(9, generator=torch.Generator().manual_seed(seed)).exp()
-    labels = clusters(means, k)
-    assert labels.dtype == torch.int64 and labels.unique().tolist() == list(range(k))
-    assert labels[means.argsort()].diff().min() >= 0
-    places = means.sort().values
-    every = (
-        torch.bucketize(torch.arange(9), torch.tensor(cuts), right=True)
-        for cuts in itertools.combinations(range(1, 9), k - 1)
-    )
-    best = min(within(places, cut) for cut in every) if k > 1 else within(means, labels)
-    assert within(means, labels) == pytest.approx(best, rel=1e-5)
-    assert torch.equal(labels, clusters(means, k))
-
-
-def test_clusters_of_one_of_all_and_of_repeated_values():
-    means = torch.tensor([3.0, 1.0, 2.0, 1.0])
-    assert clusters(means, 1).tolist() == [0] * 4
-    assert clusters(torch.tensor([3.0, 1.0, 2.0]), 3).tolist() == [2, 0, 1]
-    assert clusters(means, 4).tolist() == [2, 0, 1, 0]
-    assert clusters(torch.full((5,), 7.0), 4).tolist() == [0] * 5
-    assert clusters(torch.tensor([2.0]), 4).tolist() == [0]
-
-
-def test_clusters_of_a_long_vector_take_a_moment():
-    means = torch.cat([torch.randn(1000, generator=torch.Generator().manual_seed(k)) + 100 * k for k in (2, 0, 1)])
-    assert clusters(means, 3).tolist() == [2] * 1000 + [0] * 1000 + [1] * 1000
-
-
-def test_candidates_reach_from_a_hundredth_to_past_the_start():
-    tried = candidates(torch.tensor([2.0, 5.0]))
-    assert tried.shape == (2, 100)
-    assert_close(tried[:, 0], torch.tensor([0.02, 0.05]))
-    assert_close(tried.amax(1), torch.tensor([2.376, 5.94]))
-    assert_close(tried.diff(), torch.tensor([[2.0], [5.0]]) * 0.0119 * torch.ones(2, 99))
-    assert with_initial(torch.tensor(3.0)).shape == (101,) and with_initial(torch.tensor(3.0))[0] == 3
-
-
 @pytest.mark.parametrize("search", [search_tokens, search_channels])
 def test_nothing_that_was_seen_clips_where_it_must_not(search) -> None:
     x = torch.randn(3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -91,21 +36,6 @@ def test_nothing_that_was_seen_clips_where_it_must_not(search) -> None:
     (free,), (kept,) = search([x], labels, 4), search([x], labels, 4, least=1.0)
     peak = initial(x.abs().amax()[None], 4)[0]
     assert free < 0.5 * peak <= kept
-
-
-@pytest.mark.parametrize("bits", (4, 8))
-def test_the_peak_gets_the_greatest_code(bits):
-    scale = initial(torch.tensor([5.0, 0.0]), bits)
-    assert_close(scale, torch.tensor([5.0 / (2 ** (bits - 1) - 0.5), 1.0]))
-    peak = torch.tensor([5.0, -5.0])
-    codes = rounded(peak, scale[0], bits) / scale[0]
-    greatest = 2 ** (bits - 1) - 1
-    assert codes[0].round() == greatest and -codes[1].round() in (greatest, greatest + 1)
-
-
-def test_power_of_two_ties_to_the_first():
-    tied = power_of_two(torch.tensor([0.3, 0.31, 0.7, 5.0, 0.1]))
-    assert_close(tied, 0.3 * torch.tensor([1.0, 1.0, 2.0, 16.0, 0.25]))
 
 
 @pytest.mark.parametrize("tie", [True, False])
@@ -212,11 +142,11 @@ def test_sampled_search_sees_every_time_step_and_comes_close(monkeypatch):
     x = torch.randn(64, 9, 16, generator=generator) * torch.logspace(-2, 2, 9)[:, None]
     labels = torch.arange(9)
     whole = search_tokens([x], labels, 4, tie=False)
-    monkeypatch.setattr("ouro.quant.kscale.TOKENS", 5)
+    monkeypatch.setattr("ouro.quant.search.kscale.TOKENS", 5)
     sampled = search_tokens([x], labels, 4, tie=False)
     # one token per step is left, and each step has a scale of its own size
     assert (sampled / whole).log2().abs().max() < 2
-    monkeypatch.setattr("ouro.quant.kscale.TOKENS", 200)
+    monkeypatch.setattr("ouro.quant.search.kscale.TOKENS", 200)
     sampled = search_tokens([x], labels, 4, tie=False)
     full, part = (cosines(x, s[:, None], 4).mean() for s in (whole, sampled))
     assert full - part < 2e-3
@@ -244,31 +174,12 @@ def test_weight_search_tries_every_candidate(rows, bits):
     assert search_weight(torch.zeros(6, 12), rows, bits, per_channel=True).tolist() == [1] * 6
 
 
-def test_corrected_bias_keeps_the_mean_output(rows):
-    weight = torch.randn(6, 12, generator=torch.Generator().manual_seed(4))
-    coarse = rounded(weight, initial(weight.abs().max(), 3), 3)
-    shifted = [x + 1 for x in rows]
-    x = torch.cat(shifted)
-    bias = bias_correction(weight, coarse, shifted)
-    assert_close((x @ coarse.T + bias).mean((0, 1)), (x @ weight.T).mean((0, 1)), atol=1e-4)
-    assert_close(bias, -(x @ (coarse - weight).T).mean((0, 1)), atol=1e-4)
-
-
 ZEROS = torch.zeros(3, dtype=torch.int64)
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: clusters(torch.ones(3), 0), "k is 0, expected at least 1 cluster"),
-        (
-            lambda: clusters(torch.ones(3, 2), 2),
-            "means is (3, 2), expected a non-empty (m,), one number per token or channel",
-        ),
-        (
-            lambda: clusters(torch.tensor([1.0, torch.nan]), 2),
-            "means hold values that are not finite; look for NaN or infinity in what was recorded",
-        ),
         (
             lambda: search_tokens([torch.tensor([1.0, torch.nan]).view(1, 1, 2)], ZEROS[:1], 8),
             "the greatest |x| is not finite; look for NaN or infinity in what was recorded",

@@ -5,8 +5,8 @@ import re
 import pytest
 import torch
 
-from ouro.quant import integer
-from ouro.quant.pack import pack_codes, stored_bits, unpack_codes
+from ouro.quant.packed import integer
+from ouro.quant.packed.storage import pack_codes, stored_bits, unpack_codes
 
 
 def codes_of(bits, outputs, columns):

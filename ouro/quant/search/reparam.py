@@ -10,24 +10,17 @@ The grid is symmetric with its full range. What is stored is Q(h~); y reads the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ouro.quant.grid import dequantize, positive, quantize, symmetric
-from ouro.quant.kscale import candidates, initial, with_initial
+from ouro.quant.search.candidates import candidates, initial, with_initial
+from ouro.quant.search.states import kept, largest_state, pieces, sample
 from ouro.scan import selective_scan
 from ouro.types import ScanInputs, ScanOutput, ScanRounding, StateQuantizer
-
-REPRESENTATIVES = ("mean", "max")
-DISPERSIONS = ("std", "one")
-
-_PIECE = 4
-"""Samples whose states are held at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +36,7 @@ class Factors:
         return self.channel[:, None, None] * self.step[:, None] * self.state
 
 
-def factors(H: Tensor, *, representative: str = "mean", dispersion: str = "std") -> Factors:
+def factors(H: Tensor) -> Factors:
     """r_X = X_rep^{p_X} + 1e-15 for X in C (channels), L (steps), D (states), from the size of the states H [e l n].
 
     X_rep is the mean of H over the other two axes and p_X = std(X_rep) / (std(C_rep) + std(L_rep) + std(D_rep)), so an
@@ -52,29 +45,21 @@ def factors(H: Tensor, *, representative: str = "mean", dispersion: str = "std")
     the powers are equal. A representative of 0 (a dead channel) gets factor 1.
 
     Args:
-        H: mean |h| over samples, see `mean_state`; or any other size of the states.
-        representative: "mean", or "max" over the other two axes (the means then differ).
-        dispersion: "std", or "one" for equal powers.
+        H: mean |h| over samples, see `ouro.quant.search.states.mean_state`; or any other size of the states.
 
     Raises:
-        ValueError: H is not (e, l, n), finite and nowhere negative, or an option is unknown.
+        ValueError: H is not (e, l, n), finite and nowhere negative.
     """
-    if representative not in REPRESENTATIVES:
-        raise ValueError(f"unknown representative {representative!r}; known: {', '.join(REPRESENTATIVES)}")
-    if dispersion not in DISPERSIONS:
-        raise ValueError(f"unknown dispersion {dispersion!r}; known: {', '.join(DISPERSIONS)}")
     if H.dim() != 3 or H.numel() == 0:
         raise ValueError(f"H is {tuple(H.shape)}, expected a non-empty (e, l, n): average over samples first")
     if not H.isfinite().all() or (H < 0).any():
         raise ValueError("H holds values that are negative or not finite; expected the mean of |h|")
-    others = [(1, 2), (0, 2), (0, 1)]
-    wide = H.double()
-    sizes = [wide.mean(axes) if representative == "mean" else wide.amax(axes) for axes in others]
-    spreads = [size.std() if len(size) > 1 and dispersion == "std" else size.new_zeros(()) for size in sizes]
+    sizes = [H.double().mean(axes) for axes in ((1, 2), (0, 2), (0, 1))]
+    spreads = [size.std() if len(size) > 1 else size.new_zeros(()) for size in sizes]
     total = torch.stack(spreads).sum()
     powers = [spread / total if total > 0 else 1 / 3 for spread in spreads]
-    found = [positive(size) ** power + 1e-15 for size, power in zip(sizes, powers, strict=True)]
-    return Factors(*(factor.to(H.dtype) for factor in found))
+    rows = [positive(size) ** power + 1e-15 for size, power in zip(sizes, powers, strict=True)]
+    return Factors(*(row.to(H.dtype) for row in rows))
 
 
 def reparameterize(A_bar: Tensor, drive: Tensor, C: Tensor, factors: Factors) -> tuple[Tensor, Tensor, Tensor]:
@@ -91,65 +76,6 @@ def reparameterize(A_bar: Tensor, drive: Tensor, C: Tensor, factors: Factors) ->
     before = torch.cat([torch.ones_like(factors.step[:1]), factors.step[:-1]])
     ratio = (before / factors.step)[:, None]
     return A_bar * ratio, drive / factors.rank1(), C * (factors.state[:, None] * factors.step)
-
-
-def fuse_state_into_projection(weight: Tensor, rank: int, factors: Factors) -> Tensor:
-    """x_proj's weight [(rank + 2 N) e] with r_D in it: the rows of B divided by it, those of C multiplied.
-
-    Exact for the model: its scan gives the same y, and its states are h / r_D.
-
-    Raises:
-        ValueError: the weight does not have rank + 2 N rows.
-    """
-    N = len(factors.state)
-    if weight.dim() != 2 or len(weight) != rank + 2 * N:
-        raise ValueError(
-            f"weight is {tuple(weight.shape)}, expected (rank + 2 n, e) with rank + 2 n = {rank} + 2 x {N} = "
-            f"{rank + 2 * N}"
-        )
-    state = factors.state.to(weight)
-    return weight * torch.cat([torch.ones_like(weight[:rank, 0]), 1 / state, state])[:, None]
-
-
-def fuse_channel(inputs: ScanInputs, factors: Factors) -> tuple[ScanInputs, Tensor]:
-    """(operands with u / r_C, r_C [e]): y of the operands given is r_C times y of those returned, skip included.
-
-    D stays as it is: D (u / r_C) is divided along with C h. The states are h / r_C. Nothing else of the factors can
-    enter operands of this form but r_D, by B / r_D and C r_D (`fuse_state_into_projection`). r_L folds into three
-    places: B_l / r_L[l], C_l r_L[l], and the ratio r_L[l-1] / r_L[l] on A_bar, which is an addend log(ratio) beside
-    delta A and has no operand of its own: it takes `reparameterize`, or a step of the state that carries it,
-    StateQuantizer(step = s * factors.step).
-    """
-    return replace(inputs, u=inputs.u / factors.channel[:, None].to(inputs.u)), factors.channel
-
-
-def mean_state(scans: Sequence[ScanInputs]) -> Tensor:
-    """Mean of |h| over all samples of all chunks, [e l n]; holds the states of a few samples at a time.
-
-    Raises:
-        ValueError: there are no scans.
-    """
-    total, samples = None, 0
-    for h in _states(scans):
-        size = h.abs().sum(0, dtype=torch.float64)
-        total = size if total is None else total.add_(size)
-        samples += len(h)
-    assert total is not None
-    return (total / samples).to(scans[0].u.dtype)
-
-
-def largest_state(scans: Sequence[ScanInputs]) -> Tensor:
-    """Maximum of |h| over all samples of all chunks, [e l n]; holds the states of a few samples at a time.
-
-    Raises:
-        ValueError: there are no scans.
-    """
-    greatest = None
-    for h in _states(scans):
-        size = h.abs().amax(0)
-        greatest = size if greatest is None else torch.maximum(greatest, size)
-    assert greatest is not None
-    return greatest
 
 
 def search_steps(
@@ -172,13 +98,14 @@ def search_steps(
     Raises:
         ValueError: there are no scans, or they hold values that are not finite.
     """
-    inputs = _sample(scans, samples)
+    inputs = sample(scans, samples)
     channels, N = inputs.A.shape
     unit = inputs.A.new_ones(channels, N) if factors is None else factors.channel[:, None] * factors.state
     # numba takes a moment to import: only when something is searched
-    compiled: Any = import_module("ouro.quant.compiled_search")
+    from ouro.quant.search.compiled import greedy_steps
+
     tried = with_initial(torch.ones(()), least=least)
-    return compiled.greedy_steps(inputs, unit, tried, symmetric(bits, narrow=False)).to(inputs.u.device)
+    return greedy_steps(inputs, unit, tried, symmetric(bits, narrow=False)).to(inputs.u.device)
 
 
 @torch.no_grad()
@@ -201,7 +128,7 @@ def search_shared(
     Raises:
         ValueError: there are no scans, or they hold values that are not finite.
     """
-    inputs = replace(_sample(scans, samples), D=None)
+    inputs = replace(sample(scans, samples), D=None)
     size = largest_state([inputs])
     start = initial((size if factors is None else size / factors.rank1().to(size)).amax(), bits)
     wanted = _scan(inputs).y
@@ -228,13 +155,13 @@ def state_error(scans: Sequence[ScanInputs], quantizer: StateQuantizer | None, s
     Raises:
         ValueError: there are no scans, or they hold values that are not finite.
     """
-    inputs = replace(_sample(scans, samples), D=None)
+    inputs = replace(sample(scans, samples), D=None)
     if quantizer is None:
         return 0.0
     error, size = 0.0, 0.0
-    for piece in _pieces(inputs):
-        h = _kept(_scan(piece, keep_states=True))
-        unrounded = _kept(_scan(piece, quantizer, keep_states=True))
+    for piece in pieces(inputs):
+        h = kept(_scan(piece, keep_states=True))
+        unrounded = kept(_scan(piece, quantizer, keep_states=True))
         gap = _rounded(unrounded, quantizer) - h
         error += gap.square().sum(dtype=torch.float64).item()
         size += h.square().sum(dtype=torch.float64).item()
@@ -245,11 +172,6 @@ def _scan(inputs: ScanInputs, quantizer: StateQuantizer | None = None, *, keep_s
     """The scan, its state rounded if there is a quantizer."""
     rounding = None if quantizer is None else ScanRounding(h=quantizer)
     return selective_scan(inputs, keep_states=keep_states, rounding=rounding)
-
-
-def _kept(out: ScanOutput) -> Tensor:
-    assert out.h is not None
-    return out.h
 
 
 def _rounded(h: Tensor, quantizer: StateQuantizer) -> Tensor:
@@ -274,47 +196,3 @@ def _greatest(places: Sequence[int], score: Callable[[int], float], scores: dict
         if place not in scores:
             scores[place] = score(place)
     return max(places, key=scores.__getitem__)
-
-
-@torch.no_grad()
-def _states(scans: Sequence[ScanInputs]) -> Iterator[Tensor]:
-    """h [b e l n] of a few samples at a time."""
-    _require(scans)
-    for inputs in scans:
-        for piece in _pieces(inputs):
-            yield _kept(_scan(replace(piece, D=None), keep_states=True))
-
-
-def _pieces(inputs: ScanInputs) -> Iterator[ScanInputs]:
-    for first in range(0, len(inputs.u), _PIECE):
-        yield _select(inputs, slice(first, first + _PIECE))
-
-
-def _select(inputs: ScanInputs, samples: slice | Tensor) -> ScanInputs:
-    """The same scan of these samples, without their graph."""
-    u, delta, B, C = (x.detach()[samples] for x in (inputs.u, inputs.delta, inputs.B, inputs.C))
-    return replace(inputs, u=u, delta=delta, A=inputs.A.detach(), B=B, C=C)
-
-
-def _sample(scans: Sequence[ScanInputs], samples: int) -> ScanInputs:
-    """At most so many samples of all chunks as one, evenly spaced."""
-    _require(scans)
-    if samples < 1:
-        raise ValueError(f"samples is {samples}, expected at least 1")
-    total = sum(len(inputs.u) for inputs in scans)
-    chosen = torch.arange(min(samples, total)) * total // min(samples, total)
-    parts, first = [], 0
-    for inputs in scans:
-        here = chosen[(chosen >= first) & (chosen < first + len(inputs.u))] - first
-        parts.append(_select(inputs, here.to(inputs.u.device)))
-        first += len(inputs.u)
-    u, delta, B, C = (torch.cat([getattr(part, name) for part in parts]) for name in ("u", "delta", "B", "C"))
-    found = replace(parts[0], u=u, delta=delta, B=B, C=C)
-    if not all(x.isfinite().all() for x in (u, delta, B, C, found.A)):
-        raise ValueError("the operands of the scan are not all finite; look for NaN or infinity in what was recorded")
-    return found
-
-
-def _require(scans: Sequence[ScanInputs]) -> None:
-    if not scans:
-        raise ValueError("there are no scans to look at; record at least one")

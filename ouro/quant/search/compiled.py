@@ -1,6 +1,6 @@
 """Inner loops of the scale searches of arXiv 2501.16738, compiled for CPUs with numba.
 
-`ouro.quant.kscale` and `ouro.quant.reparam` say what is searched; here every candidate is tried. All loops run over
+`ouro.quant.search.kscale` and `ouro.quant.search.reparam` say what is searched; here every candidate is tried. All loops run over
 channels, which are adjacent in memory, so that they vectorize; sums over samples have a fixed order.
 """
 
@@ -189,7 +189,7 @@ def _greedy(u, delta, A, B, C, unit, factors, low, high, step):
 def greedy_steps(inputs: ScanInputs, unit: Tensor, factors: Tensor, grid: Grid) -> Tensor:
     """Step [l] of the state of every time step in units of `unit` [e n]: its initial step times the best factor [i].
 
-    factors[0] has to be 1; equal scores go to the earlier factor. See `ouro.quant.reparam.search_steps`.
+    factors[0] has to be 1; equal scores go to the earlier factor. See `ouro.quant.search.reparam.search_steps`.
     """
 
     def by_step(matrix: Tensor) -> Tensor:

@@ -5,24 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ouro.models import create_model
 from ouro.quant.grid import fake_quantize, symmetric
-from ouro.quant.kscale import initial, with_initial
-from ouro.quant.reparam import (
-    Factors,
-    factors,
-    fuse_channel,
-    fuse_state_into_projection,
-    largest_state,
-    mean_state,
-    reparameterize,
-    search_shared,
-    search_steps,
-    state_error,
-)
+from ouro.quant.search.candidates import initial, with_initial
+from ouro.quant.search.reparam import Factors, factors, reparameterize, search_shared, search_steps, state_error
+from ouro.quant.search.states import largest_state, mean_state
 from ouro.scan import selective_scan
 from ouro.scan.discretize import discretize, per_channel
-from ouro.taps import record
 from ouro.types import ScanInputs, ScanRounding, StateQuantizer
 from tests.testing import assert_close
 
@@ -66,18 +54,6 @@ def all_states(inputs):
     return selective_scan(inputs, keep_states=True).h
 
 
-@pytest.fixture(scope="module")
-def real():
-    """A scan of a small Vim, its projection and the rank of its step size."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = create_model("vim_nano", width=32, depth=1, image=28).eval()
-    images = torch.randn(3, 3, 28, 28, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad(), record(model, "layers.0.mixer.scans.*") as trace:
-        model(images)
-    return model, images, trace.scans[0]
-
-
 @pytest.mark.parametrize("groups", [None, 3])
 def test_reparameterized_scan_is_the_same_scan(groups):
     inputs = made_up(groups=groups)
@@ -103,14 +79,6 @@ def test_factors_have_equal_means_and_powers_of_their_spread():
         assert_close((factor.double() ** (1 / share.double())).mean().float(), H.mean(), rtol=1e-3)
 
 
-def test_factors_by_maximum_and_with_equal_powers():
-    H = mean_state([made_up()])
-    r = factors(H, representative="max", dispersion="one")
-    assert_close(r.channel, H.amax((1, 2)) ** (1 / 3))
-    assert_close(r.step, H.amax((0, 2)) ** (1 / 3))
-    assert_close(r.state, H.amax((0, 1)) ** (1 / 3))
-
-
 def test_factors_of_constants_of_zeros_and_of_single_axes():
     r = factors(torch.full((3, 4, 2), 8.0))
     assert_close(r.rank1(), torch.full((3, 4, 2), 8.0))
@@ -121,39 +89,6 @@ def test_factors_of_constants_of_zeros_and_of_single_axes():
     assert_close(r.channel, H)
     assert r.step.tolist() == r.state.tolist() == [1]
     assert factors(torch.tensor([0.0, 2.0]).view(2, 1, 1)).channel.tolist() == [1, 2]
-
-
-def test_state_factor_folds_into_the_projection(real):
-    model, images, scan = real
-    r = factors(mean_state([scan.inputs]))
-    module = model.layers[0].mixer.scans[0]
-    weight = module.x_proj.weight
-    before, expected = weight.detach().clone(), model(images).detach()
-    fused = fuse_state_into_projection(before, module.split[0], r)
-    assert torch.equal(before, weight.detach())
-    try:
-        with torch.no_grad():
-            weight.copy_(fused)
-        with torch.no_grad(), record(model, "layers.0.mixer.scans.0.*") as trace:
-            assert_close(model(images), expected, rtol=0, atol=1e-5)
-        inputs = trace.scans[0].inputs
-    finally:
-        with torch.no_grad():
-            weight.copy_(before)
-    assert_close(inputs.B, scan.inputs.B / r.state[:, None])
-    assert_close(inputs.C, scan.inputs.C * r.state[:, None])
-    assert (trace.scans[0].y - scan.y).abs().max() < 1e-5
-    assert_close(all_states(inputs), all_states(scan.inputs) / r.state)
-
-
-def test_channel_factor_folds_into_the_input_skip_included(real):
-    inputs = real[2].inputs
-    r = factors(mean_state([inputs]))
-    fused, channel = fuse_channel(inputs, r)
-    assert channel is r.channel
-    assert (channel[:, None] * selective_scan(fused).y - real[2].y).abs().max() < 1e-5
-    assert_close(all_states(fused) * channel[:, None, None], all_states(inputs))
-    assert inputs.D is not None and fused.D is inputs.D
 
 
 def test_size_of_states_does_not_depend_on_the_chunks():
@@ -294,23 +229,12 @@ NO_SCANS = "there are no scans to look at; record at least one"
     ("call", "message"),
     [
         (
-            lambda: factors(torch.ones(2, 2, 2), representative="median"),
-            "unknown representative 'median'; known: mean, max",
-        ),
-        (lambda: factors(torch.ones(2, 2, 2), dispersion="range"), "unknown dispersion 'range'; known: std, one"),
-        (
             lambda: factors(torch.ones(1, 2, 2, 2)),
             "H is (1, 2, 2, 2), expected a non-empty (e, l, n): average over samples first",
         ),
         (
             lambda: factors(-torch.ones(2, 2, 2)),
             "H holds values that are negative or not finite; expected the mean of |h|",
-        ),
-        (
-            lambda: fuse_state_into_projection(
-                torch.ones(9, 4), 2, Factors(torch.ones(4), torch.ones(5), torch.ones(3))
-            ),
-            "weight is (9, 4), expected (rank + 2 n, e) with rank + 2 n = 2 + 2 x 3 = 8",
         ),
         (lambda: search_steps(spoiled(), None, 8), NOT_FINITE),
         (lambda: search_shared(spoiled(), None, 8), NOT_FINITE),

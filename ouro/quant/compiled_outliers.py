@@ -13,7 +13,7 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from ouro.quant.outliers import OutlierRule
+from ouro.quant.rules import OutlierRule
 
 # float32 numbers around 1.5 * 2^23 are whole: adding and subtracting it rounds half to even
 _WHOLE = np.float32(1.5 * 2**23)
