@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ouro.taps import ScanModule
 from ouro.types import ModelInfo, ScanOrder, WeightsSource
 
 
@@ -51,11 +52,11 @@ class VisionModel(nn.Module, ABC):
 
     def mixers(self) -> dict[str, list[ScanOrder]]:
         """Path of every mixer, in order -> the orders of its scans; layer k of a model is the k-th of these."""
-        found: dict[str, list[ScanOrder]] = {}
+        orders: dict[str, list[ScanOrder]] = {}
         for path, module in self.named_modules():
-            if isinstance(order := getattr(module, "order", None), ScanOrder):
-                found.setdefault(path.rsplit(".", 2)[0], []).append(order)
-        return found
+            if isinstance(module, ScanModule):
+                orders.setdefault(path.rsplit(".", 2)[0], []).append(module.order)
+        return orders
 
     def official(self, key: str) -> OfficialKey:
         """Our state-dict key -> where the official checkpoint has it; one to one."""
@@ -93,6 +94,10 @@ class VisionModel(nn.Module, ABC):
         for block in self.blocks().values():
             state = block(*state)
         return self.tail(*state)
+
+    def features(self, images: Tensor) -> Tensor:
+        """images [b 3 h w] -> what the classifier looks at, [b c]."""
+        return self.forward_head(self.forward_features(images), pre_logits=True)
 
     def forward(self, images: Tensor) -> Tensor:
         """images [b 3 h w] -> logits [b k]."""

@@ -6,7 +6,7 @@ import time
 import tracemalloc
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from ouro.jobs.provenance import run_info
 from ouro.models import create_model
 from ouro.scan import selective_scan
 from ouro.scan.cpu import max_exp_ulp
+from ouro.taps import ScanModule
 from ouro.types import Progress, Report, ScanInputs
 from ouro.vision import VisionModel
 
@@ -142,8 +143,8 @@ def bench_model(spec: ModelBenchSpec) -> Generator[Progress, None, Report]:
 
 def _use(model: VisionModel, backend: str) -> None:
     for module in model.modules():
-        if hasattr(module, "order") and hasattr(module, "backend"):
-            cast(Any, module).backend = backend
+        if isinstance(module, ScanModule):
+            module.backend = backend
 
 
 def _forward(model: VisionModel, images: Tensor) -> Callable[[], object]:

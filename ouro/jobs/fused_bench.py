@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from ouro.jobs.kernel_bench import NOT_MEASURED
 from ouro.jobs.kernel_timing import quantiles, timed
 from ouro.jobs.provenance import run_info
 from ouro.models import create_model, variant
+from ouro.models.mixer import Scan
 from ouro.types import Progress, Report
 from ouro.vision import VisionModel
 
@@ -166,10 +167,9 @@ def _half(model: VisionModel, scan: str) -> VisionModel:
     """A copy in float16; what the scans' kernels want in float32 stays so."""
     half = copy.deepcopy(model).half()
     for module in half.modules():
-        if hasattr(module, "order") and hasattr(module, "backend"):
-            found = cast(Any, module)
-            found.backend = scan
-            found.A_log.data, found.D.data = found.A_log.data.float(), found.D.data.float()
+        if isinstance(module, Scan):
+            module.backend = scan
+            module.A_log.data, module.D.data = module.A_log.data.float(), module.D.data.float()
     return half
 
 

@@ -16,7 +16,6 @@ from ouro.models.mambavision import MambaVision, MambaVisionConfig
 from ouro.models.variant import Variant
 from ouro.models.vim import Vim, VimConfig
 from ouro.models.vmamba import VMamba, VMambaConfig
-from ouro.registry import MODELS
 from ouro.vision import VisionModel
 
 _WEIGHTS = Path(__file__).parent / "weights"
@@ -74,8 +73,3 @@ def card(name: str) -> dict[str, Any] | None:
 def witnesses_of(name: str) -> list[str]:
     """The models that judge what `name` synthesizes, as far as their weights are at hand."""
     return [judge for judge in WITNESSES.get(name, ()) if embedded_path(f"{judge}.safetensors").exists()]
-
-
-def dataset_of(name: str) -> str:
-    """The data set a registered model was trained on ("scenes", "digits", or "folder" for ImageNet)."""
-    return MODELS.get(name).data
