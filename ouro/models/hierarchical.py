@@ -12,7 +12,6 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from ouro.models.layers import as_map
-from ouro.types import ModelInfo, StageInfo
 from ouro.vision import VisionModel
 
 
@@ -150,14 +149,6 @@ class HierarchicalModel(VisionModel):
             yield from ((f"stages.{i}.blocks.{j}", block) for j, block in enumerate(stage.blocks))
             if stage.shrink is not None:
                 yield f"stages.{i}.shrink", stage.shrink
-
-
-def hierarchical_info(name: str, family: str, config: Any, stages: Sequence[StageInfo]) -> ModelInfo:
-    """Facts of a model without class token."""
-    return ModelInfo(
-        name=name, family=family, stages=tuple(stages), cls_index=None, input_size=(3, config.image, config.image),
-        mean=config.mean, std=config.std, num_classes=config.num_classes, class_names=config.class_names,
-    )  # fmt: skip
 
 
 def init_linear(module: nn.Module) -> None:

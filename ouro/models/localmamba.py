@@ -14,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ouro.models.hierarchical import HierarchicalModel, Stage, halved, hierarchical_info, init_linear
+from ouro.models.config import ClassifierConfig
+from ouro.models.hierarchical import HierarchicalModel, Stage, halved, init_linear
 from ouro.models.layers import Linear, PatchEmbed
 from ouro.models.mixer import Mixer, MixerSpec
 from ouro.models.variant import Variant
-from ouro.models.vim import IMAGENET_MEAN, IMAGENET_STD, Block, StackedModel, rescaled
+from ouro.models.vim import Block, StackedModel, rescaled
 from ouro.models.vmamba import official_key as stacked_key
 from ouro.scan.order import column_major, reverse, row_major, window, with_class_token
 from ouro.taps import Tap
@@ -47,7 +48,7 @@ def direction(name: str, grid: tuple[int, int], cls_index: int | None = None) ->
 
 
 @dataclass(frozen=True, slots=True)
-class LocalVimConfig:
+class LocalVimConfig(ClassifierConfig):
     """What makes one LocalVim differ from another.
 
     directions: names of the paths of every layer, which there are as many of; see `direction`.
@@ -58,15 +59,10 @@ class LocalVimConfig:
     directions: tuple[tuple[str, ...], ...]
     rope: bool = True
     class_token: bool = False
-    image: int = 224
     patch: int = 16
     states: int = 16
     kernel: int = 4
     expand: int = 2
-    num_classes: int = 1000
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    class_names: tuple[str, ...] = ()
 
     @property
     def depth(self) -> int:
@@ -116,7 +112,7 @@ class LocalVim(StackedModel):
     """LocalVim classifier; `info` says what the outside may know of it."""
 
     def __init__(self, config: LocalVimConfig, name: str = "localvim") -> None:
-        if config.image % config.patch or config.width % 4:
+        if any(side % config.patch for side in config.size) or config.width % 4:
             raise ValueError(
                 f"image is {config.image} and width {config.width}, expected multiples of patch = {config.patch} and of 4"
             )
@@ -160,7 +156,7 @@ def _init_localvim(model: LocalVim) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class LocalVMambaConfig:
+class LocalVMambaConfig(ClassifierConfig):
     """What makes one LocalVMamba differ from another; `width` is that of the first stage, doubled in each later one.
 
     directions: names of the paths of every block, through all stages; see `direction`.
@@ -173,11 +169,6 @@ class LocalVMambaConfig:
     states: int = 16
     kernel: int = 3
     patch: int = 4
-    image: int = 224
-    num_classes: int = 1000
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    class_names: tuple[str, ...] = ()
 
 
 class MapBlock(nn.Module):
@@ -228,8 +219,9 @@ class LocalVMamba(HierarchicalModel):
         super().__init__()
         _check_directions(config.directions, sum(config.depths))
         self.config, self.num_classes = config, config.num_classes
-        side, width = config.image // config.patch, config.width
-        grid = (side, side)
+        if min(config.size) < config.patch:
+            raise ValueError(f"image is {config.image}, expected at least one patch of {config.patch} on either side")
+        grid, width = (config.size[0] // config.patch, config.size[1] // config.patch), config.width
         self.embed = Embed(config.patch, width)
         self.stages, facts, paths = nn.ModuleList(), [], iter(config.directions)
         for number, depth in enumerate(config.depths, 1):
@@ -249,7 +241,7 @@ class LocalVMamba(HierarchicalModel):
                 grid, width = halved(grid), 2 * width
         self.norm = nn.LayerNorm(width)
         self.head = Linear(width, config.num_classes, bias=True, site="head", axes="b c")
-        self.info = hierarchical_info(name, "localvmamba", config, facts)
+        self.info = config.info(name, "localvmamba", facts)
         for path, module in self.named_modules():
             # the official code stacks what belongs to one scan, and its start for linear layers passes that by
             if ".scans." not in path:

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ouro.models.hierarchical import HierarchicalModel, Stage, halved, hierarchical_info, init_linear
+from ouro.models.config import ClassifierConfig
+from ouro.models.hierarchical import HierarchicalModel, Stage, halved, init_linear
 from ouro.models.layers import ImageConv, Linear, Mlp, TokenBatchNorm, TokenConv2d
 from ouro.models.mixer import Mixer, MixerSpec
 from ouro.models.variant import Variant
-from ouro.models.vim import IMAGENET_MEAN, IMAGENET_STD
 from ouro.models.windows import Windows
 from ouro.taps import Tap
 from ouro.types import StageInfo
@@ -25,7 +25,7 @@ from ouro.vision import OfficialKey
 
 
 @dataclass(frozen=True, slots=True)
-class MambaVisionConfig:
+class MambaVisionConfig(ClassifierConfig):
     """What makes one MambaVision differ from another; `width` is that of the first stage, each later one doubles it.
 
     Args:
@@ -47,19 +47,6 @@ class MambaVisionConfig:
     states: int = 8
     kernel: int = 3
     mlp_ratio: float = 4.0
-    image: int = 224
-    num_classes: int = 1000
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    class_names: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        stages = (len(self.depths), len(self.heads), len(self.windows))
-        if len(set(stages)) > 1:
-            raise ValueError(
-                f"depths, heads and windows are for {stages[0]}, {stages[1]} and {stages[2]} stages; "
-                "give one of each per stage"
-            )
 
 
 class ConvBlock(nn.Module):
@@ -174,8 +161,14 @@ class MambaVision(HierarchicalModel):
 
     def __init__(self, config: MambaVisionConfig, name: str = "mambavision") -> None:
         super().__init__()
+        stages = (len(config.depths), len(config.heads), len(config.windows))
+        if len(set(stages)) > 1:
+            raise ValueError(
+                f"depths, heads and windows are for {stages[0]}, {stages[1]} and {stages[2]} stages; "
+                "give one of each per stage"
+            )
         self.config, self.num_classes = config, config.num_classes
-        halfway = halved((config.image, config.image))
+        halfway = halved(config.size)
         grid, width = halved(halfway), config.width
         self.embed = Embed(config.stem, width, halfway)
         self.stages, facts = nn.ModuleList(), []
@@ -193,7 +186,7 @@ class MambaVision(HierarchicalModel):
                 grid, width = halved(grid), 2 * width
         self.norm = TokenBatchNorm(width)
         self.head = Linear(width, config.num_classes, bias=True, site="head", axes="b c")
-        self.info = hierarchical_info(name, "mambavision", config, facts)
+        self.info = config.info(name, "mambavision", facts)
         # the official start: it also sets the biases of the step sizes to zero, which other families leave as drawn
         self.apply(init_linear)
 

@@ -14,34 +14,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ouro.models.config import ClassifierConfig
 from ouro.models.layers import Linear, PatchEmbed, RMSNorm
 from ouro.models.mixer import Mixer, MixerSpec
 from ouro.models.variant import Variant
 from ouro.scan.order import reverse, row_major
 from ouro.taps import Tap
-from ouro.types import ModelInfo, StageInfo
+from ouro.types import StageInfo
 from ouro.vision import OfficialKey, VisionModel
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, slots=True)
-class VimConfig:
+class VimConfig(ClassifierConfig):
     """What makes one Vim differ from another; patches overlap where stride is less than patch."""
 
     width: int
     depth: int = 24
-    image: int = 224
     patch: int = 16
     stride: int = 16
     states: int = 16
     kernel: int = 4
     expand: int = 2
-    num_classes: int = 1000
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    class_names: tuple[str, ...] = ()
 
 
 class Block(nn.Module):
@@ -66,24 +59,17 @@ class StackedModel(VisionModel):
 
     def __init__(self, config: Any, name: str, family: str, *, stride: int, class_token: bool) -> None:
         super().__init__()
-        side = (config.image - config.patch) // stride + 1
-        grid, cells = (side, side), side * side
+        if min(config.size) < config.patch:
+            raise ValueError(f"image is {config.image}, expected at least one patch of {config.patch} on either side")
+        height, width = ((side - config.patch) // stride + 1 for side in config.size)
+        grid, cells = (height, width), height * width
         # the class token sits in the middle of the sequence, where both directions have read half the image
         self.cls_index = cells // 2 if class_token else None
         length = cells + class_token
         self.config = config
         self.num_classes = config.num_classes
-        self.info = ModelInfo(
-            name=name,
-            family=family,
-            stages=(StageInfo(grid, length, config.states, config.expand * config.width, config.depth),),
-            cls_index=self.cls_index,
-            input_size=(3, config.image, config.image),
-            mean=config.mean,
-            std=config.std,
-            num_classes=config.num_classes,
-            class_names=config.class_names,
-        )
+        stage = StageInfo(grid, length, config.states, config.expand * config.width, config.depth)
+        self.info = config.info(name, family, (stage,), self.cls_index)
         self.patch_embed = PatchEmbed(config.patch, stride, 3, config.width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width)) if class_token else None
         self.pos_embed = nn.Parameter(torch.zeros(1, length, config.width))

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ouro.models.hierarchical import HierarchicalModel, Stage, halved, hierarchical_info, init_linear
+from ouro.models.config import ClassifierConfig
+from ouro.models.hierarchical import HierarchicalModel, Stage, halved, init_linear
 from ouro.models.layers import ImageConv, Linear, Mlp, TokenConv2d
 from ouro.models.mixer import Mixer, MixerSpec
 from ouro.models.variant import Variant
-from ouro.models.vim import IMAGENET_MEAN, IMAGENET_STD
 from ouro.scan.order import column_major, reverse, row_major
 from ouro.taps import Tap
 from ouro.types import StageInfo
@@ -25,7 +25,7 @@ from ouro.vision import OfficialKey
 
 
 @dataclass(frozen=True, slots=True)
-class VMambaConfig:
+class VMambaConfig(ClassifierConfig):
     """What makes one VMamba differ from another; `width` is that of the first stage, each later one has twice as much.
 
     expand: channels of a scan per channel of the tokens ("ssm_ratio").
@@ -37,11 +37,6 @@ class VMambaConfig:
     states: int = 1
     kernel: int = 3
     mlp_ratio: float = 4.0
-    image: int = 224
-    num_classes: int = 1000
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    class_names: tuple[str, ...] = ()
 
 
 class Block(nn.Module):
@@ -92,7 +87,7 @@ class VMamba(HierarchicalModel):
     def __init__(self, config: VMambaConfig, name: str = "vmamba") -> None:
         super().__init__()
         self.config, self.num_classes = config, config.num_classes
-        halfway = halved((config.image, config.image))
+        halfway = halved(config.size)
         grid, width = halved(halfway), config.width
         self.embed = Embed(width, halfway)
         self.stages, facts = nn.ModuleList(), []
@@ -111,7 +106,7 @@ class VMamba(HierarchicalModel):
                 grid, width = halved(grid), 2 * width
         self.norm = nn.LayerNorm(width)
         self.head = Linear(width, config.num_classes, bias=True, site="head", axes="b c")
-        self.info = hierarchical_info(name, "vmamba", config, facts)
+        self.info = config.info(name, "vmamba", facts)
         _init(self)
 
     def official(self, key: str) -> OfficialKey:

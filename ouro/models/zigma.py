@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ouro.models.config import InputConfig
 from ouro.models.layers import Linear, PatchEmbed, RMSNorm
 from ouro.models.mixer import Mixer, MixerSpec
 from ouro.models.variant import Variant
@@ -25,19 +26,19 @@ from ouro.vision import OfficialKey, VisionModel
 
 
 @dataclass(frozen=True, slots=True)
-class ZigMaConfig:
-    """What makes one ZigMa differ from another; `image` is the side of the latent, `channels` are its own."""
+class ZigMaConfig(InputConfig):
+    """What makes one ZigMa differ from another; `image` is the size of the latent, `channels` are its own."""
 
     width: int
     depth: int = 24
-    image: int = 32
     patch: int = 1
     channels: int = 4
     states: int = 16
     kernel: int = 4
     expand: int = 2
-    mean: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
-    std: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    image: int | tuple[int, int] = field(default=32, kw_only=True)
+    mean: tuple[float, ...] = field(default=(0.0,) * 4, kw_only=True)
+    std: tuple[float, ...] = field(default=(1.0,) * 4, kw_only=True)
 
 
 class TimeEmbed(nn.Module):
@@ -87,18 +88,20 @@ class ZigMa(VisionModel):
 
     def __init__(self, config: ZigMaConfig, name: str = "zigma") -> None:
         super().__init__()
-        side = config.image // config.patch
-        grid, inner = (side, side), config.expand * config.width
+        if any(side % config.patch for side in config.size):
+            raise ValueError(f"image is {config.image}, expected a multiple of patch = {config.patch} on either side")
+        grid = (config.size[0] // config.patch, config.size[1] // config.patch)
+        cells, inner = grid[0] * grid[1], config.expand * config.width
         self.config, self.num_classes = config, 0
         self.info = ModelInfo(
-            name=name, family="zigma", stages=(StageInfo(grid, side * side, config.states, inner, config.depth),),
-            cls_index=None, input_size=(config.channels, config.image, config.image),
+            name=name, family="zigma", stages=(StageInfo(grid, cells, config.states, inner, config.depth),),
+            cls_index=None, input_size=(config.channels, *config.size),
             mean=config.mean, std=config.std, num_classes=0,
         )  # fmt: skip
         self.patch_embed = PatchEmbed(config.patch, config.patch, config.channels, config.width)
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.flatten(1))
         nn.init.zeros_(cast(Tensor, self.patch_embed.proj.bias))
-        self.pos_embed = nn.Parameter(torch.zeros(1, side * side, config.width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, cells, config.width))
         self.time_embed = TimeEmbed(config.width)
         self.layers = nn.ModuleList()
         for layer in range(config.depth):
