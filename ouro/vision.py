@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from ouro.taps import ScanModule
 from ouro.types import ModelInfo, ScanOrder, WeightsSource
-
-
-@dataclass(frozen=True, slots=True)
-class OfficialKey:
-    """Where an official checkpoint has one of our tensors: under `key`, or the `part`-th of `parts` stacked there."""
-
-    key: str
-    part: int = 0
-    parts: int = 1
 
 
 class VisionModel(nn.Module, ABC):
@@ -57,26 +47,6 @@ class VisionModel(nn.Module, ABC):
             if isinstance(module, ScanModule):
                 orders.setdefault(path.rsplit(".", 2)[0], []).append(module.order)
         return orders
-
-    def official(self, key: str) -> OfficialKey:
-        """Our state-dict key -> where the official checkpoint has it; one to one."""
-        return OfficialKey(key)
-
-    def from_official(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Renames an official state dict to our keys; keys it does not know stay, so that loading can name them."""
-        renamed = dict(state)
-        for key, wanted in self.state_dict().items():
-            there = self.official(key)
-            if there.key not in state:
-                continue
-            renamed.pop(there.key, None)
-            value = state[there.key]
-            if there.parts > 1 and value.dim() and len(value) % there.parts == 0:
-                value = value.unflatten(0, (there.parts, -1))[there.part]
-                # stacked with an axis of its own, or one after the other along the first
-                value = value[0] if value.dim() > wanted.dim() else value
-            renamed[key] = value
-        return renamed
 
     def check_images(self, images: Tensor) -> None:
         """Refuses images of another size.

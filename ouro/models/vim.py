@@ -8,25 +8,29 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ouro.models.config import ClassifierConfig
+from ouro.models.family import Family
 from ouro.models.layers import Linear, PatchEmbed, RMSNorm
 from ouro.models.mixer import Mixer, MixerSpec
+from ouro.models.shapes import Shapes, is_square, read_image
 from ouro.models.variant import Variant
 from ouro.scan.order import reverse, row_major
 from ouro.taps import Tap
 from ouro.types import StageInfo
-from ouro.vision import OfficialKey, VisionModel
 
 
 @dataclass(frozen=True, slots=True)
 class VimConfig(ClassifierConfig):
-    """What makes one Vim differ from another; patches overlap where stride is less than patch."""
+    """What makes one Vim differ from another; patches overlap where stride is less than patch.
+
+    class_token: classify from a token in the middle of the sequence, else from the mean token.
+    """
 
     width: int
     depth: int = 24
@@ -35,6 +39,7 @@ class VimConfig(ClassifierConfig):
     states: int = 16
     kernel: int = 4
     expand: int = 2
+    class_token: bool = True
 
 
 class Block(nn.Module):
@@ -51,7 +56,7 @@ class Block(nn.Module):
         return self.tap_out(self.mixer(self.norm(residual))), residual
 
 
-class StackedModel(VisionModel):
+class StackedModel(Family):
     """Blocks over one grid of patches that hand on their own output and the sum of all before; a family makes the blocks.
 
     Classified from a class token in the middle of the sequence, or from the mean token where there is none.
@@ -82,6 +87,35 @@ class StackedModel(VisionModel):
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
+    @classmethod
+    def config_from(cls, shapes: Shapes, config: Any) -> Any:
+        """Everything but the stride of the patches, which is taken to overlap as much as those of `config`."""
+        scan = "layers.0.mixer.scans.0"
+        width = shapes.size("patch_embed.proj.weight", 0, config.width)
+        patch = shapes.size("patch_embed.proj.weight", -1, config.patch)
+        inner = shapes.size("layers.0.mixer.out_proj.weight", 1, config.expand * width)
+        changes = {
+            "width": width,
+            "patch": patch,
+            "states": shapes.size(f"{scan}.A_log", -1, config.states),
+            "kernel": shapes.size(f"{scan}.conv1d.weight", -1, config.kernel),
+            "expand": inner // max(width, 1),
+            "num_classes": shapes.size("head.weight", 0, config.num_classes),
+        } | cls.read_layers(shapes, config, patch)
+        stride = changes.get("stride", patch)
+        rows, class_token = shapes.size("pos_embed", 1, 0), "cls_token" in shapes
+        if rows:
+            # a square and one more: the token belongs there, and its tensor was lost
+            class_token |= is_square(rows - 1) and not is_square(rows)
+            changes["class_token"] = class_token
+            changes["image"] = read_image(rows - class_token, config.image, patch, stride, shapes.grid)
+        return replace(config, **changes)
+
+    @classmethod
+    @abstractmethod
+    def read_layers(cls, shapes: Shapes, config: Any, patch: int) -> dict[str, Any]:
+        """What the family's own fields are, by the layers in a checkpoint."""
+
     @abstractmethod
     def make_block(self, number: int) -> Block:
         """The block of layer `number`; `config` and `info` are there already."""
@@ -111,8 +145,27 @@ class StackedModel(VisionModel):
 class Vim(StackedModel):
     """Vision Mamba classifier; `info` says what the outside may know of it."""
 
+    mark = "layers.0.mixer.scans.1.conv1d.weight"
+
     def __init__(self, config: VimConfig, name: str = "vim") -> None:
-        super().__init__(config, name, "vim", stride=config.stride, class_token=True)
+        super().__init__(config, name, "vim", stride=config.stride, class_token=config.class_token)
+
+    @classmethod
+    def read_layers(cls, shapes: Shapes, config: VimConfig, patch: int) -> dict[str, Any]:
+        return {
+            "depth": shapes.count("layers.") or config.depth,
+            "stride": max(1, config.stride * patch // config.patch),
+        }
+
+    @classmethod
+    def foreign(cls, shapes: Shapes) -> str:
+        if "cls_token_head" in shapes:
+            return "two class tokens (use_double_cls_token)"
+        if "rope.freqs_cos" in shapes:
+            return "a rotary position embedding (if_rope)"
+        if "pos_embed" not in shapes:
+            return "no position embedding (if_abs_pos_embed=False)"
+        return "" if shapes.anywhere(cls.mark) else "scans in one direction (bimamba_type other than v2)"
 
     def make_block(self, number: int) -> Block:
         config, stage = self.config, self.info.stages[0]
@@ -123,8 +176,9 @@ class Vim(StackedModel):
         )  # fmt: skip
         return Block(config.width, rescaled(Mixer(spec), config.depth))
 
-    def official(self, key: str) -> OfficialKey:
-        return OfficialKey(official_key(key))
+    @classmethod
+    def official_name(cls, key: str) -> str:
+        return official_key(key)
 
 
 def rescaled(mixer: Mixer, depth: int) -> Mixer:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ouro.models.config import InputConfig
+from ouro.models.family import Family
 from ouro.models.layers import Linear, PatchEmbed, RMSNorm
 from ouro.models.mixer import Mixer, MixerSpec
+from ouro.models.shapes import Shapes, read_image
 from ouro.models.variant import Variant
 from ouro.scan.order import ZIGZAGS, row_major, zigzag
 from ouro.taps import Tap
 from ouro.types import ModelInfo, StageInfo
-from ouro.vision import OfficialKey, VisionModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +84,10 @@ class Block(nn.Module):
         return x + gate * mixed, residual, condition
 
 
-class ZigMa(VisionModel):
+class ZigMa(Family):
     """Latents and times -> the field (velocity or noise, as it was trained) that a sampler follows; no classifier."""
+
+    mark = "layers.0.modulation.weight"
 
     def __init__(self, config: ZigMaConfig, name: str = "zigma") -> None:
         super().__init__()
@@ -158,8 +161,29 @@ class ZigMa(VisionModel):
         """The field at latents [b 4 h w] and times t [b] in [0, 1], 0.5 for all where t is None -> [b 4 h w]."""
         return self.forward_head(self.forward_features(latents, t))
 
-    def official(self, key: str) -> OfficialKey:
-        return OfficialKey(official_key(key))
+    @classmethod
+    def official_name(cls, key: str) -> str:
+        return official_key(key)
+
+    @classmethod
+    def config_from(cls, shapes: Shapes, config: ZigMaConfig) -> ZigMaConfig:
+        scan = "layers.0.mixer.scans.0"
+        width, patch = (
+            shapes.size("patch_embed.proj.weight", axis, known)
+            for axis, known in ((0, config.width), (-1, config.patch))
+        )
+        cells = shapes.size("pos_embed", 1, 0)
+        return replace(
+            config,
+            width=width,
+            patch=patch,
+            channels=shapes.size("patch_embed.proj.weight", 1, config.channels),
+            depth=shapes.count("layers.") or config.depth,
+            states=shapes.size(f"{scan}.A_log", -1, config.states),
+            kernel=shapes.size(f"{scan}.conv1d.weight", -1, config.kernel),
+            expand=shapes.size("layers.0.mixer.out_proj.weight", 1, config.expand * width) // max(width, 1),
+            image=read_image(cells, config.image, patch, patch, shapes.grid) if cells else config.image,
+        )
 
 
 _NAMES = [
@@ -168,7 +192,7 @@ _NAMES = [
     (re.compile(r"^time_embed\.fc2\."), "t_embedder.mlp.2."),
     (re.compile(r"^layers\."), "blocks."),
     (re.compile(r"mixer\.scans\.0\."), "mixer."),
-    (re.compile(r"modulation\."), "adaLN_modulation.1."),
+    (re.compile(r"\.modulation\."), ".adaLN_modulation.1."),
     (re.compile(r"^head\."), "final_layer.linear."),
 ]
 

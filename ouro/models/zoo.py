@@ -6,17 +6,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ouro.data import digits, scenes
+from ouro.models.family import Family
 from ouro.models.localmamba import LocalVMamba, LocalVMambaConfig
 from ouro.models.mambavision import MambaVision, MambaVisionConfig
 from ouro.models.variant import Variant
 from ouro.models.vim import Vim, VimConfig
 from ouro.models.vmamba import VMamba, VMambaConfig
-from ouro.vision import VisionModel
 
 _WEIGHTS = Path(__file__).parent / "weights"
 _SCENES: dict[str, Any] = {
@@ -30,7 +29,7 @@ _DIGITS: dict[str, Any] = {
 _VIM: dict[str, Any] = {"width": 96, "depth": 6, "patch": 4, "stride": 4}
 
 
-def _embedded(build: Callable[[Any, str], VisionModel], config: Any, name: str, data: str = "scenes") -> Variant:
+def _embedded(build: type[Family], config: Any, name: str, data: str = "scenes") -> Variant:
     return Variant(build, config, f"{name}.safetensors", embedded=True, data=data, crop_pct=1.0)
 
 
