@@ -106,11 +106,15 @@ class WeightsSource:
 
     source: path, URL or hub file. container: under which key of the file they were, "" for the file itself.
     revision: the commit of a hub file, the start of the SHA-256 of any other, "" for a state dict.
+    digest: the start of the SHA-256 of the content, whatever it came from. fresh: keys that it had no weights for, and
+    that are still as they were drawn (a head for other classes).
     """
 
     source: str
     container: str
     revision: str
+    digest: str = ""
+    fresh: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from ouro.quant.observers import Rows
 from ouro.quant.outliers import outlier_list, threshold
 from ouro.quant.rules import OutlierRule
 from ouro.scan.order import row_major, scan_names
-from ouro.taps import Tap, match_taps, record
+from ouro.taps import ScanModule, Tap, match_taps, record
 from ouro.types import ModelSource, Progress, Report, ScanOrder
 from ouro.vision import VisionModel
 
@@ -161,9 +161,9 @@ def _order(model: VisionModel, path: str) -> ScanOrder:
     """The order in which the tensor's steps read the image: that of its scan, or of the tokens outside of scans."""
     parts = path.split(".")
     for end in range(len(parts), 0, -1):
-        order = getattr(model.get_submodule(".".join(parts[:end])), "order", None)
-        if isinstance(order, ScanOrder):
-            return order
+        module = model.get_submodule(".".join(parts[:end]))
+        if isinstance(module, ScanModule):
+            return module.order
     grids = [orders[0].grid for mixer, orders in model.mixers().items() if path.startswith(f"{mixer}.")]
     return row_major(grids[0], model.info.cls_index)
 

@@ -7,18 +7,16 @@ does `vim_micro_cifar10_witness`, of another seed and a shorter training.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ouro.data import cifar10, digits, scenes
+from ouro.models.family import Family
 from ouro.models.localmamba import LocalVMamba, LocalVMambaConfig
 from ouro.models.mambavision import MambaVision, MambaVisionConfig
 from ouro.models.variant import Variant
 from ouro.models.vim import Vim, VimConfig
 from ouro.models.vmamba import VMamba, VMambaConfig
-from ouro.registry import MODELS
-from ouro.vision import VisionModel
 
 _WEIGHTS = Path(__file__).parent / "weights"
 _SCENES: dict[str, Any] = {
@@ -37,7 +35,7 @@ _VIM: dict[str, Any] = {"width": 96, "depth": 6, "patch": 4, "stride": 4}
 _VIM_MICRO: dict[str, Any] = {"width": 128, "depth": 12, "patch": 4, "stride": 4}
 
 
-def _embedded(build: Callable[[Any, str], VisionModel], config: Any, name: str, data: str = "scenes") -> Variant:
+def _embedded(build: type[Family], config: Any, name: str, data: str = "scenes") -> Variant:
     return Variant(build, config, f"{name}.safetensors", embedded=True, data=data, crop_pct=1.0)
 
 
@@ -84,8 +82,3 @@ def card(name: str) -> dict[str, Any] | None:
 def witnesses_of(name: str) -> list[str]:
     """The models that judge what `name` synthesizes, as far as their weights are at hand."""
     return [judge for judge in WITNESSES.get(name, ()) if embedded_path(f"{judge}.safetensors").exists()]
-
-
-def dataset_of(name: str) -> str:
-    """The data set a registered model was trained on ("scenes", "digits", "cifar10", or "folder" for ImageNet)."""
-    return MODELS.get(name).data
