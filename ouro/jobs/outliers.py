@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ouro.data import normalize
-from ouro.jobs.inputs import calibration_set, one_image, open_model, source_of
+from ouro.jobs.calibration import calibration_set
+from ouro.jobs.inputs import one_image, open_model, source_of
 from ouro.jobs.provenance import run_info
 from ouro.quant.observers import Rows
 from ouro.quant.outliers import outlier_list, threshold

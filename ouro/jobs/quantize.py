@@ -14,7 +14,8 @@ import torch
 
 from ouro.evaluate.sensitivity import GROUPINGS, divergence
 from ouro.evaluate.widths import damages_by_width
-from ouro.jobs.inputs import calibration_set, identity, open_model, open_quantized, provenance_of, source_of
+from ouro.jobs.calibration import calibration_set
+from ouro.jobs.inputs import identity, open_model, open_quantized, provenance_of, source_of
 from ouro.jobs.pack import packed_values
 from ouro.jobs.provenance import run_info
 from ouro.progress import staged
@@ -41,7 +42,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class QuantizeSpec:
-    """What a quantized model depends on; `options` go to the method, `calib` is read by `ouro.jobs.inputs.calibration_set`.
+    """What a quantized model depends on; `options` go to the method, `calib` is read by `ouro.jobs.calibration.calibration_set`.
 
     out: file to write; by default tensors.safetensors in the run's folder.
     budget: mean bits, of weights and of activations alike, that a search may spend: every site, or group of the same

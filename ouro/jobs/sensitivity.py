@@ -14,7 +14,8 @@ import torch
 from ouro.data import batches
 from ouro.data.source import open_data, own_data
 from ouro.evaluate.sensitivity import BATCH, GROUPINGS, MODES, Damage, Row, sensitivity
-from ouro.jobs.inputs import calibration_set, identity, open_model, source_of
+from ouro.jobs.calibration import calibration_set
+from ouro.jobs.inputs import identity, open_model, source_of
 from ouro.jobs.provenance import run_info
 from ouro.progress import staged
 from ouro.quant.calibrate import calibrating

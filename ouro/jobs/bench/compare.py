@@ -20,7 +20,8 @@ import torch
 from ouro.data import batches
 from ouro.data.source import open_data, own_data
 from ouro.evaluate.accuracy import outcomes
-from ouro.jobs.inputs import calibration_set, open_model, source_of
+from ouro.jobs.calibration import calibration_set
+from ouro.jobs.inputs import open_model, source_of
 from ouro.jobs.memory import PeakMemory
 from ouro.jobs.provenance import run_info
 from ouro.progress import finish

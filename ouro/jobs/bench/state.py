@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ouro.jobs.inputs import calibration_set, open_model, source_of
+from ouro.jobs.calibration import calibration_set
+from ouro.jobs.inputs import open_model, source_of
 from ouro.jobs.provenance import run_info
 from ouro.quant.grid import positive
 from ouro.quant.search import reparam

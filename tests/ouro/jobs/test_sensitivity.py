@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from ouro.cli import app
 from ouro.evaluate.sensitivity import divergence
+from ouro.jobs.calibration import calibration_set
 from ouro.jobs.evaluate import EvaluateSpec, evaluate
-from ouro.jobs.inputs import calibration_set, load_quantized
+from ouro.jobs.inputs import load_quantized
 from ouro.jobs.quantize import QuantizeSpec, quantize
 from ouro.jobs.sensitivity import SensitivitySpec, measure_sensitivity
 from ouro.models import create_model
