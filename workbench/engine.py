@@ -128,6 +128,38 @@ def generators() -> list[str]:
 
 
 @lru_cache(maxsize=1)
+def method_titles() -> dict[str, str]:
+    """Quantization method -> what people call it."""
+    from ouro.registry import QUANTIZERS
+
+    return {name: QUANTIZERS.get(name).title for name in QUANTIZERS}
+
+
+@lru_cache(maxsize=1)
+def generator_titles() -> dict[str, str]:
+    """Generation method -> what people call it."""
+    from ouro.registry import GENERATORS
+
+    return {name: GENERATORS.get(name).title for name in GENERATORS}
+
+
+@lru_cache(maxsize=16)
+def generator_settings(method: str) -> tuple[Any, ...]:
+    """The options of a generation method (`ouro.settings.Setting`)."""
+    from ouro.registry import GENERATORS
+    from ouro.settings import settings
+
+    return settings(GENERATORS.get(method))
+
+
+def optimizes(method: str) -> bool:
+    """Whether a generation method takes steps."""
+    from ouro.registry import GENERATORS
+
+    return GENERATORS.get(method).optimises
+
+
+@lru_cache(maxsize=1)
 def health() -> dict[str, Any]:
     """What this machine can run: {"ok", "checks": [{name, ok, detail, fix, required}]}."""
     from ouro.jobs.doctor import doctor

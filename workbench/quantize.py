@@ -16,19 +16,6 @@ from workbench.page import PRIVATE, Page, lead, percent, table
 from workbench.plot import from_figures, nothing, plot_view
 
 KIND = "quantization"
-METHODS = {
-    "ouro": "OuroMamba: dynamic outliers",
-    "minmax": "Min–max, static",
-    "percentile": "Percentile, static",
-    "clipped": "Clipped range, static",
-    "dynamic": "Dynamic per token",
-    "kscale": "k-scaled + reparameterized",
-    "ptq4vm": "PTQ4VM",
-    "qmamba": "QMamba (reconstruction)",
-    "quamba": "Quamba: rotated",
-    "smoothquant": "SmoothQuant",
-    "brecq": "BRECQ",
-}
 BITS = ("w8a8", "w4a8", "w4a4o8", "w4a4", "w6a6")
 SCOPES = {
     "lin": "Linear layers",
@@ -121,7 +108,7 @@ def build(page: Page) -> dict[str, Any]:
     with gr.Row():
         with gr.Column(scale=1, min_width=280, elem_classes="wb-form"):
             method = gr.CheckboxGroup(
-                [(words, name) for name, words in METHODS.items()], value=["ouro", "minmax"], label="Methods",
+                engine.methods(), value=["ouro", "minmax"], label="Methods",
                 elem_id="wb-quantize-method",
             )  # fmt: skip
             bits = gr.Dropdown(
@@ -203,7 +190,7 @@ def build(page: Page) -> dict[str, Any]:
 
     @guarded
     def known() -> Any:
-        return gr.CheckboxGroup(choices=[(METHODS.get(name, name), name) for name in engine.methods()])
+        return gr.CheckboxGroup(choices=[(words, name) for name, words in engine.method_titles().items()])
 
     return {"loads": [(resume, [], followed)], "methods": (known, method), "images": images}
 

@@ -13,7 +13,6 @@ import numpy as np
 from ouro.progress import mapped
 from workbench import compare, engine, generators, runner, sets, stored
 from workbench.errors import guarded
-from workbench.generators import METHODS
 from workbench.page import PRIVATE, Page, lead, title
 from workbench.plot import LEGEND, figure, nothing, plot_view
 
@@ -87,7 +86,7 @@ def build(page: Page) -> dict[str, Any]:
     with gr.Row():
         with gr.Column(scale=1, min_width=280, elem_classes="wb-form"):
             method = gr.Radio(
-                [(words, name) for name, words in METHODS.items()], value="ouro", label="Method",
+                engine.generators(), value="ouro", label="Method",
                 elem_id="wb-samples-method",
             )  # fmt: skip
             num = gr.Slider(4, 256, 16, step=4, label="Images", elem_id="wb-samples-num")
@@ -102,7 +101,7 @@ def build(page: Page) -> dict[str, Any]:
                         info="a run that is stopped keeps those that are finished",
                     )  # fmt: skip
                     lr = gr.Number(0.2, label="Learning rate", minimum=0.0001, elem_id="wb-samples-lr")
-                settings = generators.form("ouro")
+                chosen_settings = generators.form(method)
             with gr.Row(elem_classes="wb-buttons"):
                 go = gr.Button("Generate", variant="primary", elem_id="wb-samples-go", min_width=100)
                 hold = gr.Button("Pause", interactive=False, elem_id="wb-samples-pause", min_width=90)
@@ -185,9 +184,10 @@ def build(page: Page) -> dict[str, Any]:
 
     @guarded
     def generate(
-        model: str, method: str, num: int, steps: int, seed: float, batch: int, lr: float | None, *values: Any
-    ) -> Iterator[dict[Any, Any]]:
-        options = settings.chosen(method, values)
+        model: str, method: str, num: int, steps: int, seed: float, batch: int, lr: float | None,
+        values: Mapping[str, Any],
+    ) -> Iterator[dict[Any, Any]]:  # fmt: skip
+        options = generators.changed(method, values)
         if lr is None:
             raise ValueError("the learning rate is empty; its default is 0.2")
         spec = {
@@ -197,7 +197,7 @@ def build(page: Page) -> dict[str, Any]:
         yield from started(spec)
 
     followed = [progress, gallery, losses, finished, use, file, told, several, rest, halves, go, hold, stop, again]
-    inputs = [page.model, method, num, steps, seed, batch, lr, *settings.inputs]
+    inputs = [page.model, method, num, steps, seed, batch, lr, chosen_settings]
     go.click(generate, inputs, followed, concurrency_limit=None, **PRIVATE)
     hold.click(lambda: runner.pause(KIND) and None, None, None, queue=False, **PRIVATE)
     stop.click(lambda: runner.cancel(KIND) and None, None, None, queue=False, **PRIVATE)
@@ -241,14 +241,14 @@ def build(page: Page) -> dict[str, Any]:
     finished.input(open_set, finished, [gallery, use, file, told], **PRIVATE)
 
     def fitting(method: str) -> list[Any]:
-        optimized = method != "noise"
-        return [gr.Slider(visible=optimized), gr.Column(visible=optimized), *settings.shown(method)]
+        optimized = engine.optimizes(method)
+        return [gr.Slider(visible=optimized), gr.Column(visible=optimized)]
 
-    method.change(fitting, method, [steps, pace, *settings.groups.values()], **PRIVATE)
+    method.change(fitting, method, [steps, pace], **PRIVATE)
 
     @guarded
     def known() -> gr.Radio:
-        return gr.Radio(choices=[(METHODS.get(name, name), name) for name in engine.generators()])
+        return gr.Radio(choices=[(words, name) for name, words in engine.generator_titles().items()])
 
     return {
         "loads": [(resume, [], followed), compared["load"]],

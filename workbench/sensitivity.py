@@ -88,7 +88,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
                 info="single sites take several times as long", elem_id="wb-sensitivity-by",
             )  # fmt: skip
             method = gr.Dropdown(
-                [(words, name) for name, words in quantize.METHODS.items()], value="clipped", label="Method",
+                engine.methods(), value="clipped", label="Method",
                 filterable=False, elem_id="wb-sensitivity-method",
             )  # fmt: skip
             bits = gr.Dropdown(
@@ -228,7 +228,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
 
     @guarded
     def known() -> gr.Dropdown:
-        return gr.Dropdown(choices=[(quantize.METHODS.get(name, name), name) for name in engine.methods()])
+        return gr.Dropdown(choices=[(words, name) for name, words in engine.method_titles().items()])
 
     return {
         "methods": (known, method),

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench import pack, runner, stored
-from workbench.generators import METHODS
+from workbench import engine, pack, runner, stored
 from workbench.page import facts, percent
 from workbench.plot import LEGEND, figure, nothing
 
@@ -138,7 +137,7 @@ def _worth(looked_at: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]
 def _settings(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     return [
         ("Model", [values["model"] for values in found]),
-        ("Method", [METHODS.get(values["method"], values["method"]) for values in found]),
+        ("Method", [engine.generator_titles().get(values["method"], values["method"]) for values in found]),
         ("Images", [str(values["num"]) for values in found]),
         ("Steps", [str(values["steps"]) if values["method"] != "noise" else "none" for values in found]),
         ("Seed", [str(values["seed"]) for values in found]),

@@ -79,25 +79,6 @@ def screen_curve(values: Values) -> go.Figure:
     return figure
 
 
-def paper_curve(values: Values) -> Figure:
-    """Matplotlib: the same curve for print.
-
-    Raises:
-        ValueError: as `screen_curve`.
-    """
-    steps, kl, top1 = _curve(values)
-    figure = Figure(figsize=(5, 3), layout="constrained")
-    axes = figure.subplots()
-    axes.semilogy(steps, kl, ".-", color=_KL, label="KL")
-    axes.set(xlabel=_counted(values), ylabel="KL, nats")
-    axes.set_title(_title(values), fontsize=9)
-    right = axes.twinx()
-    right.plot(steps, top1, "--", color=_TOP1, label="top-1")
-    right.set(ylabel="top-1, %", ylim=(0, 102))
-    figure.legend(fontsize=7, ncols=2, loc="outside lower center")
-    return figure
-
-
 def alt(values: Values) -> str:
     """The figures in one or two sentences."""
     rows = [row for row in values["rows"] if row["isolated_kl"] is not None] or values["rows"]

@@ -6,6 +6,7 @@ A method is a subclass that says which features there are and what is asked of t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -13,14 +14,35 @@ from torch import Tensor
 from ouro.attention.implicit import alpha
 from ouro.attention.maps import by_mixer, in_raster
 from ouro.gen.losses import total_variation
+from ouro.registry import GENERATORS
 from ouro.scan import selective_scan
 from ouro.scan.order import to_raster
+from ouro.settings import Least, check_options
 from ouro.tasks import task_of
 from ouro.types import PatchWindow, ScanInputs, ScanRecord, Trace
 from ouro.vision import VisionModel
 
 # PSAQ-ViT's weight 0.05 on its own scale, where white noise has 12371
 _NOISE_VARIATION = 12371
+
+
+def make_objective(name: str, model: VisionModel, seed: int, options: Mapping[str, Any]) -> Objective:
+    """The registered generation method with these options, for a model.
+
+    Raises:
+        ValueError: unknown method, or an option it does not have or refuses.
+    """
+    check_generator(name, options)
+    return GENERATORS.get(name)(model, seed=seed, **options)
+
+
+def check_generator(name: str, options: Mapping[str, Any]) -> None:
+    """Refuses what `make_objective` would, as far as that is known without a model.
+
+    Raises:
+        ValueError: as said.
+    """
+    check_options("method", name, GENERATORS.get(name), options)
 
 
 class Objective:
@@ -31,13 +53,16 @@ class Objective:
         smooth_weight: of the total variation's distance from what each image should have.
     """
 
+    title: ClassVar[str]
+    """What people call the method."""
     patterns: tuple[str, ...] = ()
     optimises = True
     """Whether there is anything to optimise; without it the initial noise is the set."""
 
     def __init__(
-        self, model: VisionModel, *, seed: int = 0, class_weight: float = 1.0, smooth_weight: float = 0.05,
-        class_loss: str = "cross_entropy",
+        self, model: VisionModel, *, seed: int = 0, class_weight: Annotated[float, Least(0)] = 1.0,
+        smooth_weight: Annotated[float, Least(0)] = 0.05,
+        class_loss: Literal["cross_entropy", "mae"] = "cross_entropy",
     ) -> None:  # fmt: skip
         self.seed, self.task = seed, task_of(model)
         self.class_weight, self.smooth_weight, self.class_loss = class_weight, smooth_weight, class_loss
@@ -73,8 +98,10 @@ class PatchObjective(Objective):
     choices: tuple[str, ...] = ()
 
     def __init__(
-        self, model: VisionModel, *, seed: int = 0, features: str, blocks: int = 4, channels: int = 64,
-        class_weight: float = 1.0, smooth_weight: float = 0.05, class_loss: str = "cross_entropy",
+        self, model: VisionModel, *, seed: int = 0, features: str, blocks: Annotated[int, Least(0)] = 4,
+        channels: Annotated[int, Least(0)] = 64,
+        class_weight: Annotated[float, Least(0)] = 1.0,
+        smooth_weight: Annotated[float, Least(0)] = 0.05, class_loss: Literal["cross_entropy", "mae"] = "cross_entropy",
     ) -> None:  # fmt: skip
         super().__init__(
             model, seed=seed, class_weight=class_weight, smooth_weight=smooth_weight, class_loss=class_loss

@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from ouro import data
-from ouro.gen.objective import Objective
+from ouro.gen.objective import Objective, make_objective
 from ouro.progress import finish
-from ouro.registry import GENERATORS
 from ouro.streams import stream
 from ouro.taps import record
 from ouro.tasks import task_of
@@ -204,7 +203,7 @@ def synthesize(
     Raises:
         ValueError: unknown method or option.
     """
-    objective = GENERATORS.get(method)(model, seed=seed, **options)
+    objective = make_objective(method, model, seed, options)
     images, labels, losses = [], [], []
     for first in range(0, num, batch):
         count = min(batch, num - first)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ouro.gen.objective import Objective
+from ouro.gen.objective import Objective, check_generator, make_objective
 from ouro.gen.synthesize import (
     GROUP,
     Diverged,
@@ -32,7 +32,6 @@ from ouro.models import create_model
 from ouro.models.zoo import witnesses_of
 from ouro.progress import finish, mapped
 from ouro.quant.calibrate import images_digest
-from ouro.registry import GENERATORS
 from ouro.store import Run, Store, check_writable, write_tensors
 from ouro.tasks import task_of
 from ouro.types import CalibrationSet, ModelSource, Progress, Report
@@ -65,7 +64,7 @@ class SynthesisSpec:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected {least} or more")
         if not self.lr > 0:
             raise ValueError(f"lr is {self.lr}, expected a positive number")
-        GENERATORS.get(self.method)
+        check_generator(self.method, dict(self.options))
 
 
 def synthesize(spec: SynthesisSpec, *, root: str | os.PathLike[str] | None = None) -> Generator[Progress, None, Report]:
@@ -86,7 +85,7 @@ def synthesize(spec: SynthesisSpec, *, root: str | os.PathLike[str] | None = Non
     if spec.out is not None:
         check_writable(spec.out)
     model = open_model(spec.model, spec.device)
-    objective = GENERATORS.get(spec.method)(model, seed=spec.seed, **dict(spec.options))
+    objective = make_objective(spec.method, model, spec.seed, dict(spec.options))
     store, chunks = Store(root), range(len(range(0, spec.num, spec.batch)))
     key = identity(spec, model, options=dict(spec.options))
     kept = store.find(key)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from ouro.quant.observers import Rows
 from ouro.quant.quantizer import RECURRENT_SITES, WEIGHT_SITES, Quantizer
 from ouro.scan import selective_scan
 from ouro.scan.discretize import discretize
+from ouro.settings import check_settings
 from ouro.taps import Tap
 from ouro.types import QuantSpec, ScanInputs
 
@@ -89,10 +91,16 @@ class Method:
 
     __slots__ = ()
 
-    has_outliers = False
+    title: ClassVar[str]
+    """What people call it, in tables and menus."""
+    has_outliers: ClassVar[bool] = False
     """Whether the o-part of the bits means anything to it."""
-    looks_at_inputs = False
+    looks_at_inputs: ClassVar[bool] = False
     """Whether weights are fitted to their layer's inputs."""
+
+    def __post_init__(self) -> None:
+        """Refuses options of another kind, see `ouro.settings`; a subclass that checks more calls this first."""
+        check_settings(self)
 
     @property
     def learning_weights(self) -> Learning:

@@ -7,7 +7,7 @@ recurrence and the scan's output, "full" everything else that has a tap, at 8 bi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from torch import nn
@@ -15,6 +15,7 @@ from torch import nn
 from ouro.quant.bits import FLOAT, parse_bits
 from ouro.quant.method import Method
 from ouro.registry import QUANTIZERS
+from ouro.settings import check_options
 from ouro.taps import taps
 from ouro.types import QuantPlan, QuantSpec
 
@@ -38,10 +39,7 @@ def make_method(name: str, options: Mapping[str, Any]) -> Method:
         ValueError: unknown method, or an option it does not have or refuses.
     """
     chosen = QUANTIZERS.get(name)
-    known = [field.name for field in fields(chosen)]
-    for option in options:
-        if option not in known:
-            raise ValueError(f"method {name!r} has no option {option!r}; known: {', '.join(known) or 'none'}")
+    check_options("method", name, chosen, options)
     return chosen(**options)
 
 

@@ -6,13 +6,14 @@ h_p, with CLAMP-ViT's 3 x 3 neighborhood. That makes it the ablation of what h_p
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from torch import Tensor
 
 from ouro.gen.losses import patch_contrast
 from ouro.gen.methods.ouro import check_window
 from ouro.gen.objective import PatchObjective, plain_feature
+from ouro.settings import Least
 from ouro.types import ScanRecord
 from ouro.vision import VisionModel
 
@@ -29,11 +30,13 @@ class ClampGen(PatchObjective):
         ValueError: an option outside its range.
     """
 
+    title = "CLAMP: contrast of plain attention"
     choices = ("y", "alpha")
 
     def __init__(
-        self, model: VisionModel, *, features: str = "y", window: int = 3, positives: int = 4,
-        temperature: float = 0.1, **common: Any,
+        self, model: VisionModel, *, features: Literal["y", "alpha"] = "y",
+        window: Annotated[int, Least(3)] = 3, positives: Annotated[int, Least(1)] = 4,
+        temperature: Annotated[float, Least(1e-3)] = 0.1, **common: Any,
     ) -> None:  # fmt: skip
         super().__init__(model, features=features, **common)
         check_window(model, window, positives)

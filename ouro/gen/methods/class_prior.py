@@ -10,3 +10,5 @@ from ouro.gen.objective import Objective
 
 class ClassPrior(Objective):
     """Loss terms: class and smoothness, see `Objective`."""
+
+    title = "Class loss only"

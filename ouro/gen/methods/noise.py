@@ -9,6 +9,7 @@ from ouro.vision import VisionModel
 class GaussianNoise(Objective):
     """Nothing to optimise: the initial images are the set."""
 
+    title = "Gaussian noise"
     optimises = False
 
     def __init__(self, model: VisionModel, *, seed: int = 0) -> None:

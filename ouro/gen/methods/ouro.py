@@ -7,13 +7,14 @@ on CPUs; `features` says which one made a set.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from torch import Tensor
 
 from ouro.attention.patched import WEIGHTS, alpha_p, patch_window
 from ouro.gen.losses import patch_contrast, similarity_entropy
 from ouro.gen.objective import PatchObjective, patched_feature
+from ouro.settings import Least
 from ouro.types import ScanRecord
 from ouro.vision import VisionModel
 
@@ -34,12 +35,15 @@ class OuroMambaGen(PatchObjective):
         ValueError: an option outside its range.
     """
 
+    title = "OuroMamba-Gen: contrast of patched implicit attention"
     choices = ("y_p", "alpha_p")
 
     def __init__(
-        self, model: VisionModel, *, features: str = "y_p", window: int = 5, positives: int = 12,
-        weights: str = "delta", temperature: float = 0.1, negatives: str = "all",
-        entropy_weight: float = 0.0, **common: Any,
+        self, model: VisionModel, *, features: Literal["y_p", "alpha_p"] = "y_p", window: Annotated[int, Least(3)] = 5,
+        positives: Annotated[int, Least(1)] = 12,
+        weights: Literal["delta", "uniform"] = "delta", temperature: Annotated[float, Least(1e-3)] = 0.1,
+        negatives: Literal["all", "window"] = "all",
+        entropy_weight: Annotated[float, Least(0)] = 0.0, **common: Any,
     ) -> None:  # fmt: skip
         super().__init__(model, features=features, **common)
         check_window(model, window, positives)

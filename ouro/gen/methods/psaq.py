@@ -7,12 +7,13 @@ and it is read at enough points to see its mass.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from torch import Tensor
 
 from ouro.gen.losses import similarity_entropy
 from ouro.gen.objective import PatchObjective, plain_feature
+from ouro.settings import Least
 from ouro.types import ScanRecord
 from ouro.vision import VisionModel
 
@@ -30,10 +31,17 @@ class PsaqGen(PatchObjective):
         ValueError: fewer than 2 points, or a bandwidth that is not positive.
     """
 
+    title = "PSAQ: entropy of patch similarity"
     choices = ("y", "alpha")
 
     def __init__(
-        self, model: VisionModel, *, features: str = "y", points: int = 64, bandwidth: float = 0.01, **common: Any
+        self,
+        model: VisionModel,
+        *,
+        features: Literal["y", "alpha"] = "y",
+        points: Annotated[int, Least(2)] = 64,
+        bandwidth: Annotated[float, Least(1e-4)] = 0.01,
+        **common: Any,
     ) -> None:
         super().__init__(model, features=features, **common)
         if points < 2:

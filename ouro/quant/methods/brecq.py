@@ -28,6 +28,8 @@ class BRECQ(Method):
     activation_steps, lr_activations: for the steps of activations, afterwards.
     """
 
+    title = "BRECQ"
+
     iterations: int = 500
     lr: float = 0.02
     pull: float = 0.01

@@ -22,6 +22,8 @@ from ouro.types import QuantSpec
 class DynamicToken(Method):
     """Asymmetric min-max per sample and time step; weights per output channel, clipped as in `Clipped`."""
 
+    title = "dynamic per token"
+
     norm: float = 2.4
     candidates: int = 100
 

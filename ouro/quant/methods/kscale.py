@@ -11,6 +11,7 @@ have a scale per output channel unless `per_channel` is off.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from ouro.quant.search import kscale, reparam
 from ouro.quant.search.candidates import initial
 from ouro.quant.search.clusters import clusters
 from ouro.quant.search.states import mean_state
+from ouro.settings import Least
 from ouro.taps import Tap
 from ouro.types import QuantSpec
 
@@ -41,11 +43,13 @@ class KScaled(Method):
         ValueError: fewer than one scale, an h_scale that is not known, or a least that is no part of 1.
     """
 
-    k: int = 4
+    title = "k-scaled"
+
+    k: Annotated[int, Least(1)] = 4
     power_of_two: bool = True
     rounds: int = 3
     per_channel: bool = True
-    h_scale: str = "per_step"
+    h_scale: Literal["per_step", "shared"] = "per_step"
     reparam: bool = True
     samples: int = 16
     least: float | None = None
@@ -53,10 +57,7 @@ class KScaled(Method):
     looks_at_inputs = True
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise ValueError(f"k is {self.k}, expected 1 or more")
-        if self.h_scale not in ("per_step", "shared"):
-            raise ValueError(f"h_scale is {self.h_scale!r}; known: per_step, shared")
+        Method.__post_init__(self)
         if self.least is not None and not 0 <= self.least <= 1:
             raise ValueError(f"least is {self.least}, expected 0 (the published range) to 1 (nothing clips)")
 

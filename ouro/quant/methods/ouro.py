@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from ouro.quant.rules import OutlierRule
 from ouro.quant.search import reparam
 from ouro.quant.search.states import mean_state
 from ouro.scan import selective_scan
+from ouro.settings import Least
 from ouro.taps import Tap
 from ouro.types import QuantSpec
 
@@ -48,28 +50,21 @@ class OuroMambaQuant(Method):
     steps_per_block, lr_weights, lr_activations: of block-wise learning; 0 steps for none, rates are relative.
     """
 
+    title = "OuroMamba-Quant"
+
     kappa: float = 3.0
     kappa_delta: float = 4.0
-    refresh: int = 10
-    theta: str = "online"
-    outlier_steps: str = "token"
+    refresh: Annotated[int, Least(1)] = 10
+    theta: Literal["online", "calibrated"] = "online"
+    outlier_steps: Literal["token", "channel"] = "token"
     norm: float = 2.4
-    candidates: int = 100
+    candidates: Annotated[int, Least(1)] = 100
     reparam: bool = False
     steps_per_block: int = 10
     lr_weights: float = 0.01
     lr_activations: float = 0.01
 
     has_outliers = True
-
-    def __post_init__(self) -> None:
-        if self.theta not in ("online", "calibrated"):
-            raise ValueError(f"theta is {self.theta!r}; known: online, calibrated")
-        if self.outlier_steps not in ("token", "channel"):
-            raise ValueError(f"outlier_steps is {self.outlier_steps!r}; known: token, channel")
-        for name in ("refresh", "candidates"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
 
     @property
     def learning(self) -> Learning:

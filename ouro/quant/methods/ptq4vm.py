@@ -27,6 +27,8 @@ class PTQ4VM(Method):
     norm, candidates: of the search for the initial steps. steps_per_block, lr, lr_smooth: of learning, rates relative.
     """
 
+    title = "PTQ4VM"
+
     alpha: float = 0.5
     norm: float = 2.4
     candidates: int = 100
@@ -35,6 +37,7 @@ class PTQ4VM(Method):
     lr_smooth: float = 0.01
 
     def __post_init__(self) -> None:
+        Method.__post_init__(self)
         check_alpha(self.alpha)
 
     @property

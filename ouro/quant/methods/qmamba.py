@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from ouro.quant.search.clusters import clusters
 from ouro.scan import selective_scan
 from ouro.scan.companding import compand
 from ouro.scan.discretize import discretize
+from ouro.settings import Least
 from ouro.types import Companding, ScanInputs
 
 _POWERS = (1, 2, 3, 4)
@@ -36,13 +38,11 @@ class QMamba(Method):
         ValueError: fewer than one group.
     """
 
-    groups: int = 8
+    title = "QMamba (reconstruction)"
+
+    groups: Annotated[int, Least(1)] = 8
     norm: float = 2.0
     candidates: int = 100
-
-    def __post_init__(self) -> None:
-        if self.groups < 1:
-            raise ValueError(f"groups is {self.groups}, expected 1 or more")
 
     def fit_weight(self, seen: Seen) -> dict[str, Tensor]:
         return observers.clipped_weight(seen.chunks[0], seen.spec, norm=self.norm, candidates=self.candidates)

@@ -26,10 +26,13 @@ class Quamba(Method):
         ValueError: a share that is no share.
     """
 
+    title = "Quamba"
+
     keep: float = 0.9995
     rotate: bool = True
 
     def __post_init__(self) -> None:
+        Method.__post_init__(self)
         if not 0.5 < self.keep <= 1:
             raise ValueError(f"keep is {self.keep}, expected more than 0.5 and at most 1")
 

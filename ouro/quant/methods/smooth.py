@@ -25,9 +25,12 @@ class SmoothQuant(Method):
         ValueError: alpha outside 0..1.
     """
 
+    title = "SmoothQuant"
+
     alpha: float = 0.5
 
     def __post_init__(self) -> None:
+        Method.__post_init__(self)
         check_alpha(self.alpha)
 
     def bases(self, block: Block) -> dict[str, Tensor]:

@@ -20,6 +20,8 @@ from ouro.quant.method import Learning, Method, Seen
 class MinMax(Method):
     """Ranges that clip nothing of what calibration showed."""
 
+    title = "MinMax"
+
     def fit_weight(self, seen: Seen) -> dict[str, Tensor]:
         return {"scale": observers.max_channel_scale(seen.chunks[0], seen.spec.bits)}
 
@@ -32,9 +34,12 @@ class Percentile(Method):
         ValueError: a share that is no share.
     """
 
+    title = "percentile"
+
     keep: float = 0.9999
 
     def __post_init__(self) -> None:
+        Method.__post_init__(self)
         if not 0.5 < self.keep <= 1:
             raise ValueError(f"keep is {self.keep}, expected more than 0.5 and at most 1")
 
@@ -50,6 +55,8 @@ class Clipped(Method):
 
     steps_per_block: optimizer steps for the step sizes of each block, 0 for none.
     """
+
+    title = "clipped static"
 
     norm: float = 2.4
     candidates: int = 100

@@ -1,4 +1,4 @@
-"""Fills the tables of README.md from the stored results: `python results/render.py`; nothing is typed by hand.
+"""Fills the tables of README.md from the stored results: `python -m ouro.paper.render`; nothing is typed by hand.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; each names the command that made its file.
 """
@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).resolve().parent
-ROOT = RESULTS.parent
-METHODS = {
-    "minmax": "MinMax", "percentile": "percentile", "clipped": "clipped static", "dynamic": "dynamic per token",
-    "smoothquant": "SmoothQuant", "quamba": "Quamba", "qmamba": "QMamba (reconstruction)", "brecq": "BRECQ",
-    "ptq4vm": "PTQ4VM", "kscale": "k-scaled", "ouro": "OuroMamba-Quant",
-}  # fmt: skip
+from ouro.registry import QUANTIZERS
+
+ROOT = Path(__file__).resolve().parents[2]
+RESULTS = ROOT / "results"
+"""Measurements that are kept with the source; they come with a checkout, not with an installed package."""
 RULES = {
     "tensor": "one step per tensor", "step": "one per time step", "shared factors": "one per tensor, rank-1 factors",
     "step factors": "one per time step, rank-1 factors", "searched": "one per time step, searched",
@@ -25,6 +25,10 @@ RULES = {
 }  # fmt: skip
 SOURCES = {"h": "h", "h_p": "h_p", "delta": "Δ"}
 Rows = list[Sequence[object]]
+
+
+def _title(method: str) -> str:
+    return QUANTIZERS.get(method).title
 
 
 def _load(name: str) -> dict[str, Any] | None:
@@ -101,7 +105,7 @@ def quantization() -> str | None:
             cells = [_cell(mine[b]) if b in mine else "" for b in bits]
             last = mine.get("w4a4o8")
             effective = "" if last is None else f"{last['effective_bits']['activations']:.2f}"
-            table.append([calib, METHODS[method], *cells, effective])
+            table.append([calib, _title(method), *cells, effective])
     head = ["calibration", "method", *(b.upper().replace("O", " (O") + (")" if "o" in b else "") for b in bits)]
     head.append("effective A bits at W4A4")
     seeds = len(values["seeds"])
@@ -129,7 +133,7 @@ def methods() -> str | None:
         floats[one["model"]] = one["fp_top1"]
         for row in one["rows"]:
             cells[one["model"], one["scope"], row["bits"], row["calib"], row["method"]] = row
-    known = [name for name in METHODS if any(key[4] == name for key in cells)]
+    known = [name for name in QUANTIZERS if any(key[4] == name for key in cells)]
     columns = [
         ("lin", "w8a8", "real"), *(("lin", "w4a4o8", calib) for calib in ("noise", "synthetic", "real")),
         ("rec", "w8a8", "real"), ("rec", "w4a4o8", "real"),
@@ -141,7 +145,7 @@ def methods() -> str | None:
         told = ("", "") if last is None else (
             f"{last['effective_bits']['activations']:.2f}", f"{last['calibration_seconds']:.0f}"
         )  # fmt: skip
-        first.append([METHODS[name], *("" if row is None else _cell(row) for row in found), *told])
+        first.append([_title(name), *("" if row is None else _cell(row) for row in found), *told])
     head = ["method", *(f"{scope} {bits.upper()[:4]}, {calib}" for scope, bits, calib in columns)]
     head += ["A bits at lin W4A4", "seconds"]
     others = [name for name in floats if name != "vim_nano"]
@@ -157,7 +161,7 @@ def methods() -> str | None:
             )
         ]
         if any(found):
-            second.append([METHODS[name], *("" if row is None else _share(row["top1"]) for row in found)])
+            second.append([_title(name), *("" if row is None else _share(row["top1"]) for row in found)])
     words = [f"{model}: {what}" for model in others for what in ("W4A4, synthetic", "W4A4, real", "rec W8A8, real")]
     counts = {one["n"] for one in values["tables"]}
     note = (
@@ -167,8 +171,8 @@ def methods() -> str | None:
     made = _made(values, "ouro bench methods --out results/methods_zoo.csv")
     text = made + note + _markdown(head, first)
     if second:
-        told = ", ".join(f"{model} {_share(floats[model])}" for model in others)
-        text += f"\n\nThe other embedded models, one seed; float: {told}.\n\n" + _markdown(["method", *words], second)
+        shares = ", ".join(f"{model} {_share(floats[model])}" for model in others)
+        text += f"\n\nThe other embedded models, one seed; float: {shares}.\n\n" + _markdown(["method", *words], second)
     return text
 
 
@@ -318,7 +322,7 @@ def ablations() -> str | None:
 
 def _measured(key: str) -> str:
     method, bits = key.split()
-    return f"{METHODS[method]} {bits.upper()}"
+    return f"{_title(method)} {bits.upper()}"
 
 
 def _claim(claim: dict[str, Any]) -> str:
@@ -405,7 +409,7 @@ def fused_reference() -> str | None:
         "simulated, %",
         "gate",
     )
-    made = _made(values, f"python results/fused_reference.py {values['model']} {values['n']}")
+    made = _made(values, f"python -m ouro.jobs.bench.fused_reference {values['model']} {values['n']}")
     return made + _markdown(head, rows, 1)
 
 
@@ -428,15 +432,22 @@ TABLES: dict[str, Callable[[], str | None]] = {
 }
 
 
+def _filled(body: str, match: re.Match[str]) -> str:
+    return f"{match[1]}\n{body}\n<!-- end -->"
+
+
 def render(text: str) -> str:
     """README text with every table made anew; one without a stored result says so."""
     for name, make in TABLES.items():
         body = make() or "Not measured yet."
         pattern = re.compile(rf"(<!-- table: {name} -->)(?:.*?<!-- end -->)?", re.DOTALL)
-        text = pattern.sub(lambda match, body=body: f"{match[1]}\n{body}\n<!-- end -->", text)
+        # not as a template: a body may hold backslashes
+        text = pattern.sub(partial(_filled, body), text)
     return text
 
 
 if __name__ == "__main__":
     readme = ROOT / "README.md"
+    if not readme.is_file():
+        sys.exit(f"there is no {readme}: the tables are made in a checkout")
     readme.write_text(render(readme.read_text()))

@@ -1,6 +1,6 @@
 """Top-1 of a fused model against the one it was made from, on held-out images and without a GPU.
 
-`python results/fused_reference.py [MODEL] [IMAGES]` runs the references of the kernels, their definitions in torch, in the
+`python -m ouro.jobs.bench.fused_reference [MODEL] [IMAGES]` runs the references of the kernels, their definitions in torch, in the
 precision of every format, and writes results/fused_reference_MODEL.json. What it shows is the arithmetic of the formats;
 that kernels agree with their references is another gate's to say (`ouro bench kernels`).
 """
@@ -32,7 +32,7 @@ def main(name: str = "vim_nano", images: str = "1000") -> None:
         sys.stdout.write(f"{told}\n")
         sys.stdout.flush()
     made = asdict(run_info(0, started))
-    path = Path(__file__).parent / f"fused_reference_{name}.json"
+    path = Path("results") / f"fused_reference_{name}.json"
     write_json(path, {"op": "fused reference", "model": name, "gates": rows, "n": int(images), **made})
 
 

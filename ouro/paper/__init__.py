@@ -1,0 +1,1 @@
+"""The papers' results as this project has them: stored measurements in, tables of the README out."""

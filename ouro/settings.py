@@ -1,0 +1,137 @@
+"""What a method can be set to, read from its class: names, defaults, kinds, choices, bounds, and a word on each.
+
+A class says it where its users look anyway: in the signature (or in its fields), by `Literal` for choices and `Least`
+for a bound, and in its docstring. Forms and checks follow from there.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True, slots=True)
+class Least:
+    """In `Annotated[int, Least(1)]`: the least value."""
+
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One option: its default, kind (int, float, bool or str), choices (none: any), least value, and what it is for."""
+
+    name: str
+    default: Any
+    kind: type
+    choices: tuple[Any, ...] = ()
+    least: float | None = None
+    help: str = ""
+    optional: bool = False
+
+
+def settings(method: type) -> tuple[Setting, ...]:
+    """The options of a class: a dataclass's fields, or keyword-only parameters, its own before those of **common.
+
+    The seed is not one of them, it is a run's.
+    """
+    if is_dataclass(method):
+        hints = get_type_hints(method, include_extras=True)
+        found = {one.name: (one.default, hints[one.name]) for one in fields(method)}
+    else:
+        found = dict(_parameters(method))
+    words = _words(method, list(found))
+    return tuple(_setting(name, default, hint, words.get(name, "")) for name, (default, hint) in found.items())
+
+
+def _parameters(method: type) -> Iterator[tuple[str, tuple[Any, Any]]]:
+    """(name, (default, type)) of every keyword-only parameter that a call may give."""
+    seen: set[str] = set()
+    for owner in method.__mro__[:-1]:
+        if "__init__" not in vars(owner):
+            continue
+        function = vars(owner)["__init__"]
+        hints, parameters = (
+            get_type_hints(function, include_extras=True),
+            inspect.signature(function).parameters.values(),
+        )
+        for one in parameters:
+            if one.kind is one.KEYWORD_ONLY and one.name not in seen | {"seed"} and one.default is not one.empty:
+                yield one.name, (one.default, hints.get(one.name, Any))
+            seen |= {one.name}
+        if not any(one.kind is one.VAR_KEYWORD for one in parameters):
+            # nothing is passed on to the classes above
+            return
+
+
+def check_settings(method: Any) -> None:
+    """Refuses an instance of a dataclass whose fields are not what its settings allow.
+
+    Raises:
+        ValueError: see `check_options`.
+    """
+    known = settings(type(method))
+    check_options("method", type(method).__name__, type(method), {one.name: getattr(method, one.name) for one in known})
+
+
+def check_options(kind: str, name: str, method: type, options: Mapping[str, Any]) -> None:
+    """Refuses options that a class does not have, or values of another kind.
+
+    Raises:
+        ValueError: what was given, what is allowed.
+    """
+    known = {setting.name: setting for setting in settings(method)}
+    for option, value in options.items():
+        if option not in known:
+            raise ValueError(f"{kind} {name!r} has no option {option!r}; known: {', '.join(known) or 'none'}")
+        setting = known[option]
+        if value is None and setting.optional:
+            continue
+        if setting.choices and value not in setting.choices:
+            raise ValueError(f"{option} is {value!r}; known: {', '.join(map(str, setting.choices))}")
+        fits = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}[setting.kind]
+        # True is an int to Python, and to nobody else
+        if not isinstance(value, fits) or (isinstance(value, bool) and setting.kind is not bool):
+            raise ValueError(f"{option} is {value!r}, expected {_KINDS[setting.kind]}")
+        if setting.least is not None and not float(value) >= setting.least:
+            raise ValueError(f"{option} is {value}, expected {setting.least:g} or more")
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+
+
+def _setting(name: str, default: Any, hint: Any, words: str) -> Setting:
+    least: float | None = None
+    choices: tuple[Any, ...] = ()
+    optional = False
+    if get_origin(hint) is Annotated:
+        hint, *marks = get_args(hint)
+        least = next((mark.value for mark in marks if isinstance(mark, Least)), None)
+    if get_origin(hint) in (Union, UnionType):
+        parts = get_args(hint)
+        optional = NoneType in parts
+        hint = next(part for part in parts if part is not NoneType)
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
+        hint = type(choices[0])
+    kind = hint if hint in _KINDS else type(default)
+    return Setting(name, default, kind, choices, least, words, optional)
+
+
+def _words(method: type, names: list[str]) -> dict[str, str]:
+    """Option -> what the docstrings of the class and of those above say behind "option:" or "option, another:"."""
+    if not names:
+        return {}
+    one = "|".join(map(re.escape, names))
+    entry = re.compile(rf"(?:^|(?<=[\s.]))((?:(?:{one}), )*(?:{one})): ")
+    words: dict[str, str] = {}
+    for owner in reversed(method.__mro__[:-1]):
+        for paragraph in inspect.cleandoc(owner.__doc__ or "").split("\n\n"):
+            parts = entry.split(" ".join(paragraph.split()))
+            for named, said in zip(parts[1::2], parts[2::2], strict=True):
+                words |= dict.fromkeys(named.split(", "), said.strip())
+    return words
