@@ -11,7 +11,7 @@ from torch import Tensor
 from ouro.registry import DATASETS
 
 SPLITS = ("train", "calib", "test")
-"""The parts that sets are divided into; no two share an image."""
+"""The parts that sets are divided into; a folder alone is the same images in each."""
 
 
 class Dataset(Protocol):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import re
+import struct
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -19,6 +22,25 @@ def splits():
     return {split: Cifar10(split=split) for split in ("train", "calib", "test")}
 
 
+class _Python2(pickle._Pickler):
+    """Writes strings and bytes alike, as the pickles of the original files have them."""
+
+    dispatch: ClassVar = dict(pickle._Pickler.dispatch)
+
+    def save_text(self, text):
+        data = text if isinstance(text, bytes) else text.encode("ascii")
+        self.write(pickle.BINSTRING + struct.pack("<i", len(data)) + data)
+        self.memoize(text)
+
+    dispatch[bytes] = dispatch[str] = save_text
+
+
+def _as_in_2009(content):
+    file = io.BytesIO()
+    _Python2(file, protocol=2).dump(content)
+    return file.getvalue().replace(b"numpy._core.multiarray", b"numpy.core.multiarray")
+
+
 @pytest.fixture
 def root(tmp_path):
     """A folder as torchvision leaves it, with 40 images a batch whose pixels say which image they are."""
@@ -28,8 +50,8 @@ def root(tmp_path):
         which = np.arange(first, first + 40)
         rows = np.zeros((40, 3, 32, 32), np.uint8)
         rows[:, 0], rows[:, 1, 0, 0] = (which % 256)[:, None, None], 7
-        content = {b"data": rows.reshape(40, -1), b"labels": (which % 10).tolist(), b"batch_label": b"one of several"}
-        (tmp_path / "cifar-10-batches-py" / name).write_bytes(pickle.dumps(content, protocol=4))
+        content = {"data": rows.reshape(40, -1), "labels": (which % 10).tolist(), "batch_label": "one of several"}
+        (tmp_path / "cifar-10-batches-py" / name).write_bytes(_as_in_2009(content))
     return tmp_path
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
+from pathlib import Path
+
 import pytest
 import torch
 from PIL import Image
@@ -10,25 +14,7 @@ import ouro
 from ouro.data import batches, comes_along, kind, load, normalize, providing
 from ouro.registry import DATASETS
 
-TOY = """
-import torch
-from ouro.data import Dataset
-
-
-class Toy(Dataset):
-    classes = tuple(f"gray {k}" for k in range(12))
-    mean = std = (0.5, 0.5, 0.5)
-
-    def __init__(self, split="test", size=8):
-        self.size = size
-
-    def __len__(self):
-        return 24
-
-    def images(self, start, n):
-        labels = torch.arange(start, start + n) % 12
-        return (labels * 20).to(torch.uint8)[:, None, None, None].expand(n, 3, self.size, self.size), labels
-"""
+README = Path(__file__).parents[3] / "README.md"
 
 
 @pytest.fixture(params=list(DATASETS))
@@ -73,19 +59,25 @@ def test_a_set_can_do_what_it_says_and_nothing_else(opened):
 
 
 def test_a_set_is_one_file_and_one_line(tmp_path, monkeypatch):
-    (tmp_path / "toy_set.py").write_text(TOY)
+    # the example that the README gives
+    example = re.search(
+        r"^- \*\*A data set\*\*.*?```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL | re.MULTILINE
+    )
+    (tmp_path / "flags.py").write_text(textwrap.dedent(example[1]))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(DATASETS, "_targets", dict(DATASETS._targets))
-    DATASETS.add("toy", "toy_set:Toy")
-    model = ouro.create_model("vim_nano", width=16, depth=1, image=8)
-    report = ouro.evaluate(model, data="toy")
-    assert report["data"] == "toy" and report["n"] == 24
-    # gray alone is told apart by a head that weighs nothing else
+    DATASETS.add("flags", "flags:Flags")
+    assert kind("flags").provides == {"masks"} and not kind("flags").files and comes_along("flags")
+    assert load("flags", split="calib", size=8).masks(2, 3).shape == (3, 8, 8)
+    with pytest.raises(ValueError, match="^unknown split 'val'; known: train, calib, test$"):
+        load("flags", split="val")
+    model = ouro.create_model("vim_nano", width=16, depth=1, image=8, num_classes=3, class_names=())
+    # answers the same whatever it sees
     with torch.no_grad():
         model.head.weight.zero_()
-        model.head.bias.copy_(torch.arange(12.0))
-    assert ouro.evaluate(model, data="toy")["top1"] == pytest.approx(1 / 12)
-    assert kind("toy").provides == frozenset() and not kind("toy").files
+        model.head.bias.copy_(torch.arange(3.0))
+    report = ouro.evaluate(model, data="flags")
+    assert report["data"] == "flags" and report["n"] == 300 and report["top1"] == pytest.approx(1 / 3)
 
 
 def test_what_sets_provide_can_be_asked_before_they_are_opened():
