@@ -26,6 +26,9 @@ os.environ.setdefault("MPLBACKEND", "agg")
 # processes that share a suite share the cores
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, torch.get_num_threads()))
 
+# what `torch.device` as a context looks for, listed before any of it is poisoned
+_device_constructors()
+
 # a test may import timm before anything of ours
 declare_missing_ops()
 
@@ -53,8 +56,6 @@ def poison_empty(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
         # torch.compile may have made its table of torch's functions in a poisoned test
         if rules := sys.modules.get("torch._dynamo.trace_rules"):
             rules.get_torch_obj_rule_map.cache_clear()
-        # so may `torch.device` as a context have made its list of constructors
-        _device_constructors.cache_clear()
         return
     monkeypatch.setattr(torch, "empty", _poisoned(torch.empty))
     monkeypatch.setattr(torch, "empty_like", _poisoned(torch.empty_like))

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ouro.models import create_model, variant
+from ouro.models.family import Family
 from ouro.registry import MODELS
-from ouro.vision import VisionModel
 
 NAMES = list(MODELS)
 
@@ -27,7 +27,7 @@ _SMALL: dict[str, dict[str, Any]] = {
 """Name of a family's config -> the fields that make it small; all that a name stands for besides stays."""
 
 
-def small(name: str, seed: int = 0) -> VisionModel:
+def small(name: str, seed: int = 0) -> Family:
     """A small model of this name; weights drawn by the seed."""
     config = variant(name).config
     changes = _SMALL[type(config).__name__]
@@ -48,6 +48,20 @@ def small(name: str, seed: int = 0) -> VisionModel:
     return model
 
 
-def inputs(model: VisionModel, count: int = 3, seed: int = 0) -> Tensor:
+def inputs(model: Family, count: int = 3, seed: int = 0) -> Tensor:
     """Images in the model's own size."""
     return torch.randn(count, *model.info.input_size, generator=torch.Generator().manual_seed(seed))
+
+
+def official(model: Family) -> dict[str, Tensor]:
+    """The state dict as the official code would save it: what belongs to one scan each is stacked, or joined."""
+    state: dict[str, Tensor] = {}
+    parts: dict[str, list[Tensor]] = {}
+    for key, value in model.state_dict().items():
+        place = model.official(key)
+        if place.parts == 1:
+            state[place.key] = value.clone()
+        else:
+            parts.setdefault(place.key, []).append(value)
+    # the only ones without an axis for the scans
+    return state | {key: (torch.cat if key.endswith(("A_logs", "Ds")) else torch.stack)(x) for key, x in parts.items()}

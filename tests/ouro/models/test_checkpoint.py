@@ -1,4 +1,4 @@
-"""Foreign checkpoints: every published container loads, nothing in a file is executed, every misfit has a name."""
+"""Checkpoint files: every published wrapping comes off, nothing in a file is executed, what is no checkpoint is one line."""
 
 from __future__ import annotations
 
@@ -8,18 +8,20 @@ import pickle
 import re
 import sys
 import types
+from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from ouro.models import create_model, load_checkpoint
-from ouro.models.position import resize_pos_embed
+from ouro.models import create_model, load_checkpoint, read_checkpoint
 from ouro.models.vim import official_key
-from ouro.registry import MODELS
+from tests.golden import DATA
 
 CONFIG = {"depth": 1, "image": 16, "patch": 4, "stride": 4, "width": 32, "num_classes": 5}
+OFFENDERS = DATA / "offenders"
 
 
 @pytest.fixture
@@ -41,9 +43,27 @@ def same(a, b) -> bool:
     return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
+def refused(source, **options) -> str:
+    with pytest.raises(ValueError) as error:
+        read_checkpoint(source, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
 @pytest.mark.parametrize("container", ["model", "model_ema", "ema_model", "state_dict", "state_dict_ema", "ema", ""])
 @pytest.mark.parametrize(
-    "prefix", ["", "module.", "_orig_mod.", "model.", "encoder.", "_orig_mod.module.", "module.model."]
+    "prefix",
+    [
+        "",
+        "module.",
+        "_orig_mod.",
+        "model.",
+        "encoder.",
+        "backbone.",
+        "net.",
+        "_orig_mod.module.",
+        "module.model.backbone.",
+    ],
 )
 def test_every_container_and_prefix_loads(model, other, official, container, prefix, tmp_path) -> None:
     state = {prefix + key: value for key, value in official.items()}
@@ -61,42 +81,120 @@ def test_averaged_weights_inside_a_container_load(model, other, official, tmp_pa
     assert model.loaded_from.container == "model_ema.state_dict"
     torch.save({"model": zeros, "ema": {"state_dict": averaged}}, tmp_path / "x.pth")
     assert not same(load_checkpoint(model, tmp_path / "x.pth"), other)
-    assert same(load_checkpoint(model, tmp_path / "x.pth", container="ema"), other)
-    assert model.loaded_from.container == "ema.state_dict"
+    for container in ("ema", "ema.state_dict"):
+        assert same(load_checkpoint(model, tmp_path / "x.pth", container=container), other)
+        assert model.loaded_from.container == "ema.state_dict"
 
 
-def test_of_a_larger_model_only_the_encoder_is_taken(model, other, official, tmp_path) -> None:
-    state = {f"module.encoder.{key}": value for key, value in official.items()}
-    torch.save({"state_dict": state | {"module.decoder.weight": torch.zeros(3)}}, tmp_path / "x.pth.tar")
+@pytest.mark.parametrize("mark", ["encoder", "backbone"])
+def test_of_a_larger_model_only_the_body_is_taken(model, other, official, mark, tmp_path) -> None:
+    state = {f"module.{mark}.{key}": value for key, value in official.items()}
+    torch.save({"state_dict": state | {"module.decode_head.weight": torch.zeros(3)}}, tmp_path / "x.pth.tar")
     assert same(load_checkpoint(model, tmp_path / "x.pth.tar"), other)
 
 
+def test_what_torch_puts_into_names_comes_out(model, other, official) -> None:
+    infixes = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+    state = {re.sub(r"^(layers\.\d+\.)", r"\1" + "".join(infixes), key): value for key, value in official.items()}
+    assert not set(state) <= set(official)
+    assert same(load_checkpoint(model, state), other)
+
+
+def test_a_state_dict_under_any_name_is_taken_if_it_is_the_only_one(model, other, official) -> None:
+    assert same(load_checkpoint(model, {"student": official, "optimizer": {"state": {}}, "epoch": 3}), other)
+    assert model.loaded_from.container == "student"
+    assert refused({"student": official, "teacher": official}) == (
+        "the given state dict holds several state dicts, student, teacher; choose one by container='student'"
+    )
+    zeros = {key: torch.zeros_like(value) for key, value in official.items()}
+    assert same(load_checkpoint(model, {"student": zeros, "teacher": official}, container="teacher"), other)
+
+
+def test_numbers_beside_the_tensors_are_left_out(model, other, official) -> None:
+    # AveragedModel's counter, a step and a note, all at the level of the tensors
+    beside = {"n_averaged": 7, "step": 1200, "note": "best", "lr": 1e-3, "config": {"depth": 1}}
+    checkpoint = read_checkpoint(official | beside)
+    assert checkpoint.others == {"n_averaged": "int", "step": "int", "note": "str", "lr": "float", "config": "dict"}
+    assert same(load_checkpoint(model, checkpoint), other)
+
+
+def test_a_counter_of_batches_may_be_a_number_or_averaged() -> None:
+    model = create_model("mambavision_nano", width=16, stem=8, depths=(1, 1), image=56)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    counters = [key for key in state if key.endswith("num_batches_tracked")]
+    load_checkpoint(model, state | {key: 5 for key in counters})
+    assert counters and all(model.state_dict()[key] == 5 for key in counters)
+    load_checkpoint(model, state | {key: torch.tensor(7.25) for key in counters})
+    assert all(model.state_dict()[key] == 7 and not model.state_dict()[key].is_floating_point() for key in counters)
+
+
+def test_rename_takes_off_wrappers_of_your_own(model, other, official, tmp_path) -> None:
+    state = {f"module.vit.trunk.{key.replace('head.', 'fc.')}": value for key, value in official.items()}
+    state |= {"module.text.weight": torch.zeros(2), "module.scale": torch.ones(())}
+    torch.save({"model": state}, tmp_path / "x.pth")
+    names = {"module.vit.trunk.fc.": "head.", "module.vit.trunk.": "", "module.text.": None, "module.scale": None}
+    assert same(load_checkpoint(model, tmp_path / "x.pth", rename=names), other)
+    # the names that are left when "module." is off
+    bare = {prefix.removeprefix("module."): to for prefix, to in names.items()}
+    model = create_model("vim_nano", **CONFIG)
+    assert same(load_checkpoint(model, tmp_path / "x.pth", rename=bare), other)
+
+    def trunk(key: str) -> str | None:
+        return key.removeprefix("module.vit.trunk.").replace("fc.", "head.") if ".trunk." in key else None
+
+    model = create_model("vim_nano", pretrained=read_checkpoint(tmp_path / "x.pth", rename=trunk))
+    assert same(model, other)
+
+
+def test_a_rename_that_cannot_be_meant_is_one_line(official) -> None:
+    state = {f"vit.{key}": value for key, value in official.items()} | {"text.weight": torch.zeros(2)}
+    assert refused(state, rename={"vitt.": ""}) == (
+        "rename has 'vitt.', and no name in the given state dict begins with it; they begin with text, vit"
+    )
+    assert refused(state, rename=lambda key: "x") == (
+        "the given state dict: two tensors are called 'x' once 'vit.pos_embed' is renamed; check rename"
+    )
+    assert refused(state, rename=["vit."]) == "rename is a list, expected a mapping of prefixes or a function of names"
+    assert refused(state, rename=lambda key: None) == (
+        "the given state dict holds no tensor that is left after renaming; check rename"
+    )
+
+
 def test_pickled_arguments_and_numbers_beside_the_weights_are_allowed(model, other, official, tmp_path) -> None:
-    beside = {"args": argparse.Namespace(lr=1e-3, data="x"), "best": np.float64(81.5), "last": np.float32(81.5)}
+    beside = {
+        "args": argparse.Namespace(lr=1e-3, data="x", output_dir=Path("out")), "best": np.float64(81.5),
+        "last": np.float32(81.5), "losses": np.arange(3.0),
+    }  # fmt: skip
     torch.save({"model": official} | beside, tmp_path / "x.pth")
     assert same(load_checkpoint(model, tmp_path / "x.pth"), other)
 
 
 @pytest.fixture
-def yacs(monkeypatch):
-    """A class that pickles as yacs' CfgNode does, known to Python only while the file is written."""
-
-    class CfgNode(dict):
-        def __init__(self, *args: object) -> None:
-            super().__init__(*args)
-            self.__dict__ |= {"__immutable__": True, "__deprecated_keys__": set(), "__renamed_keys__": {}}
-
-    CfgNode.__module__, CfgNode.__qualname__ = "yacs.config", "CfgNode"
+def pickled_as(monkeypatch):
+    """Makes classes that pickle under a foreign name, known to Python only while the file is written."""
     with monkeypatch.context() as patch:
-        patch.setitem(sys.modules, "yacs", types.ModuleType("yacs"))
-        patch.setitem(sys.modules, "yacs.config", types.SimpleNamespace(CfgNode=CfgNode))
-        yield CfgNode
+
+        def make(module: str, name: str, base: type) -> type:
+            made = type(name, (base,), {"__module__": module})
+            parts = module.split(".")
+            for end in range(1, len(parts) + 1):
+                patch.setitem(sys.modules, ".".join(parts[:end]), types.ModuleType(".".join(parts[:end])))
+            setattr(sys.modules[module], name, made)
+            return made
+
+        yield make
 
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_pickled_yacs_configuration_needs_no_yacs(
-    yacs, model, other, official, zipped, tmp_path, monkeypatch
+    pickled_as, model, other, official, zipped, tmp_path, monkeypatch
 ) -> None:
+    class Frozen(dict):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args)
+            self.__dict__ |= {"__immutable__": True, "__deprecated_keys__": set(), "__renamed_keys__": {}}
+
+    yacs = pickled_as("yacs.config", "CfgNode", Frozen)
     allowed = torch.serialization.get_safe_globals()
     config = yacs({"MODEL": yacs({"NAME": "x", "DEPTHS": [2, 2]}), "AMP": True})
     torch.save({"model": official, "config": config}, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
@@ -106,20 +204,45 @@ def test_a_pickled_yacs_configuration_needs_no_yacs(
     assert set(torch.serialization.get_safe_globals()) == set(allowed)
 
 
+def test_what_mmengine_remembers_beside_the_weights_needs_no_mmengine(
+    pickled_as, model, other, official, tmp_path, monkeypatch
+) -> None:
+    class Buffer:
+        def __init__(self) -> None:
+            self._max_length, self._log_history, self._count_history = 100, np.arange(5.0), np.ones(5, dtype=np.int64)
+
+    buffer = pickled_as("mmengine.logging.history_buffer", "HistoryBuffer", Buffer)
+    state = {f"backbone.{key}": value for key, value in official.items()} | {"decode_head.bias": torch.zeros(3)}
+    hub = {"log_scalars": {"train/loss": buffer()}, "runtime_info": {"epoch": 3}}
+    torch.save({"meta": {"seed": 0}, "state_dict": state, "message_hub": hub}, tmp_path / "x.pth")
+    monkeypatch.setitem(sys.modules, "mmengine.logging.history_buffer", None)
+    assert same(load_checkpoint(model, tmp_path / "x.pth"), other)
+
+
 def test_what_was_loaded_can_be_told(model, official, tmp_path) -> None:
     assert model.loaded_from is None
     torch.save({"model_ema": official}, tmp_path / "x.pth")
     taken = load_checkpoint(model, tmp_path / "x.pth").loaded_from
     assert (taken.source, taken.container) == (str(tmp_path / "x.pth"), "model_ema")
-    assert re.fullmatch("[0-9a-f]{12}", taken.revision)
+    assert re.fullmatch("[0-9a-f]{12}", taken.revision) and taken.digest == taken.revision and taken.fresh == ()
     taken = load_checkpoint(model, official).loaded_from
     assert (taken.source, taken.container, taken.revision) == ("the given state dict", "", "")
     assert create_model("vim_nano", pretrained=True).loaded_from.source == "vim_nano.safetensors"
 
 
+def test_the_digest_of_a_state_dict_is_that_of_its_content(official) -> None:
+    digest = read_checkpoint(official).digest
+    assert re.fullmatch("[0-9a-f]{12}", digest)
+    shuffled = {f"module.{key}": official[key].clone() for key in reversed(official)}
+    assert read_checkpoint({"model": shuffled}).digest == digest
+    assert read_checkpoint(official | {"pos_embed": official["pos_embed"] + 1}).digest != digest
+    assert read_checkpoint({key: value.bfloat16() for key, value in official.items()}).digest != digest
+
+
 def test_our_own_safetensors_and_a_state_dict_load(model, other, tmp_path) -> None:
-    save_file(other.state_dict(), tmp_path / "x.safetensors")
+    save_file(other.state_dict(), tmp_path / "x.safetensors", {"model": "vim_nano"})
     assert same(load_checkpoint(model, tmp_path / "x.safetensors"), other)
+    assert read_checkpoint(tmp_path / "x.safetensors").metadata == {"model": "vim_nano"}
     assert same(load_checkpoint(create_model("vim_nano", **CONFIG), other.state_dict()), other)
 
 
@@ -127,8 +250,15 @@ def test_the_container_can_be_chosen(model, other, official, tmp_path) -> None:
     zeros = {key: torch.zeros_like(value) for key, value in official.items()}
     torch.save({"model": zeros, "model_ema": official}, tmp_path / "x.pth")
     assert same(load_checkpoint(model, tmp_path / "x.pth", container="model_ema"), other)
-    with pytest.raises(ValueError, match=r"x.pth has no 'ema'; it has model, model_ema"):
-        load_checkpoint(model, tmp_path / "x.pth", container="ema")
+    assert refused(tmp_path / "x.pth", container="ema") == "x.pth has no 'ema'; it has model, model_ema"
+
+
+def test_a_checkpoint_is_read_once(model, other, official) -> None:
+    checkpoint = read_checkpoint(official)
+    assert read_checkpoint(checkpoint) is checkpoint and same(load_checkpoint(model, checkpoint), other)
+    assert refused(checkpoint, container="model") == (
+        "the given state dict is read already; give container, rename and grid to read_checkpoint"
+    )
 
 
 class _Hostile:
@@ -139,219 +269,136 @@ class _Hostile:
         return os.mkdir, (self.target,)
 
 
-def test_a_hostile_pickle_does_not_run(model, official, tmp_path) -> None:
-    before = {key: value.clone() for key, value in model.state_dict().items()}
+def test_a_hostile_pickle_does_not_run(official, tmp_path) -> None:
     trap = tmp_path / "trap"
     torch.save({"model": official, "args": _Hostile(str(trap))}, tmp_path / "x.pth")
-    with pytest.raises(ValueError, match="x.pth holds more than tensors and was not opened"):
-        load_checkpoint(model, tmp_path / "x.pth")
+    assert refused(tmp_path / "x.pth").startswith("x.pth holds more than tensors and was not opened")
     (tmp_path / "raw.pth").write_bytes(pickle.dumps(_Hostile(str(trap)), protocol=2))
-    with pytest.raises(ValueError, match="raw.pth"):
-        load_checkpoint(model, tmp_path / "raw.pth")
+    assert refused(tmp_path / "raw.pth").startswith("raw.pth")
     assert not trap.exists()
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+REASONS = {
+    "op_od_build": "holds no weights: there is nothing in it; give the file of a model",
+    "op_param": "is no readable checkpoint ('list' object has no attribute 'detach'); download it again",
+    "op_rebuild": "is no readable checkpoint ('NoneType' object has no attribute 'dtype'); download it again",
+    "opraw_param": "is no readable checkpoint ('list' object has no attribute 'detach'); download it again",
+    "opraw_rebuild": "is no readable checkpoint ('NoneType' object has no attribute 'dtype'); download it again",
+    "opraw_tensorcall": "is no readable checkpoint (int too big to convert); download it again",
+}
+
+
+@pytest.mark.parametrize("name", REASONS)
+def test_crafted_pickles_are_no_checkpoints(name) -> None:
+    assert refused(OFFENDERS / f"{name}.pth") == f"{name}.pth {REASONS[name]}"
+
+
+class _Crafted(OrderedDict):
+    def __reduce__(self):
+        return OrderedDict, (), {"items": 1, "keys": 1, "values": 1}, None, iter(self.items())
+
+
+def test_the_attributes_of_a_pickled_dict_are_not_trusted(model, other, official, tmp_path) -> None:
+    torch.save({"model": _Crafted(official)}, tmp_path / "x.pth")
+    assert same(load_checkpoint(model, tmp_path / "x.pth"), other)
+
+
+def test_containers_without_end_are_one_line(tmp_path) -> None:
+    endless = {}
+    endless["model"] = endless
+    torch.save(endless, tmp_path / "x.pth")
+    assert refused(tmp_path / "x.pth") == (
+        "x.pth has containers in containers without end (model.model.model.model.model.model.model.model.model); it is "
+        "damaged"
+    )
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_a_truncated_or_empty_file_is_one_clear_line(model, other, suffix, tmp_path) -> None:
+def test_a_truncated_or_empty_file_is_one_clear_line(other, suffix, tmp_path) -> None:
     path = tmp_path / f"x{suffix}"
     if suffix == ".pth":
         torch.save({"model": other.state_dict()}, path)
     else:
         save_file(other.state_dict(), path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(ValueError, match=f"x{suffix} is no readable") as error:
-        load_checkpoint(model, path)
-    assert "\n" not in str(error.value)
+    assert refused(path).startswith(f"x{suffix} is no readable")
     path.write_bytes(b"")
-    with pytest.raises(ValueError, match=f"x{suffix} is empty; download it again"):
-        load_checkpoint(model, path)
+    assert refused(path) == f"x{suffix} is empty; download it again"
 
 
-def _refused(model, source) -> str:
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    with pytest.raises(ValueError) as error:
-        load_checkpoint(model, source)
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-    return str(error.value)
-
-
-def test_misfits_name_the_first_key_and_both_shapes(model, official) -> None:
-    start = "the given state dict does not fit vim_nano: "
-    keys = "was it made for another family or depth?"
-    size = "was it made for another size or number of classes?"
-    assert _refused(model, {key: value for key, value in official.items() if key != "head.bias"}) == (
-        f"{start}'head.bias' of (5,) is missing (1 keys missing, 0 unexpected); {keys}"
+def test_what_is_no_checkpoint_is_one_line(other, tmp_path) -> None:
+    assert refused({"epoch": 3}) == (
+        "the given state dict holds no weights: it has epoch, and no tensors under model, model_ema, ema_model, "
+        "state_dict, state_dict_ema, ema or at the top; give the file of a model"
     )
-    assert _refused(model, {key: value for key, value in official.items() if "A_b_log" not in key}) == (
-        f"{start}'layers.0.mixer.scans.1.A_log' of (64, 16), officially 'layers.0.mixer.A_b_log', is missing "
-        f"(1 keys missing, 0 unexpected); {keys}"
-    )
-    assert _refused(model, official | {"extra": torch.zeros(1, 2)}) == (
-        f"{start}'extra' of (1, 2) is not of this model (0 keys missing, 1 unexpected); {keys}"
-    )
-    assert _refused(model, official | {"head.bias": torch.zeros(9)}) == (
-        f"{start}'head.bias' is (9,), the model has (5,) (1 shapes differ); {size}"
-    )
-    assert _refused(model, official | {"layers.0.mixer.D_b": torch.zeros(2)}) == (
-        f"{start}'layers.0.mixer.scans.1.D' is (2,) (the official 'layers.0.mixer.D_b', (2,)), the model has (64,) "
-        f"(1 shapes differ); {size}"
-    )
-    assert _refused(model, official | {"norm_f.weight": torch.full((32,), torch.nan)}) == (
-        "the given state dict: 'norm_f.weight' holds NaN or infinity; the file is damaged or its training diverged"
-    )
-
-
-def test_another_width_names_the_file_s_own_shapes(model) -> None:
-    wider = create_model("vim_nano", **(CONFIG | {"width": 48, "image": 24})).state_dict()
-    assert _refused(model, wider) == (
-        "the given state dict does not fit vim_nano: 'cls_token' is (1, 1, 48), the model has (1, 1, 32) (23 shapes "
-        "differ); was it made for another size or number of classes?"
-    )
-    only = {key: model.state_dict()[key] for key in wider} | {"pos_embed": wider["pos_embed"]}
-    assert "'pos_embed' is (1, 37, 48), the model has (1, 17, 32) (1 shapes differ)" in _refused(model, only)
-    odd = model.state_dict() | {"pos_embed": torch.zeros(1, 16, 32)}
-    assert _refused(model, odd) == (
-        "the given state dict does not fit vim_nano: position embedding has 15 patch rows, expected a square number"
-    )
-
-
-def test_a_misfit_of_a_stacked_tensor_names_the_official_one() -> None:
-    small = {"width": 32, "depths": (1, 1), "image": 32, "num_classes": 5}
-    model = create_model("vmamba_tiny", **small)
-    state = {key: torch.zeros(shape) for key, shape in _vmamba_shapes(model).items()}
-    stacked = "layers.0.blocks.0.op.x_proj_weight"
-    assert _refused(model, state | {stacked: torch.zeros(4, 6, 32)}) == (
-        "the given state dict does not fit vmamba_tiny: 'stages.0.blocks.0.mixer.scans.0.x_proj.weight' is (6, 32) "
-        f"(part 1 of 4 of the official '{stacked}', (4, 6, 32)), the model has (4, 32) (4 shapes differ); was it made "
-        "for another size or number of classes?"
-    )
-    broken = torch.zeros(4, 4, 32)
-    broken[2] = torch.inf
-    assert _refused(model, state | {stacked: broken}) == (
-        "the given state dict: 'stages.0.blocks.0.mixer.scans.2.x_proj.weight' (part 3 of 4 of the official "
-        f"'{stacked}', (4, 4, 32)) holds NaN or infinity; the file is damaged or its training diverged"
-    )
-    # of a number of scans that does not divide: the official tensor as it is
-    assert (
-        "'stages.0.blocks.0.mixer.scans.0.D' is (30,) (part 1 of 4 of the official 'layers.0.blocks.0.op.Ds', (30,))"
-        in (_refused(model, state | {"layers.0.blocks.0.op.Ds": torch.zeros(30)}))
-    )
-
-
-def test_another_family_is_refused_by_its_first_key(model) -> None:
-    small = {"width": 32, "depths": (1, 1), "image": 32, "num_classes": 5}
-    vmamba = create_model("vmamba_tiny", **small)
-    official = {key: torch.zeros(shape) for key, shape in _vmamba_shapes(vmamba).items()}
-    assert _refused(model, official).startswith(
-        "the given state dict does not fit vim_nano: 'cls_token' of (1, 1, 32) is missing (24 keys missing, 52 unexpected)"
-    )
-    assert _refused(vmamba, {official_key(key): value for key, value in model.state_dict().items()}).startswith(
-        "the given state dict does not fit vmamba_tiny: 'embed.norm1.weight' of (16,), officially "
-        "'patch_embed.2.weight', is missing (78 keys missing, 20 unexpected)"
-    )
-
-
-def test_what_is_no_checkpoint_is_one_line(model, tmp_path) -> None:
-    assert _refused(model, {"epoch": 3}) == (
-        "the given state dict holds no state dict: found 'epoch'; looked under model, model_ema, ema_model, "
-        "state_dict, state_dict_ema, ema and at the top"
-    )
-    assert _refused(model, "nowhere.pth") == (
+    assert refused("nowhere.pth") == (
         "no checkpoint at 'nowhere.pth'; give a .safetensors or .pth file, a URL, or a Hugging Face file as "
         "'org/name:file' or 'org/name:file@revision'"
     )
-    assert _refused(model, tmp_path) == f"{tmp_path} is a folder, expected a .safetensors or .pth file"
+    assert refused(tmp_path) == f"{tmp_path} is a folder, expected a .safetensors or .pth file"
     torch.save([1, 2], tmp_path / "x.pth")
-    assert _refused(model, tmp_path / "x.pth") == (
-        "x.pth holds a list, expected a dict of tensors or a container of one"
+    assert refused(tmp_path / "x.pth") == ("x.pth holds a list, expected a dict of tensors or a container of one")
+    for source in ([other.state_dict()], 7, None, torch.zeros(2)):
+        assert refused(source) == (
+            f"weights are given as a {type(source).__name__}, expected a path, a URL, a hub file or a state dict"
+        )
+    with pytest.raises(ValueError, match="weights are given as a list, expected a path"):
+        create_model("vim_nano", pretrained=[1])
+
+
+def test_an_optimizer_alone_is_one_line(other, tmp_path) -> None:
+    optimizer = torch.optim.AdamW(other.parameters())
+    other(torch.zeros(1, 3, 16, 16)).sum().backward()
+    optimizer.step()
+    torch.save({"optimizer": optimizer.state_dict(), "epoch": 3}, tmp_path / "x.pth")
+    assert refused(tmp_path / "x.pth") == (
+        "x.pth holds no weights: it is the state of an optimizer (optimizer, epoch); give the file of a model"
+    )
+    assert refused(optimizer.state_dict()) == (
+        "the given state dict holds no weights: it is the state of an optimizer (state, param_groups); give the file "
+        "of a model"
     )
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
-def test_weights_of_any_precision_come_in_as_float32(model, other, official, dtype) -> None:
-    load_checkpoint(model, {key: value.to(dtype) for key, value in official.items()})
-    for key, value in model.state_dict().items():
-        assert value.dtype == torch.float32 and torch.equal(value, other.state_dict()[key].to(dtype).float())
+def test_a_quantized_file_of_ours_is_no_checkpoint(tmp_path) -> None:
+    save_file({"a.quantizer.scale": torch.ones(1)}, tmp_path / "x.safetensors", {"format": "ouro calibration 1"})
+    assert refused(tmp_path / "x.safetensors") == (
+        "x.safetensors is no checkpoint but an 'ouro calibration 1'; a quantized model is opened by its path, as "
+        "`ouro evaluate` does"
+    )
 
 
-@pytest.mark.parametrize("change", [{"image": 24}, {"stride": 2}, {"image": 24, "stride": 2}, {"image": 12}], ids=str)
-def test_another_resolution_or_stride_keeps_the_class_token(official, change) -> None:
-    model = create_model("vim_nano", **(CONFIG | change))
-    tokens = model.info.stages[0].L
-    assert tokens != 17
-    load_checkpoint(model, official)
-    given, middle = official["pos_embed"], (tokens - 1) // 2
-    assert model.pos_embed.shape == (1, tokens, 32) and model.info.cls_index == middle
-    assert torch.equal(model.pos_embed[:, middle], given[:, 8])
-    patches = torch.cat([given[:, :8], given[:, 9:]], 1).transpose(1, 2).unflatten(2, (4, 4))
-    resized = torch.nn.functional.interpolate(patches, size=model.info.stages[0].grid, mode="bicubic").flatten(2)
-    found = torch.cat([model.pos_embed[:, :middle], model.pos_embed[:, middle + 1 :]], 1)
-    assert torch.equal(found, resized.transpose(1, 2))
+def _quantized(x):
+    return torch.quantize_per_tensor(x, 0.1, 0, torch.qint8)
 
 
-def test_positions_are_interpolated_to_any_grid() -> None:
-    constant = torch.ones(1, 17, 4)
-    constant[:, 8] = 7
-    for grid in ((6, 6), (3, 5), (7, 2)):
-        cells = grid[0] * grid[1]
-        resized = resize_pos_embed(constant, 8, grid)
-        assert resized.shape == (1, cells + 1, 4) and (resized[:, cells // 2] == 7).all()
-        assert (torch.cat([resized[:, : cells // 2], resized[:, cells // 2 + 1 :]], 1) - 1).abs().max() < 1e-6
-    # rows vary with the height, columns with the width
-    rows = torch.arange(4.0).repeat_interleave(4).view(1, 16, 1)
-    wide = resize_pos_embed(rows, None, (4, 9)).view(4, 9)
-    assert torch.allclose(wide, torch.arange(4.0)[:, None].expand(4, 9), atol=1e-5)
-    with pytest.raises(ValueError, match="position embedding has 15 patch rows, expected a square number"):
-        resize_pos_embed(torch.ones(1, 15, 4), None, (4, 4))
+KINDS = {
+    "meta": (lambda x: x.to("meta"), "is on the meta device and has no values; save the model after its weights are loaded"),
+    "sparse": (lambda x: x.to_sparse(), "is sparse (torch.sparse_coo), weights are dense; save value.to_dense()"),
+    "quantized": (_quantized, "is quantized by torch (torch.qint8), weights are floating point; save value.dequantize()"),
+    "complex": (lambda x: x.cfloat(), "is complex (torch.complex64), weights are real; was it made for another family?"),
+    "nested": (
+        lambda x: torch.nested.nested_tensor([x[0], x[1, :3]]),
+        "is a nested tensor, weights are dense; save it padded, as torch.nested.to_padded_tensor makes it",
+    ),
+}  # fmt: skip
 
 
-def _vmamba_shapes(model) -> dict[str, tuple[int, ...]]:
-    """Official key -> shape of a VMamba: what belongs to four scans is stacked along an axis, or one after the other."""
-    shapes = {}
-    for key, value in model.state_dict().items():
-        there = model.official(key)
-        flat = there.key.endswith(("A_logs", "Ds"))
-        shape = (there.parts * len(value), *value.shape[1:]) if flat else (there.parts, *value.shape)
-        shapes[there.key] = tuple(value.shape) if there.parts == 1 else shape
-    return shapes
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors is in prototype")
+@pytest.mark.filterwarnings("ignore:.*quantiz")
+@pytest.mark.parametrize("kind", KINDS)
+def test_tensors_that_are_not_plain_are_named(official, kind, tmp_path) -> None:
+    make, why = KINDS[kind]
+    state = official | {"head.weight": make(official["head.weight"])}
+    assert refused(state) == f"the given state dict: 'head.weight' {why}"
+    torch.save({"model": state}, tmp_path / "x.pth")
+    assert refused(tmp_path / "x.pth") == f"x.pth: 'head.weight' {why}"
 
 
-@pytest.fixture
-def vmamba():
-    """(a small VMamba, an official state dict with values of its own)."""
-    model = create_model("vmamba_tiny", width=16, depths=(1, 1), image=32, num_classes=5)
-    generator = torch.Generator().manual_seed(0)
-    state = {key: torch.randn(shape, generator=generator) for key, shape in _vmamba_shapes(model).items()}
-    return model, state
-
-
-def test_early_names_and_pointwise_convolutions_of_vmamba_load(vmamba) -> None:
-    model, state = vmamba
-    wanted = {key: value.clone() for key, value in load_checkpoint(model, state).state_dict().items()}
-    early = {
-        "patch_embed.0.": "patch_embed.proj.", "patch_embed.2.": "patch_embed.norm.", "classifier.norm.": "norm.",
-        "classifier.head.": "head.", ".op.": ".self_attention.", ".blocks.0.norm.": ".blocks.0.ln_1.",
-    }  # fmt: skip
-    old = {}
-    for key, value in state.items():
-        for now, then in early.items():
-            key = key.replace(now, then)
-        pointwise = re.search(r"(in_proj|out_proj|fc1|fc2)\.weight$", key)
-        old[key] = value[:, :, None, None] if pointwise else value
-    assert not set(early) & set(old) and sum(value.dim() == 4 for value in old.values()) > 8
-    found = load_checkpoint(create_model("vmamba_tiny", width=16, depths=(1, 1), image=32, num_classes=5), old)
-    assert all(torch.equal(value, wanted[key]) for key, value in found.state_dict().items())
-
-
-@pytest.mark.parametrize("name", [name for name in MODELS if not MODELS.get(name).embedded])
-def test_where_published_weights_lie_is_told_to_timm(name) -> None:
-    import timm
-
-    weights, cfg = MODELS.get(name).weights, timm.get_pretrained_cfg(name)
-    if weights is None:
-        assert cfg.url is None and cfg.hf_hub_id is None
-    elif weights.startswith("https://"):
-        assert cfg.url == weights and cfg.hf_hub_id is None
-    else:
-        assert f"{cfg.hf_hub_id}:{cfg.hf_hub_filename}" == weights and cfg.url is None
+def test_a_file_holds_as_much_as_its_tensors_claim(official, tmp_path) -> None:
+    huge = torch.zeros(1).expand(1 << 40, 3, 4, 4)
+    torch.save(official | {"patch_embed.proj.weight": huge}, tmp_path / "x.pth")
+    assert refused(tmp_path / "x.pth") == (
+        "x.pth: 'patch_embed.proj.weight' claims to be (1099511627776, 3, 4, 4), and the file holds less than that; save "
+        "value.contiguous()"
+    )
