@@ -34,6 +34,7 @@ measure gemm_in_proj gemm --case Vim-B --case in_proj
 measure rows kernels rows --case Vim-B
 measure pairs kernels paired_linear --case Vim-B
 measure gemm_out_proj gemm --case Vim-B --case out_proj
+measure devices_vim_nano devices vim_nano --device cuda
 measure model_vim_tiny model vim_tiny_patch16_224 --backend triton --b 1,8,32,128 --images 1024
 measure model_vim_small model vim_small_patch16_224 --backend triton --b 1,8,32,128 --images 256
 measure kernels kernels

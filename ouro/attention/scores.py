@@ -78,4 +78,4 @@ def _flat(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     if values.isnan().any():
         raise ValueError("the map holds NaN, which has no rank")
     # searchsorted warns about other layouts
-    return values.detach().flatten(1).contiguous(), mask.bool().flatten(1)
+    return values.detach().flatten(1).contiguous(), mask.to(values.device).bool().flatten(1)

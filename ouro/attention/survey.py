@@ -79,19 +79,19 @@ def neighborhoods(
 
 
 def score(maps: Mapping[Any, Tensor], masks: Tensor) -> dict[str, Tensor]:
-    """{score: [s k]}, one column per map, of maps [b h w] against masks [b H W].
+    """{score: [s k]}, one column per map, of maps [b h w] against masks [b H W]; on the CPU, wherever these are.
 
     All maps are scored on the finest grid among them, so that layers can be compared. A sample whose object fills no
     patch there, or all of them, is left out.
     """
     height, width = max((values.shape[1:] for values in maps.values()), key=lambda grid: grid.numel())
     finest = height, width
-    inside = mask_to_grid(masks, finest)
+    inside = mask_to_grid(masks.to(next(iter(maps.values())).device), finest)
     usable = inside.flatten(1).any(1) & ~inside.flatten(1).all(1)
     stacked = torch.stack([_enlarged(values[usable], finest) for values in maps.values()], dim=1)  # [s k h w]
     repeated = inside[usable].unsqueeze(1).expand_as(stacked)
     rows = {name: rule(stacked.flatten(0, 1), repeated.flatten(0, 1)) for name, rule in SCORES.items()}
-    return {name: row.unflatten(0, stacked.shape[:2]) for name, row in rows.items()}
+    return {name: row.unflatten(0, stacked.shape[:2]).cpu() for name, row in rows.items()}
 
 
 def _offered(source: str, matrix: Tensor, grid: tuple[int, int]) -> Iterator[str]:

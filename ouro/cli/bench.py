@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ouro.cli import draw
-from ouro.cli.options import Json, Out, Seed, Source, numbers, takes_model
+from ouro.cli.options import Device, Json, Out, Seed, Source, numbers, takes_model
 from ouro.cli.tail import end, guarded, run
 
 CaseWords = Annotated[
@@ -184,7 +184,26 @@ def compare(
     end(compare_benchmarks(before, after), draw.compared, json_=json_)
 
 
+@guarded
+@takes_model
+def devices(
+    source: Source,
+    device: Device = "auto",
+    out: Out = None,
+    seed: Seed = 0,
+    json_: Json = False,
+) -> None:
+    """Whether a device gives what the CPU gives, part by part: forward, attention, generation, calibration, sensitivity.
+
+    JSON: {model, device, gate: {passed, failed}, rows: [{part, max_error, tolerance, passed, note}], ...}.
+    """
+    from ouro.jobs.bench.devices import DeviceSpec, compare_devices
+
+    end(run("devices", compare_devices(DeviceSpec(source, device, seed))), draw.devices, json_=json_, out=out)
+
+
 COMMANDS = {
+    "devices": devices,
     "scan": scan,
     "model": model,
     "packed": packed,

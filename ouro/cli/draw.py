@@ -354,6 +354,20 @@ def _missing(values: Values) -> Drawn:
         yield f"missing: {row['peer']} ({row['why']})"
 
 
+def devices(values: Values) -> Drawn:
+    """What agrees with the CPU, and how far what does not."""
+    rows = (
+        (
+            row["part"], "-" if row["max_error"] is None else f"{row['max_error']:.1e}", f"{row['tolerance']:.0e}",
+            "yes" if row["passed"] else "NO", row["note"],
+        )
+        for row in values["rows"]
+    )  # fmt: skip
+    yield _filled(
+        f"{values['model']} on {values['device']} against the CPU", ("what", "error", "allowed", "passed", "note"), rows
+    )
+
+
 def compared(values: Values) -> Drawn:
     """Two result files side by side."""
     if not values["same_device"]:

@@ -39,9 +39,11 @@ def fidelity(exact: VisionModel, rounded: VisionModel, images: Tensor, *patterns
     """Fidelity of every matching tap, and of the "logits", of a quantized model to the float one.
 
     Args:
+        images: in model space, wherever they are.
         patterns: of tap paths; by default every block's output.
     """
     patterns = patterns or ("*.tap_out",)
+    images = images.to(exact.device)
     with torch.no_grad():
         with record(exact, *patterns) as wanted:
             logits = exact(images)

@@ -39,8 +39,8 @@ class Coverage:
 
 @torch.no_grad()
 def features(model: VisionModel, images: Tensor) -> Tensor:
-    """What the classifier of `model` looks at, [s c]."""
-    return torch.cat([model.features(chunk) for chunk in images.split(BATCH)])
+    """What the classifier of `model` looks at, [s c] on the CPU; the images may be anywhere."""
+    return torch.cat([model.features(chunk.to(model.device)).cpu() for chunk in images.split(BATCH)])
 
 
 def diversity(found: Tensor, labels: Tensor | None = None) -> dict[str, float | None]:
@@ -53,7 +53,7 @@ def diversity(found: Tensor, labels: Tensor | None = None) -> dict[str, float | 
     pairs = torch.ones_like(distances, dtype=torch.bool).triu(1)
     told = {"pairwise": _mean(distances[pairs]), "within": None, "between": None}
     if labels is not None:
-        same = labels[:, None] == labels[None, :]
+        same = (labels[:, None] == labels[None, :]).to(distances.device)
         told |= {"within": _mean(distances[pairs & same]), "between": _mean(distances[pairs & ~same])}
     return told
 
@@ -70,7 +70,7 @@ def frechet(first: Tensor, second: Tensor) -> float:
         raise ValueError(f"{min(len(first), len(second))} sample(s) have no covariance; give two or more")
     if first.shape[1] != second.shape[1]:
         raise ValueError(f"features of {first.shape[1]} and of {second.shape[1]} channels cannot be compared")
-    a, b = first.double(), second.double()
+    a, b = first.double().cpu(), second.double().cpu()
     spread_a, spread_b = torch.cov(a.T), torch.cov(b.T)
     root = _square_root(spread_a)
     shared = torch.linalg.eigvalsh(root @ spread_b @ root).clamp(min=0).sqrt().sum()
@@ -102,8 +102,8 @@ def similarity_density(model: VisionModel, images: Tensor, bins: int = 80) -> Te
     counts = None
     for chunk in images.split(BATCH):
         with record(model, *objective.patterns) as trace:
-            model(chunk)
-        rows = torch.stack([_histogram(block, bins) for block in objective.per_block(trace).values()])
+            model(chunk.to(model.device))
+        rows = torch.stack([_histogram(block, bins).cpu() for block in objective.per_block(trace).values()])
         counts = rows if counts is None else counts + rows
     assert counts is not None
     return counts / counts.sum(1, keepdim=True) * (bins / 2)
@@ -120,7 +120,7 @@ def _square_root(matrix: Tensor) -> Tensor:
 
 def _histogram(vectors: Tensor, bins: int) -> Tensor:
     unit = F.normalize(vectors, dim=-1)
-    first, second = torch.triu_indices(unit.shape[1], unit.shape[1], offset=1)
+    first, second = torch.triu_indices(unit.shape[1], unit.shape[1], offset=1, device=unit.device)
     pairs = (unit @ unit.transpose(1, 2))[:, first, second]
     return torch.histc(pairs.clamp(-1, 1), bins, -1, 1).double()
 
@@ -134,7 +134,7 @@ def _values(model: VisionModel, images: Tensor, paths: list[str]) -> dict[str, t
         lows[path] = min(lows.get(path, torch.inf), tensor.min().item())
         highs[path] = max(highs.get(path, -torch.inf), tensor.max().item())
         flat = tensor.flatten(1)
-        some.setdefault(path, []).append(flat[:, :: max(1, flat.shape[1] // VALUES)].flatten())
+        some.setdefault(path, []).append(flat[:, :: max(1, flat.shape[1] // VALUES)].flatten().cpu())
     return {path: (lows[path], highs[path], torch.cat(values)) for path, values in some.items()}
 
 
@@ -142,7 +142,7 @@ def _values(model: VisionModel, images: Tensor, paths: list[str]) -> dict[str, t
 def _seen(model: VisionModel, images: Tensor, paths: list[str]) -> Iterator[tuple[str, Tensor]]:
     for chunk in images.split(BATCH):
         with record(model, *paths) as trace:
-            model(chunk)
+            model(chunk.to(model.device))
         yield from trace.tensors.items()
 
 

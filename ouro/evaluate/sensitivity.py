@@ -189,7 +189,7 @@ class Subsets:
                 with torch.no_grad(), self._rounded(paths):
                     for part in self.parts[first:]:
                         state = part.run(*state)
-                parts[place].append(state[0])
+                parts[place].append(self.task.cpu(state[0]))
                 done, total = number * len(subsets) + place + 1, len(self.batches) * len(subsets)
                 yield Progress(done, total, f"{place + 1} of {len(subsets)} subsets of the sites")
         return [self.task.cat(outputs) for outputs in parts]

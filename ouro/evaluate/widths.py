@@ -76,5 +76,5 @@ def elements(model: VisionModel, calibration: Calibration, image: Tensor) -> dic
     """Tap path -> elements that are rounded there for one image [1 3 h w]."""
     rounded = attach_calibration(copy.deepcopy(model).eval(), calibration)
     with torch.no_grad(), counting(rounded):
-        rounded(image.to(next(model.parameters()).device))
+        rounded(image.to(model.device))
     return {path: int(counted.sum()) for path, counted in counts(rounded).items()}

@@ -106,6 +106,7 @@ def fused_of(simulated: VisionModel, format: Format, backend: str = "triton") ->
 @torch.no_grad()
 def check(model: VisionModel, simulated: VisionModel, fused: FusedModel, format: Format, images: Tensor) -> Verdict:
     """Compares a fused model with the one it was made from, and both with the model in floating point."""
+    images = images.to(simulated.device)
     few = images[:CHUNK]
     precise = fused if format.dtype == torch.float32 else fused_of(simulated, _in_float32(format), fused.backend)
     exact = _worst_block(simulated, precise, few)
@@ -156,8 +157,7 @@ def tiny(name: str, seed: int = 0) -> VisionModel:
 
 def noise_images(model: VisionModel, count: int, seed: int = 0) -> Tensor:
     """Normal noise in the model's own size, on its device."""
-    device = next(model.parameters()).device
-    return torch.randn(count, *model.info.input_size, generator=torch.Generator().manual_seed(seed)).to(device)
+    return torch.randn(count, *model.info.input_size, generator=torch.Generator().manual_seed(seed)).to(model.device)
 
 
 def _logits(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

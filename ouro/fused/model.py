@@ -176,7 +176,7 @@ def fuse(
     require(backend in BACKENDS, f"fuse: unknown backend {backend!r}; known: {', '.join(BACKENDS)}")
     require(dtype in DTYPES, f"fuse cannot run; dtype is {dtype}, expected one of {', '.join(map(str, DTYPES))}")
     require_vim(model)
-    device = next(model.parameters()).device
+    device = model.device
     if backend == "triton" and (why := can_run(device)) is not None:
         raise KernelError(f"fuse cannot run; tried triton: {why}")
     attached = {path: tap.site for path, tap in taps(model) if tap.quantizer is not None}

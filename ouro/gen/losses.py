@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ouro.gen import density
+from ouro.scan.devices import compiles
 
 
 def neighborhood(grid: tuple[int, int], size: int) -> Tensor:
@@ -92,7 +93,7 @@ class _Density(torch.autograd.Function):
     def forward(ctx, pairs, places, bandwidth):
         ctx.save_for_backward(pairs, places)
         ctx.bandwidth = bandwidth
-        if pairs.device.type == "cpu":
+        if compiles(pairs):
             return density.forward(pairs, places, bandwidth)
         columns = [_kernel(pairs, place, bandwidth).mean(1) for place in places.T]
         return torch.stack(columns, dim=1)
@@ -100,7 +101,7 @@ class _Density(torch.autograd.Function):
     @staticmethod
     def backward(ctx, upstream):
         pairs, places = ctx.saved_tensors
-        if pairs.device.type == "cpu":
+        if compiles(pairs):
             return density.backward(pairs, places, ctx.bandwidth, upstream), None, None
         to_pairs = torch.zeros_like(pairs)
         for place, weight in zip(places.T, upstream.T, strict=True):

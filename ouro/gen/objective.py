@@ -159,6 +159,7 @@ class PatchObjective(Objective):
             within = count // groups
             few = torch.randperm(within, generator=stream)[: max(1, self.channels // groups)]
             drawn = (torch.arange(groups)[:, None] * within + few).flatten()
+        drawn = drawn.to(inputs.u.device)
         return ScanInputs(inputs.u[:, drawn], inputs.delta[:, drawn], inputs.A[drawn], inputs.B, inputs.C, None)
 
 

@@ -55,17 +55,19 @@ def optimise(
 ) -> Generator[Progress, None, CalibrationSet]:
     """Optimises images first .. first + count; yields the mean losses and, every few steps, the images.
 
-    The model's parameters are left as they are and get no gradient.
+    It runs on the model's device, what it hands out is on the CPU. The model's parameters are left as they are and get
+    no gradient.
 
     Raises:
         Diverged: a loss became NaN or infinite; the error has the last good images.
     """
-    info = model.info
+    info, device = model.info, model.device
+    # drawn on the CPU, so that a seed means the same images on every device
     labels = task_of(info).draw(info, seed, first, count)
     draws = [_draw(info, seed, first + i, steps) for i in range(count)]
-    low, high = _pixel_range(info)
-    images = torch.stack([draw.noise for draw in draws]).clamp(low, high).requires_grad_()
-    groups = [_Group(model, objective, labels, draws, first, members) for members in _groups(first, count)]
+    low, high = (end.to(device) for end in _pixel_range(info))
+    images = torch.stack([draw.noise for draw in draws]).to(device).clamp(low, high).requires_grad_()
+    groups = [_Group(model, objective, labels.to(device), draws, first, members) for members in _groups(first, count)]
     optimizer = torch.optim.Adam([images], lr=lr, betas=(0.5, 0.9), eps=1e-8)
     history: list[dict[str, float]] = []
     good = images.detach().clone()
@@ -75,7 +77,7 @@ def optimise(
             try:
                 found = [group.gradient(images, step) for group in groups]
             except FloatingPointError as error:
-                raise Diverged(f"{error} at step {step + 1}; try a lower lr than {lr}", good, step) from error
+                raise Diverged(f"{error} at step {step + 1}; try a lower lr than {lr}", good.cpu(), step) from error
             images.grad = torch.cat([gradient for gradient, _ in found])
             terms = {name: torch.cat([each[name] for _, each in found]) for name in found[0][1]}
             # what the losses were finite at
@@ -89,7 +91,9 @@ def optimise(
                 shown["preview"] = to_pixels(images.detach(), info)
             parts = ", ".join(f"{name} {value:.2f}" for name, value in history[-1].items())
             yield Progress(step + 1, steps, parts, shown)
-    return CalibrationSet(images.detach(), labels, {"losses": history, "first": first, "seed": seed, "steps": steps})
+    return CalibrationSet(
+        images.detach().cpu(), labels, {"losses": history, "first": first, "seed": seed, "steps": steps}
+    )
 
 
 class Diverged(RuntimeError):
@@ -111,7 +115,7 @@ class _Group:
         self.after = GROUP - self.before - len(members)
         chosen = slice(members.start, members.stop)
         self.draws, self.labels = draws[chosen], self._padded(labels[chosen])
-        self.smooth = self._padded(torch.tensor([draw.smooth for draw in self.draws]))
+        self.smooth = self._padded(torch.tensor([draw.smooth for draw in self.draws]).to(labels.device))
 
     def gradient(self, images: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Of the sum of the losses, for every member; and the losses, each [members].
@@ -141,7 +145,8 @@ class _Group:
 
 def saved_bytes(model: VisionModel, objective: Objective) -> int:
     """What autograd keeps of one image between forward and backward; costs one forward."""
-    image = torch.zeros(1, *model.info.input_size, requires_grad=True)
+    device = model.device
+    image = torch.zeros(1, *model.info.input_size, device=device, requires_grad=True)
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -152,7 +157,8 @@ def saved_bytes(model: VisionModel, objective: Objective) -> int:
     with _frozen(model), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         with record(model, *objective.patterns, detach=False) as trace:
             logits = model(image)
-        objective.losses(trace, logits, torch.zeros(1, dtype=torch.int64), image, torch.zeros(1))
+        label, smooth = torch.zeros(1, dtype=torch.int64, device=device), torch.zeros(1, device=device)
+        objective.losses(trace, logits, label, image, smooth)
     return sum(kept.values())
 
 
@@ -219,8 +225,8 @@ def synthesize(
 
 
 def to_pixels(images: Tensor, info: ModelInfo) -> Tensor:
-    """Model space -> uint8 [b 3 h w]."""
-    return data.to_pixels(images, info.mean, info.std)
+    """Model space -> uint8 [b 3 h w] on the CPU, wherever the images are."""
+    return data.to_pixels(images.cpu(), info.mean, info.std)
 
 
 def _draw(info: ModelInfo, seed: int, index: int, steps: int) -> _Draw:

@@ -46,7 +46,7 @@ def attach_calibration(model: VisionModel, calibration: Calibration) -> VisionMo
             raise ValueError(f"{path!r} is no tap of this model; was it calibrated for another one?")
         if is_rounded(spec):
             quantizers[path] = method.build(known[path], spec, calibration.state.get(path, {}))
-    device = next(model.parameters()).device
+    device = model.device
     attach(model, {path: quantizer.to(device) for path, quantizer in quantizers.items()})
     return model
 
@@ -76,14 +76,14 @@ def counting(model: nn.Module) -> Iterator[None]:
 
 
 def counts(model: nn.Module) -> dict[str, Tensor]:
-    """What every quantizer counted, by tap path."""
-    return {path: quantizer.counts.clone() for path, quantizer in _quantizers(model)}
+    """What every quantizer counted, by tap path; on the CPU."""
+    return {path: quantizer.counts.clone().cpu() for path, quantizer in _quantizers(model)}
 
 
 def add_counts(model: nn.Module, counted: Mapping[str, Tensor]) -> None:
     """Adds what a copy of the model counted over other images to what this one did."""
     for path, quantizer in _quantizers(model):
-        quantizer.counts += counted[path]
+        quantizer.counts += counted[path].to(quantizer.counts.device)
 
 
 def effective_bits(model: nn.Module) -> dict[str, float]:

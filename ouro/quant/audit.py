@@ -54,7 +54,7 @@ def audit(model: nn.Module, images: Tensor, plan: QuantPlan | None = None) -> di
         handles += _watch(known, scan, rows, failures)
     try:
         with torch.no_grad():
-            model(images)
+            model(images.to(next(model.parameters()).device))
     finally:
         for handle in handles:
             handle.remove()

@@ -81,7 +81,7 @@ def calibrating(
     chosen, plan = make_plan(model, method, bits, scope, seed, options, site_bits)
     check_images(images, model.info.input_size)
     work = copy.deepcopy(model).eval().requires_grad_(False)
-    device = next(work.parameters()).device
+    device = work.device
     exact: list[State] = [(chunk.to(device),) for chunk in images.split(CHUNK)]
     rounded = list(exact)
     state: dict[str, Mapping[str, Tensor]] = {}
@@ -184,12 +184,14 @@ def _fit(
     basis = {"smooth": bases[path]} if path in bases else {}
     # nothing but the way into the basis is needed of it
     frame = Quantizer(tap, spec, basis)
-    for found in (*chunks, *(tensor for scan in scans for tensor in (scan.u, scan.delta, scan.B))):
-        if not found.isfinite().all():
+    tensors = [*chunks, *(tensor for scan in scans for tensor in (scan.u, scan.delta, scan.B))]
+    for tensor in tensors:
+        if not tensor.isfinite().all():
             raise ValueError(f"{path}: calibration images bring NaN or infinity here; is the model's weight damaged?")
     with torch.no_grad():
         state = method.fit(Seen(path, tap, spec, [frame.inside(chunk) for chunk in chunks], partner, scans))
-    tap.quantizer = method.build(tap, spec, {**basis, **state})
+    # what a method makes up rather than fits is made on the CPU
+    tap.quantizer = method.build(tap, spec, {**basis, **state}).to(tensors[0].device)
 
 
 def _weight_of(path: str) -> str:

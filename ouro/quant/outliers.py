@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ouro.quant.grid import dequantize, positive, quantize, range_of, rounding_gradients
 from ouro.quant.rules import OutlierRule
+from ouro.scan.devices import compiles
 
 
 def outlier_list(x: Tensor, rule: OutlierRule, *, scale: Tensor | None = None, theta: Tensor | None = None) -> Tensor:
@@ -108,7 +109,7 @@ def quantize_with_outliers(
 
 def compilable(x: Tensor) -> bool:
     """Whether compiled code takes x; everything else goes through the definitions."""
-    return x.device.type == "cpu" and x.dtype == torch.float32
+    return compiles(x) and x.dtype == torch.float32
 
 
 def _compiled(

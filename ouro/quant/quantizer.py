@@ -89,8 +89,9 @@ class Quantizer(nn.Module):
     def count(self, x: Tensor, outliers: Tensor | None = None) -> None:
         """Adds x to `counts` if somebody asked for that."""
         if self.counting:
-            large = torch.zeros((), dtype=torch.int64) if outliers is None else outliers.sum().cpu()
-            self.counts += torch.stack([x.numel() - large, large]).to(self.counts.device)
+            large = 0 if outliers is None else outliers.sum()
+            self.counts[0] += x.numel() - large
+            self.counts[1] += large
 
     def groups(self, x: Tensor) -> Iterator[ScaleGroups]:
         """Which elements of `rounded(x)` share a step, one partition per width."""

@@ -34,6 +34,7 @@ def sections(model: VisionModel, plan: QuantPlan, image: Tensor) -> list[Section
         for path, tap in taps(model)
         if path in plan.sites and is_rounded(plan.sites[path])
     }
+    image = image.to(model.device)
     blocks = model.blocks()
     owned = {name: {path: site for path, site in rounded.items() if path.startswith(name + ".")} for name in blocks}
     outer = {path: site for path, site in rounded.items() if not any(path in sites for sites in owned.values())}

@@ -19,6 +19,7 @@ from numba import njit, prange
 from torch import Tensor
 
 from ouro.scan.cpu import FAST, LANES, as_array, box_tile, run_kernel, sum_of, tile
+from ouro.scan.devices import compiles
 from ouro.scan.order import raster_steps, to_raster
 from ouro.scan.window import box_sum
 from ouro.types import PatchWindow
@@ -40,7 +41,7 @@ def contract(T: Tensor, B: Tensor, C: Tensor, window: PatchWindow | None = None)
     for name, matrix in (("B", B), ("C", C)):
         if tuple(matrix.shape) != (batch, groups, N, L):
             raise ValueError(f"{name} is {tuple(matrix.shape)}, T {tuple(T.shape)} needs {(batch, groups, N, L)}")
-    if T.device.type != "cpu":
+    if not compiles(T):
         return by_definition(T, B, C, window)
     return _Contract.apply(T, B, C, None if window is None else window.weights, window).mean(1)
 

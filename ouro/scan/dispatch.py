@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+from functools import lru_cache
 from importlib import import_module
 from importlib.util import find_spec
 
 import torch
 
 from ouro.scan import reference, triton
+from ouro.scan.devices import compiles
 from ouro.types import Companding, PatchWindow, ScanInputs, ScanOutput, ScanRounding, StateQuantizer
+
+_LOG = logging.getLogger(__name__)
 
 BACKENDS = ("cpu", "triton", "mamba_ssm", "reference")
 """"auto" takes the first of these that serves the request."""
@@ -33,7 +38,7 @@ def refusal(
     if backend == "reference":
         return None
     if backend == "cpu":
-        if inputs.u.device.type != "cpu":
+        if not compiles(inputs.u):
             return f"it runs on the CPU, the inputs are on {inputs.u.device}"
         if keep_states and needs_grad:
             return "the states it returns carry no gradient"
@@ -152,11 +157,24 @@ def selective_scan(
     """
     check(inputs, window, rounding)
     names = BACKENDS if backend == "auto" else (backend,)
+    refused: dict[str, str] = {}
     for name in names:
         why = refusal(name, inputs, keep_states=keep_states, rounding=rounding, window=window)
         if why is None:
+            if name == "reference" and refused and not compiles(inputs.u):
+                what = "rounding inside the recurrence" if rounding is not None else "a scan"
+                _tell_slow(what, inputs.u.device.type, refused["triton"], refused["mamba_ssm"])
             return _backend(name)(inputs, keep_states, rounding, window)
+        refused[name] = why
     raise BackendError(f"scan backend {backend!r} cannot serve this request: {why}")
+
+
+@lru_cache(maxsize=64)
+def _tell_slow(what: str, device: str, triton: str, mamba_ssm: str) -> None:
+    """Logs, once for each kind of request, that a device runs a loop over tokens in place of a kernel."""
+    _LOG.warning(
+        "%s runs by the reference on %s, token after token; triton: %s; mamba_ssm: %s", what, device, triton, mamba_ssm
+    )
 
 
 def _backend(name: str):

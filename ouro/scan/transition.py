@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ouro.scan.cpu import FAST, LANES, as_array, by_lane, decays, load_tile, run_kernel
+from ouro.scan.devices import compiles
 
 COLUMNS = 16
 """Columns that move together; a multiple of 4, and LANES one of 8."""
@@ -53,7 +54,7 @@ def transition(delta: Tensor, A: Tensor, groups: int | None = None) -> Tensor:
     if groups is not None and (groups < 1 or channels % groups):
         raise ValueError(f"{groups} groups do not divide {channels} channels")
     parts = 1 if groups is None else groups
-    T = _Transition.apply(delta, A, parts) if delta.device.type == "cpu" else closed_form(delta, A, parts)
+    T = _Transition.apply(delta, A, parts) if compiles(delta) else closed_form(delta, A, parts)
     return T[:, 0] if groups is None else T
 
 
@@ -68,7 +69,9 @@ def closed_form(delta: Tensor, A: Tensor, groups: int) -> Tensor:
         total = delta.new_zeros(())
         for first in range(start, start + per_group, CHUNK):
             chunk = slice(first, min(first + CHUNK, start + per_group))
-            total = total + checkpoint(_channel_sum, delta[:, chunk], A[chunk], use_reentrant=False)
+            total = total + checkpoint(
+                _channel_sum, delta[:, chunk], A[chunk], use_reentrant=False, preserve_rng_state=False
+            )
         means.append(total / per_group)
     return torch.stack(means, dim=1)
 

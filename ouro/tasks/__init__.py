@@ -34,6 +34,10 @@ class Task(ABC):
         """Outputs of some batches as one of all their images."""
         return torch.cat(list(outputs))
 
+    def cpu(self, outputs: Any) -> Any:
+        """Outputs on the CPU, where they are kept and judged."""
+        return outputs.cpu()
+
     def tensor(self, outputs: Any) -> Tensor:
         """Outputs as one tensor [b ...], for ratios of signal to noise."""
         return outputs

@@ -105,7 +105,7 @@ class KScaled(Method):
             labels = clusters(_mean_size(rows, over_steps=True), self.k)
             scale = kscale.search_tokens(rows, labels, bits, tie=self.power_of_two, least=self._least(bits))
             return {"scale": scale, "labels": labels}
-        one = torch.zeros(rows[0].shape[1], dtype=torch.int64)
+        one = torch.zeros(rows[0].shape[1], dtype=torch.int64, device=rows[0].device)
         return {"scale": kscale.search_tokens(rows, one, bits, least=self._least(bits))}
 
     def _least(self, bits: int) -> float:

@@ -61,7 +61,7 @@ class QMamba(Method):
     def _error(self, seen: Seen, low: Tensor, high: Tensor, power: int, *, inside: bool) -> Tensor:
         """Squared error of a power; that of A_bar relative to 1 - A_bar, since it compounds from step to step."""
         rule = Companding(seen.spec.bits, low, high, power, seen.spec.signed)
-        total = torch.zeros((), dtype=torch.float64)
+        total = torch.zeros((), dtype=torch.float64, device=low.device)
         for x in _discrete(seen.scans, 0 if inside else 1):
             error = compand(x, rule) - x
             total += (error / (1 - x + 1e-3) if inside else error).square().sum(dtype=torch.float64)
@@ -75,7 +75,7 @@ class QMamba(Method):
         rows = [h.transpose(1, 2).flatten(2) for h in map(_states, seen.scans)]
         reach = limits[labels]
         counted = observers.histogram(rows, -reach, reach, seen.spec.bits)
-        counts = torch.zeros(len(limits), counted.counts.shape[1]).index_add_(0, labels, counted.counts)
+        counts = counted.counts.new_zeros(len(limits), counted.counts.shape[1]).index_add_(0, labels, counted.counts)
         scale, _ = observers.best_range(
             observers.Histogram(counts, -limits, limits), seen.spec.bits, signed=True, norm=self.norm,
             candidates=self.candidates,

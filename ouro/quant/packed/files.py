@@ -65,7 +65,7 @@ def restore(
     foreign = tuple(f"{path}{KEY}" for path in sites)
     steps = {key: x for key, x in tensors.items() if KEY in key and not key.startswith(foreign)}
     calibration = from_tensors(steps, {**metadata, "format": FORMAT})
-    plan, known = calibration.plan, dict(taps(model))
+    plan, known, device = calibration.plan, dict(taps(model)), model.device
     for path in sites:
         if path not in known or path not in plan.sites:
             raise ValueError(f"{path!r} is no weight of {model.info.name}; was it packed from another model?")
@@ -79,7 +79,7 @@ def restore(
         if len(packed) != shape[0]:
             raise ValueError(f"{path!r} has codes for {len(packed)} output channels, the model {shape[0]}")
         unpack_codes(packed, shape[1:].numel())
-        install(model, path, PackedWeight(known[path], plan.sites[path], packed, scale, shape))
+        install(model, path, PackedWeight(known[path], plan.sites[path], packed, scale, shape).to(device))
     hollow = {parameter_of(model, path)[0] for path in sites if not _is_integer(model, path)}
     own = {key: x for key, x in model.state_dict().items() if key not in hollow}
     for key in sorted(own.keys() ^ tensors.keys()):

@@ -15,6 +15,7 @@ from ouro.quant.packed.codes import Encoding
 from ouro.quant.packed.storage import unpack_codes
 from ouro.quant.quantizer import Quantizer
 from ouro.quant.rotation import rotation
+from ouro.scan.devices import compiles
 from ouro.taps import Tap
 from ouro.types import QuantSpec
 
@@ -41,7 +42,7 @@ class PackedWeight(Quantizer):
     def codes(self) -> Tensor:
         """int8 [o c]; a view of what is stored where that has 8 bits."""
         columns = self.shape.numel() // self.shape[0]
-        if self.packed.dtype == torch.uint8 and self.packed.device.type == "cpu":
+        if self.packed.dtype == torch.uint8 and compiles(self.packed):
             return integer.unpack(self.packed, columns)
         return unpack_codes(self.packed, columns)
 
