@@ -12,17 +12,15 @@ from typing import Any
 
 import gradio as gr
 
-from workbench.runner import first_line
+from workbench.runner import EXPECTED, first_line
 
 log = logging.getLogger(__name__)
-
-_EXPECTED = (ValueError, OSError, RuntimeError)
 
 
 def told(error: Exception) -> gr.Error:
     """The exception as a toast; the home folder is not shown."""
     words = first_line(error)
-    if not isinstance(error, _EXPECTED):
+    if not isinstance(error, EXPECTED):
         words = f"{type(error).__name__}: {words}"
     words = words.replace(str(Path.home()) + os.sep, "~/")
     if words.split(" ")[0].isalpha():
@@ -56,6 +54,6 @@ def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
 def _converted(error: Exception) -> Exception:
     if isinstance(error, gr.Error):
         return error
-    if not isinstance(error, _EXPECTED):
+    if not isinstance(error, EXPECTED):
         log.exception("unforeseen error")
     return told(error)
