@@ -45,7 +45,7 @@ def unfinished() -> list[dict[str, Any]]:
     from ouro.jobs.synthesize import SynthesisSpec
     from ouro.store import Store
 
-    asked = {field.name for field in fields(SynthesisSpec)} - {"out"}
+    asked = {field.name for field in fields(SynthesisSpec)} - {"out", "device"}
     found = []
     for run in Store().runs():
         try:

@@ -27,7 +27,7 @@ def catalog() -> list[dict[str, Any]]:
         weights = "none" if entry.weights is None else "hub"
         if entry.embedded:
             weights = "embedded" if embedded_path(entry.weights or "").exists() else "none"
-        told = card(name) or {}
+        facts = card(name) or {}
         rows.append(
             {
                 "name": name,
@@ -41,8 +41,8 @@ def catalog() -> list[dict[str, Any]]:
                 "scans": [scan_names(orders) for orders in mixers.values()],
                 "steps": next(stage.L for stage in model.info.stages if stage.depth),
                 "weights": weights,
-                "top1": 100 * told["top1"] if "top1" in told else entry.top1,
-                "top1_n": told.get("n"),
+                "top1": 100 * facts["top1"] if "top1" in facts else entry.top1,
+                "top1_n": facts.get("n"),
             }
         )
     return rows

@@ -37,12 +37,12 @@ class Ranks:
             return [work()]
         cause: Exception | None = None
         try:
-            told: tuple[str, Any] = ("", work())
+            outcome: tuple[str, Any] = ("", work())
         except tuple(_FAILURES.values()) as error:
             cause = error
-            told = (next(kind for kind, known in _FAILURES.items() if isinstance(error, known)), str(error))
+            outcome = (next(kind for kind, known in _FAILURES.items() if isinstance(error, known)), str(error))
         everyone: list[Any] = [None] * self.size
-        dist.all_gather_object(everyone, told)
+        dist.all_gather_object(everyone, outcome)
         for kind, message in everyone:
             if kind:
                 raise _FAILURES[kind](message) from cause

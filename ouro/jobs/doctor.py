@@ -53,24 +53,24 @@ def _software() -> Iterator[Check]:
     yield Check("python", supported, platform.python_version(), "" if supported else "use Python 3.10 to 3.12", True)
     ours = declare_missing_ops()
     for package in ("torch", "torchvision", "timm", "numba", "gradio"):
-        found = _version(package)
-        detail = found or "not installed"
-        if package == "torchvision" and found and ours:
+        installed = _version(package)
+        detail = installed or "not installed"
+        if package == "torchvision" and installed and ours:
             detail += "; its compiled operators were built for another torch and stay unused"
-        yield Check(package, found is not None, detail, "" if found else _REINSTALL, required=True)
+        yield Check(package, installed is not None, detail, "" if installed else _REINSTALL, required=True)
     yield _triton()
 
 
 def _triton() -> Check:
-    found = _version("triton")
-    if found is None:
+    installed = _version("triton")
+    if installed is None:
         return Check("triton", False, "not installed", "it comes with the project on Linux; kernels need it")
     if torch.cuda.is_available():
-        return Check("triton", True, f"{found}, compiles for the device")
+        return Check("triton", True, f"{installed}, compiles for the device")
     if os.environ.get("TRITON_INTERPRET") == "1":
-        return Check("triton", True, f"{found}, in its interpreter: for correctness, not for speed")
+        return Check("triton", True, f"{installed}, in its interpreter: for correctness, not for speed")
     fix = "set TRITON_INTERPRET=1 to run the kernels in the interpreter, for correctness"
-    return Check("triton", False, f"{found}, but no CUDA device to compile for", fix)
+    return Check("triton", False, f"{installed}, but no CUDA device to compile for", fix)
 
 
 def _devices() -> Iterator[Check]:

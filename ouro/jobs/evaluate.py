@@ -74,11 +74,11 @@ def evaluate(spec: EvaluateSpec) -> Generator[Progress, None, Report]:
         total = len(dataset) if spec.limit is None else min(spec.limit, len(dataset))
         part = (ranks.rank, ranks.size)
         nothing = torch.zeros(0, dtype=torch.bool)
-        mine = batches(dataset, spec.batch, limit=total, mean=info.mean, std=info.std, part=part)
+        batches_of_rank = batches(dataset, spec.batch, limit=total, mean=info.mean, std=info.std, part=part)
 
         def next_batch() -> tuple[Tensor, Tensor]:
             """(right, right of the float model) of this rank's next batch; empty where it has no more."""
-            batch = next(mine, None)
+            batch = next(batches_of_rank, None)
             if batch is None:
                 return nothing, nothing
             (right,) = outcomes(rounded, [batch])

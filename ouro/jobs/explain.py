@@ -100,12 +100,12 @@ def explain(spec: ExplainSpec, model: VisionModel | None = None) -> Generator[Pr
     data = own_data(spec.data, model.info) if spec.n or spec.sample is not None else spec.data
     one = spec.sample is not None or spec.image is not None
     batch = batch_size(model)
-    beats = int(one) + -(-spec.n // batch)
+    total = int(one) + -(-spec.n // batch)
     values: dict[str, Any] = {"model": spec.model.name, "data": data}
     arrays: dict[str, Tensor] = {}
     parts: list[_Scored] = []
     if one:
-        yield Progress(0, beats, "maps of one image")
+        yield Progress(0, total, "maps of one image")
         facts, arrays, alone = _one_image(spec, model, data, layer)
         values |= facts
         parts = [] if spec.n or alone is None else [alone]
@@ -113,9 +113,9 @@ def explain(spec: ExplainSpec, model: VisionModel | None = None) -> Generator[Pr
         parts.append(_batch(spec, model, data, start, min(batch, spec.n - start)))
         step = int(one) + len(parts)
         scored = sum(len(part.rows["auroc"]) for part in parts)
-        yield Progress(step, beats, f"{min(start + batch, spec.n)} of {spec.n} images", {"scored": scored})
+        yield Progress(step, total, f"{min(start + batch, spec.n)} of {spec.n} images", {"scored": scored})
     if not spec.n:
-        yield Progress(beats, beats, "maps of one image")
+        yield Progress(total, total, "maps of one image")
     values |= {"layer": layer, "layers": len(grids), "grid": list(grids[layer])}
     values |= {"window": spec.window, "weights": spec.weights, "n": spec.n, **_summary(parts, layer, spec.seed)}
     run = run_info(spec.seed, started, model.device)

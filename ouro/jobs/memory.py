@@ -59,7 +59,7 @@ def available_bytes() -> int | None:
     """What new work may take before the system has to swap or kill; None where the system does not tell."""
     try:
         with open("/proc/meminfo") as status:
-            found = next(line for line in status if line.startswith("MemAvailable:"))
+            entry = next(line for line in status if line.startswith("MemAvailable:"))
     except (OSError, StopIteration):
         return None
-    return int(found.split()[1]) * 1024
+    return int(entry.split()[1]) * 1024

@@ -50,7 +50,7 @@ def stored(name: str) -> dict[str, Any]:
     """
     path = RESULTS / f"{name.removesuffix('.json')}.json"
     if not path.is_file():
-        known = ", ".join(sorted(found.stem for found in RESULTS.glob("*.json")))
+        known = ", ".join(sorted(file.stem for file in RESULTS.glob("*.json")))
         raise FileNotFoundError(
             f"no stored measurement {name!r} in results/ beside the package; "
             + (f"known: {known}" if known else "that folder comes with a checkout, not with an installed package")

@@ -105,10 +105,10 @@ def quality(spec: QualitySpec, *, root: str | os.PathLike[str] | None = None) ->
             device=spec.device,
         )
         job = compare(chosen, root=root)
-        found = (yield from staged(job, _LOOKING, 1, "quantized with every set")).values
-        fp_top1 = found["fp_top1"]
+        compared = (yield from staged(job, _LOOKING, 1, "quantized with every set")).values
+        fp_top1 = compared["fp_top1"]
         for row in rows:
-            cells = [cell for cell in found["cells"] if cell["calib"] == row["label"]]
+            cells = [cell for cell in compared["cells"] if cell["calib"] == row["label"]]
             row["accuracy"] = {f"{cell['method']} {cell['bits']}": cell["top1"] for cell in cells}
     values = {"model": spec.model.name, "reference": spec.reference, "n_reference": len(real), "rows": rows}
     values |= {"fp_top1": fp_top1, "limit": spec.limit, "seed": spec.seed, "spec": asdict(spec)}

@@ -127,8 +127,8 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
     with torch.no_grad(), counting(quantized):
         logits = quantized(images)
     # a packed model never calls the quantizers whose codes it multiplies
-    found = audit(simulated or quantized, images[:_AUDITED], calibration.plan)
-    for site, failure in found["failures"].items():
+    verdict = audit(simulated or quantized, images[:_AUDITED], calibration.plan)
+    for site, failure in verdict["failures"].items():
         _log.warning("%s %s", site, failure)
     values = {
         "model": spec.model.name,
@@ -142,7 +142,7 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
         "bytes": path.stat().st_size,
         "seconds": round(time.perf_counter() - started, 2),
         "seed": spec.seed,
-        "audit": {"sites": found["sites"], "sealed": found["sealed"]},
+        "audit": {"sites": verdict["sites"], "sealed": verdict["sealed"]},
     }
     if simulated is not None:
         values["packed"] = packed_values(model, simulated, logits, images, path)

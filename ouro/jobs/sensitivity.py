@@ -87,8 +87,8 @@ def measure_sensitivity(
     measuring = sensitivity(
         model, calibration, torch.cat(shown), torch.cat(labels), mode=spec.mode, by=spec.by, batch=spec.batch
     )
-    found = yield from staged(measuring, 0.3, 1, spec.mode)
-    rows = [_row(row) for row in found.rows]
+    measured = yield from staged(measuring, 0.3, 1, spec.mode)
+    rows = [_row(row) for row in measured.rows]
     values = {
         "model": spec.model.name,
         "method": spec.method,
@@ -99,8 +99,8 @@ def measure_sensitivity(
         "n": sum(map(len, shown)),
         "mode": spec.mode,
         "by": spec.by,
-        "fp_top1": found.top1,
-        "whole": _damage(found.whole),
+        "fp_top1": measured.top1,
+        "whole": _damage(measured.whole),
         "rows": rows,
         "seconds": round(time.perf_counter() - started, 2),
         "seed": spec.seed,
@@ -118,5 +118,5 @@ def _damage(damage: Damage) -> dict[str, float | None]:
 
 def _row(row: Row) -> dict[str, Any]:
     group = row.group
-    told = {"name": group.name, "block": group.block, "kind": group.kind, "sites": len(group.paths)}
-    return told | {"bits": list(group.bits), **_damage(row.damage), "isolated_kl": row.isolated_kl}
+    facts = {"name": group.name, "block": group.block, "kind": group.kind, "sites": len(group.paths)}
+    return facts | {"bits": list(group.bits), **_damage(row.damage), "isolated_kl": row.isolated_kl}

@@ -196,13 +196,13 @@ def ablate(spec: AblationSpec, *, root: str | os.PathLike[str] | None = None) ->
                     wanted.setdefault(_set_of(spec, model, variant, seed), {})[variant.num or spec.num] = None
     units = [_Unit(made, tuple(nums)) for made, nums in wanted.items()]
     yield Progress(0, len(units), f"{len(units)} sets in {spec.workers} processes")
-    found: dict[tuple[_Set, int], dict[str, Any]] = {}
+    cells: dict[tuple[_Set, int], dict[str, Any]] = {}
     for done, (unit, measured) in enumerate(in_processes(partial(_measure, spec=spec, root=root), units, spec.workers)):
-        found |= {(unit.made, each["num"]): each for each in measured}
-        told = ", ".join(f"{name} {100 * top1:.1f}" for name, top1 in measured[-1]["top1"].items())
-        words = f"{unit.made.model} {unit.made.method} seed {unit.made.seed}: {told}"
+        cells |= {(unit.made, each["num"]): each for each in measured}
+        scores = ", ".join(f"{name} {100 * top1:.1f}" for name, top1 in measured[-1]["top1"].items())
+        words = f"{unit.made.model} {unit.made.method} seed {unit.made.seed}: {scores}"
         yield Progress(done + 1, len(units), words, measured[-1])
-    studies = [_study(spec, model, name, found) for model in spec.models for name in spec.studies]
+    studies = [_study(spec, model, name, cells) for model in spec.models for name in spec.studies]
     values = {"studies": studies, "measures": [" ".join(pair) for pair in spec.measures], "seeds": spec.seeds}
     return Report("ablation", values | {"workers": spec.workers, "spec": asdict(spec)}, run_info(0, started))
 
@@ -224,7 +224,7 @@ def _measure(unit: _Unit, *, spec: AblationSpec, root: Any) -> list[dict[str, An
         )
         report = finish(synthesize(wanted, root=root))
         images, labels = report.arrays["images"], report.arrays["labels"]
-    store, found = Store(root), []
+    store, cells = Store(root), []
     for num in unit.nums:
         top1 = {}
         for method, bits in spec.measures:
@@ -236,26 +236,26 @@ def _measure(unit: _Unit, *, spec: AblationSpec, root: Any) -> list[dict[str, An
             cell = kept_cell(store, model, images[:num], chosen, method, bits, made.seed)
             top1[f"{method} {bits}"] = cell["top1"]
         share = None if labels is None else recognized(model, images[:num], labels[:num])
-        found.append({"num": num, "recognized": share, "top1": top1})
-    return found
+        cells.append({"num": num, "recognized": share, "top1": top1})
+    return cells
 
 
 def _study(
-    spec: AblationSpec, model: ModelSource, name: str, found: dict[tuple[_Set, int], dict[str, Any]]
+    spec: AblationSpec, model: ModelSource, name: str, cells: dict[tuple[_Set, int], dict[str, Any]]
 ) -> dict[str, Any]:
     study = STUDIES[name]
     rows: list[dict[str, Any]] = []
     for variant in study.variants:
         num = variant.num or spec.num
-        mine = [found[_set_of(spec, model, variant, seed), num] for seed in range(spec.seeds)]
-        shares = [each["recognized"] for each in mine if each["recognized"] is not None]
+        per_seed = [cells[_set_of(spec, model, variant, seed), num] for seed in range(spec.seeds)]
+        shares = [each["recognized"] for each in per_seed if each["recognized"] is not None]
         rows.append(
             {
                 "label": variant.label,
                 "method": variant.method,
                 "options": dict(variant.options),
                 "num": num,
-                "top1": {key: summary([each["top1"][key] for each in mine]) for key in mine[0]["top1"]},
+                "top1": {key: summary([each["top1"][key] for each in per_seed]) for key in per_seed[0]["top1"]},
                 "recognized": {"mean": fmean(shares), "values": shares} if shares else None,
             }
         )
@@ -266,8 +266,8 @@ def _study(
         for better, worse in study.claims
         for key in rows[0]["top1"]
     ]
-    told = {"study": name, "title": study.title, "source": study.source, "model": model.name, "n": spec.limit}
-    return told | {"num": spec.num, "steps": spec.steps, "rows": rows, "claims": claims}
+    facts = {"study": name, "title": study.title, "source": study.source, "model": model.name, "n": spec.limit}
+    return facts | {"num": spec.num, "steps": spec.steps, "rows": rows, "claims": claims}
 
 
 def summary(values: Sequence[float]) -> dict[str, Any]:

@@ -125,8 +125,8 @@ def _loop(record: ScanRecord, spec: AlphaBenchSpec) -> Tensor:
     rows = to_raster(held * place.weights[:, None, :, None, None], record.order, dim=2)
     summed = box_sum(rows.movedim(2, -1).unflatten(-1, record.order.grid), place.size).flatten(-2).movedim(-1, 2)
     C = to_raster(record.inputs.C, record.order)
-    found = torch.einsum("bnp,bepjn->bpj", C, summed) / A_bar.shape[1]
-    return raster_columns(found, record.order, False)
+    out = torch.einsum("bnp,bepjn->bpj", C, summed) / A_bar.shape[1]
+    return raster_columns(out, record.order, False)
 
 
 def _with_gradient(rule: Callable[..., Tensor], record: ScanRecord, spec: AlphaBenchSpec) -> list[Tensor]:
@@ -134,9 +134,9 @@ def _with_gradient(rule: Callable[..., Tensor], record: ScanRecord, spec: AlphaB
     leaves = [x.clone().requires_grad_() for x in (inputs.delta, inputs.B, inputs.C)]
     delta, B, C = leaves
     tracked = replace(record, inputs=replace(inputs, delta=delta, B=B, C=C))
-    found = rule(tracked, spec)
-    weight = torch.randn(found.shape, generator=torch.Generator().manual_seed(spec.seed + 1))
-    return [found.detach(), *torch.autograd.grad((found * weight).sum(), leaves)]
+    out = rule(tracked, spec)
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(spec.seed + 1))
+    return [out.detach(), *torch.autograd.grad((out * weight).sum(), leaves)]
 
 
 def _call(

@@ -144,11 +144,11 @@ def _cell(
     with PeakMemory() as memory:
         job = calibrating(model, images, method=method, bits=bits, scope=spec.scope, seed=seed, **options)
         calibration = finish(job)
-    told = {"calibration_seconds": round(time.perf_counter() - begun, 2), "peak_mb": round(memory.mb, 1)}
+    costs = {"calibration_seconds": round(time.perf_counter() - begun, 2), "peak_mb": round(memory.mb, 1)}
     attach_calibration(model, calibration)
     try:
         require_sealed(model, images[:2].to(model.device), calibration.plan)
-        return _measured(model, spec) | told
+        return _measured(model, spec) | costs
     finally:
         detach(model)
 
@@ -156,11 +156,11 @@ def _cell(
 def _once(store: Store, key: Mapping[str, Any], work: Any) -> dict[str, Any]:
     """The stored report of this key, or the work's result, stored."""
     run = store.open(key)
-    found = run.report()
-    if found is None:
-        found = work()
-        run.save_report(found)
-    return found
+    report = run.report()
+    if report is None:
+        report = work()
+        run.save_report(report)
+    return report
 
 
 def _measured(model: VisionModel, spec: CompareSpec) -> dict[str, Any]:
@@ -214,8 +214,8 @@ def as_csv(values: Mapping[str, Any]) -> str:
     for cell in values["cells"]:
         bits = parse_bits(cell["bits"])
         top1 = round(100 * cell["top1"], 2)
-        told = {"top1": top1, "top1_err": round(100 - top1, 2), "wbits": bits.weights, "abits": bits.activations}
-        told |= {
+        own = {"top1": top1, "top1_err": round(100 - top1, 2), "wbits": bits.weights, "abits": bits.activations}
+        own |= {
             "obits": "" if bits.outliers is None else bits.outliers,
             "hbits": bits.recurrence if values["scope"] in ("rec", "full") else "",
             "scope": values["scope"],
@@ -224,8 +224,8 @@ def as_csv(values: Mapping[str, Any]) -> str:
             "calibration_seconds": cell["calibration_seconds"],
             "peak_mb": cell.get("peak_mb", ""),
         }
-        told |= {"seed": cell["seed"], "n": cell["n"]}
-        told |= {"effective_abits": round(cell["effective_bits"]["activations"], 3)}
-        told |= {"outlier_share": round(cell["effective_bits"]["outlier_share"], 4)}
-        writer.writerow(shared | told)
+        own |= {"seed": cell["seed"], "n": cell["n"]}
+        own |= {"effective_abits": round(cell["effective_bits"]["activations"], 3)}
+        own |= {"outlier_share": round(cell["effective_bits"]["outlier_share"], 4)}
+        writer.writerow(shared | own)
     return lines.getvalue()

@@ -83,9 +83,9 @@ def bench_fused(spec: FusedBenchSpec) -> Generator[Progress, None, Report]:
     }
     done = 0
     if not measures:
-        for found in _interpreted_gates(spec):
-            if found is not None:
-                values["gates"].append(found)
+        for row in _interpreted_gates(spec):
+            if row is not None:
+                values["gates"].append(row)
             now = spec.formats[min(len(values["gates"]), len(spec.formats) - 1)]
             yield Progress(len(values["gates"]), total, f"gate: {now}, a tiny variant")
     else:
@@ -162,9 +162,9 @@ def _half(model: VisionModel, scan: str) -> VisionModel:
     half = copy.deepcopy(model).half()
     for module in half.modules():
         if hasattr(module, "order") and hasattr(module, "backend"):
-            found = cast(Any, module)
-            found.backend = scan
-            found.A_log.data, found.D.data = found.A_log.data.float(), found.D.data.float()
+            operands = cast(Any, module)
+            operands.backend = scan
+            operands.A_log.data, operands.D.data = operands.A_log.data.float(), operands.D.data.float()
     return half
 
 
@@ -176,8 +176,8 @@ def _forward(model: VisionModel, images: Tensor) -> Tensor:
 def _with_times(row: dict[str, Any], call: Any, repeats: int) -> dict[str, Any]:
     for _ in range(3):
         call()
-    found = quantiles(timed(call, repeats))
-    return row | found | {"images_per_second": round(1e3 * row["b"] / found["p50_ms"], 1)}
+    times = quantiles(timed(call, repeats))
+    return row | times | {"images_per_second": round(1e3 * row["b"] / times["p50_ms"], 1)}
 
 
 def _interpreted_gates(spec: FusedBenchSpec) -> Iterator[dict[str, Any] | None]:

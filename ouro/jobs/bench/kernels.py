@@ -69,12 +69,12 @@ class KernelBenchSpec:
 
     def cases(self, name: str) -> list[Case]:
         """What is measured of a kernel. A word is a whole word of the case's name, or a whole one before a dash."""
-        found = []
+        chosen = []
         for case in kernel(name).cases:
             parts = {part for word in case.name.split() for part in (word, word.split("-")[-1])}
             if case.bench and set(self.words) <= parts:
-                found.append(case)
-        return found
+                chosen.append(case)
+        return chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +114,8 @@ def _gated(
     """Rows of the gate of these kernels; `more` steps come after it."""
     tests = [f"{name}, {case.name}" for name in names for case in kernel(name).cases if not case.bench]
     gates: list[dict[str, Any]] = []
-    found = rows(names, device, seed) if device.type == "cuda" else _interpreted_gates(names)
-    for row in found:
+    checked = rows(names, device, seed) if device.type == "cuda" else _interpreted_gates(names)
+    for row in checked:
         if row is not None:
             gates.append(row)
         now = tests[min(len(gates), len(tests) - 1)]
@@ -185,10 +185,10 @@ def _measured(
     share = round(floor / times["p50_ms"], 4)
     yield row | {"gate": "passed", "floor_ms": round(floor, 5), "bound": bound, "achieved": share} | times
     for peer in peers_of(tested.name) if spec.peers else []:
-        found = _peer_row(peer, sets, spec.repeats)
-        if found is not None:
-            ratio = {"speedup": round(found["p50_ms"] / times["p50_ms"], 3)} if "p50_ms" in found else {}
-            yield {"kernel": tested.name, "case": case.name, "backend": peer.name, "note": peer.note} | found | ratio
+        theirs = _peer_row(peer, sets, spec.repeats)
+        if theirs is not None:
+            ratio = {"speedup": round(theirs["p50_ms"] / times["p50_ms"], 3)} if "p50_ms" in theirs else {}
+            yield {"kernel": tested.name, "case": case.name, "backend": peer.name, "note": peer.note} | theirs | ratio
 
 
 def _peer_row(peer: Peer, sets: list[dict[str, Any]], repeats: int) -> dict[str, Any] | None:

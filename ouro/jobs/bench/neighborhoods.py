@@ -91,11 +91,11 @@ def survey_neighborhoods(
         _Unit(model, start, min(PIECE, spec.n - start)) for model in spec.models for start in range(0, spec.n, PIECE)
     ]
     yield Progress(0, len(units), f"{spec.n} images for each of {len(spec.models)} models")
-    found: dict[_Unit, dict[str, Tensor]] = {}
+    scores: dict[_Unit, dict[str, Tensor]] = {}
     for unit, rows in in_processes(partial(_scored, spec=spec, root=root), units, spec.workers):
-        found[unit] = rows
-        yield Progress(len(found), len(units), f"{unit.model}: {unit.start + unit.count} of {spec.n}")
-    models = [_model(spec, model, [found[unit] for unit in units if unit.model == model]) for model in spec.models]
+        scores[unit] = rows
+        yield Progress(len(scores), len(units), f"{unit.model}: {unit.start + unit.count} of {spec.n}")
+    models = [_model(spec, model, [scores[unit] for unit in units if unit.model == model]) for model in spec.models]
     values = {"n": spec.n, "windows": list(spec.windows), "weights": list(spec.weights), "models": models}
     return Report("neighborhoods", values | {"seed": spec.seed, "spec": asdict(spec)}, run_info(spec.seed, started))
 
@@ -140,7 +140,7 @@ def _scored(unit: _Unit, *, spec: NeighborhoodSpec, root: Any) -> dict[str, Tens
 
 def _model(spec: NeighborhoodSpec, model: ModelSource, parts: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
     columns = {path: torch.cat([part[path] for part in parts]) for path in parts[0]}
-    told = {path: _mean(column, spec.seed) for path, column in columns.items()}
+    means = {path: _mean(column, spec.seed) for path, column in columns.items()}
     rows: list[dict[str, Any]] = []
     order = ["h", *(f"h_p {window} {weights}" for window in spec.windows for weights in spec.weights)]
     places = {tuple(path.split("/")[:3]) for path in columns}
@@ -148,7 +148,7 @@ def _model(spec: NeighborhoodSpec, model: ModelSource, parts: Sequence[dict[str,
     for layer, source, reduction in sorted(places, key=lambda key: (int(key[0]), order.index(key[1]), key[2])):
         place = f"{layer}/{source}/{reduction}"
         row: dict[str, Any] = {"layer": int(layer), "source": source, "reduction": reduction, "gain": None}
-        row |= {score: told[f"{place}/{score}"] for score in SCORES}
+        row |= {score: means[f"{place}/{score}"] for score in SCORES}
         if source != "h":
             plain = columns[f"{layer}/h/{reduction}/auroc"]
             row["gain"] = gain = _mean(columns[f"{place}/auroc"] - plain, spec.seed)

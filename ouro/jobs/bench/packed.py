@@ -164,7 +164,7 @@ def parts_ms(model: VisionModel, images: Tensor, repeats: int) -> dict[str, floa
 
     handles = [hook for module in kinds for hook in
                (module.register_forward_pre_hook(begin), module.register_forward_hook(end))]  # fmt: skip
-    found: list[dict[str, float]] = []
+    runs: list[dict[str, float]] = []
     try:
         with torch.no_grad():
             for _ in range(repeats):
@@ -172,11 +172,11 @@ def parts_ms(model: VisionModel, images: Tensor, repeats: int) -> dict[str, floa
                 begun = time.perf_counter()
                 model(images)
                 rest = time.perf_counter() - begun - sum(spent.values())
-                found.append(spent | {"rest": rest})
+                runs.append(spent | {"rest": rest})
     finally:
         for handle in handles:
             handle.remove()
-    return {part: round(1e3 * median(run[part] for run in found), 3) for part in found[0]}
+    return {part: round(1e3 * median(run[part] for run in runs), 3) for part in runs[0]}
 
 
 def layer_error(simulated: VisionModel, packed: VisionModel, images: Tensor) -> float:

@@ -89,9 +89,9 @@ def _operands(model: VisionModel, mixer: str, images: Tensor) -> dict[str, ScanI
 
 
 def _rules(inputs: ScanInputs, bits: int) -> dict[str, StateQuantizer]:
-    sizes, found = reparam.largest_state([inputs]), reparam.factors(reparam.mean_state([inputs]))
-    inside = sizes / (found.channel[:, None, None] * found.state)
-    whole = inside / found.step[:, None]
+    sizes, rank_one = reparam.largest_state([inputs]), reparam.factors(reparam.mean_state([inputs]))
+    inside = sizes / (rank_one.channel[:, None, None] * rank_one.state)
+    whole = inside / rank_one.step[:, None]
     limit = 2 ** (bits - 1) - 0.5
 
     def of(step: Tensor, factors: Factors | None) -> StateQuantizer:
@@ -102,10 +102,10 @@ def _rules(inputs: ScanInputs, bits: int) -> dict[str, StateQuantizer]:
     return {
         "tensor": of(positive(sizes.amax()[None] / limit), None),
         "step": of(positive(sizes.amax((0, 2)) / limit), None),
-        "shared factors": of(positive(whole.amax()[None] / limit) * found.step, found),
-        "step factors": of(positive(inside.amax((0, 2)) / limit), found),
+        "shared factors": of(positive(whole.amax()[None] / limit) * rank_one.step, rank_one),
+        "step factors": of(positive(inside.amax((0, 2)) / limit), rank_one),
         "searched": of(search([inputs], None, bits), None),
-        "searched factors": of(search([inputs], found, bits), found),
+        "searched factors": of(search([inputs], rank_one, bits), rank_one),
     }
 
 
@@ -118,22 +118,22 @@ def _errors(inputs: ScanInputs, quantizer: StateQuantizer) -> dict[str, float]:
 
 def _means(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Per width and rule, over all scans; `layers_better`: in how many layers h_error is below that of "step"."""
-    found = []
+    means = []
     for bits, rule in dict.fromkeys((row["bits"], row["rule"]) for row in rows):
-        mine = [row for row in rows if (row["bits"], row["rule"]) == (bits, rule)]
-        mean = {key: sum(row[key] for row in mine) / len(mine) for key in ("h_error", "y_error")}
+        same = [row for row in rows if (row["bits"], row["rule"]) == (bits, rule)]
+        mean = {key: sum(row[key] for row in same) / len(same) for key in ("h_error", "y_error")}
         layers = _by_layer(rows, bits, rule)
         better = {
             f"layers_better_than_{other}": sum(x < y for x, y in zip(layers, _by_layer(rows, bits, other), strict=True))
             for other in ("tensor", "step")
         }
-        found.append({"bits": bits, "rule": rule, **mean, **better, "layers": len(layers)})
-    return found
+        means.append({"bits": bits, "rule": rule, **mean, **better, "layers": len(layers)})
+    return means
 
 
 def _by_layer(rows: list[dict[str, Any]], bits: int, rule: str) -> list[float]:
     """Mean h_error of every layer."""
-    mine = [row for row in rows if (row["bits"], row["rule"]) == (bits, rule)]
-    layers = sorted({row["layer"] for row in mine})
-    of = [[row["h_error"] for row in mine if row["layer"] == layer] for layer in layers]
+    same = [row for row in rows if (row["bits"], row["rule"]) == (bits, rule)]
+    layers = sorted({row["layer"] for row in same})
+    of = [[row["h_error"] for row in same if row["layer"] == layer] for layer in layers]
     return [sum(errors) / len(errors) for errors in of]

@@ -67,12 +67,12 @@ def cold(call: Callable[[], object], repeats: int) -> list[float]:
 
 def ceilings(device: torch.device, repeats: int = 10) -> dict[str, float]:
     """Bytes, exponentials and operations per second of this device, measured; see `ouro.kernels.ceilings`."""
-    found = {}
+    rates = {}
     for kind, (work, call) in probes(device).items():
         for _ in range(3):
             call()
-        found[kind] = work / (quantiles(timed(call, repeats))["p50_ms"] * 1e-3)
-    return found
+        rates[kind] = work / (quantiles(timed(call, repeats))["p50_ms"] * 1e-3)
+    return rates
 
 
 def timed(call: Callable[[], object], repeats: int, before: Callable[[], object] | None = None) -> list[float]:

@@ -36,7 +36,7 @@ def tiny() -> Vim:
 
 
 def run(model: Vim, **spec: object) -> tuple[Report, list[Progress]]:
-    beats, steps = [], explain(ExplainSpec("tiny", **spec), model)
+    beats, steps = [], explain(ExplainSpec("tiny", **({"data": "scenes"} | spec)), model)
     while True:
         try:
             beats.append(next(steps))
