@@ -26,6 +26,8 @@ from workbench import workspace
 log = logging.getLogger(__name__)
 
 _REMEMBERED = 48
+SHOWN = 12
+"""Images that are offered, and read, at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class Result:
 _KEPT: OrderedDict[str, Result] = OrderedDict()
 _LOCK = threading.Lock()
 _CLICK = threading.Lock()
+_KNOWING = threading.Lock()
 
 
 def plain(report: Any) -> Result:
@@ -141,6 +144,16 @@ def at_hand(row: Mapping[str, Any]) -> bool:
     return is_here(row["name"])
 
 
+def check(model: str) -> None:
+    """Opens a model, so that whatever is wrong with its weights is told before a tab shows it.
+
+    Raises:
+        ValueError: they are gone, damaged, or those of another model.
+    """
+    if model not in _ROWS:
+        _model(model)
+
+
 def source(model: str) -> Any:
     """What jobs take for a name of the model list: the name itself, or the source of a model of one's own.
 
@@ -226,6 +239,30 @@ def _dataset(model: str, data: str, stamp: str) -> Any:
     return open_data(data, "test", _model(model).info)
 
 
+def picture(model: str, sample: int | None, image: str | None = None, data: str = "") -> np.ndarray:
+    """One image as a model sees it, uint8 [3 h w]: a file, or image `sample` of a data set."""
+    if image is None and sample is not None:
+        first = sample - sample % SHOWN
+        return images(model, data, first, SHOWN)[0][sample - first]
+    from ouro.jobs.inputs import image_file
+
+    return image_file(str(image), _model(model).info)[0].numpy()
+
+
+def picture_size(model: str, data: str, sample: int | None, path: str | None) -> tuple[int, int]:
+    """(width, height) of a picture before a model sees it: of an upload, or of image `sample` of a data set."""
+    from PIL import Image
+
+    if not path:
+        dataset = _dataset(model, data, _stamp({"model": model, "data": data}))
+        if not dataset.files:
+            size = model_row(model)["input_size"]
+            return size[2], size[1]
+        path = str(dataset.paths[sample])
+    with Image.open(path) as picture:
+        return picture.size
+
+
 def check_picture(path: str) -> str:
     """The path, if it holds a picture that can be opened.
 
@@ -243,6 +280,17 @@ def check_picture(path: str) -> str:
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{name} is no picture that can be opened; use PNG, JPEG or WebP") from error
     return path
+
+
+def pixels(model: str) -> tuple[tuple[float, ...], tuple[float, ...], tuple[str, ...]]:
+    """(mean, std, class names) of a model: how its images become pixels, and what they may show."""
+    if workspace.model(model) is None:
+        from ouro.models import variant
+
+        config = variant(model).config
+        return config.mean, config.std, getattr(config, "class_names", ()) or ()
+    info = _model(model).info
+    return info.mean, info.std, info.class_names
 
 
 # ---- jobs ------------------------------------------------------------------------------------------------------
@@ -300,6 +348,20 @@ def outliers(**spec: Any) -> Result:
     return remembered("outliers", spec, make)
 
 
+def familiar(**spec: Any) -> Result:
+    """How far a picture is from what a model was trained on, remembered."""
+
+    def make() -> Result:
+        from ouro.jobs.familiar import FamiliarSpec
+        from ouro.jobs.familiar import familiar as job
+
+        # one at a time: the first one of a model takes many forwards
+        with _KNOWING:
+            return plain(finish(_named(job(FamiliarSpec(**_sourced(spec))), spec["model"])))
+
+    return remembered("familiar", spec, make)
+
+
 def synthesis_job(**spec: Any) -> Generator[Any, None, Any]:
     """The job behind the Samples tab."""
     from ouro.jobs.synthesize import SynthesisSpec, synthesize
@@ -328,11 +390,12 @@ def sensitivity_job(**spec: Any) -> Generator[Any, None, Any]:
     return _named(measure_sensitivity(SensitivitySpec(**_sourced(spec))), spec["model"])
 
 
-def evaluate_job(**spec: Any) -> Generator[Any, None, Any]:
-    """Accuracy of a quantized file."""
+def measure_job(kind: str, **spec: Any) -> Generator[Any, None, Any]:
+    """The "accuracy" of a quantized file, or its "agreement" with the float model on images without labels."""
+    from ouro.jobs.agreement import AgreementSpec, agreement
     from ouro.jobs.evaluate import EvaluateSpec, evaluate
 
-    return evaluate(EvaluateSpec(**spec))
+    return evaluate(EvaluateSpec(**spec)) if kind == "accuracy" else agreement(AgreementSpec(**spec))
 
 
 def download_job(name: str) -> Generator[Any, None, Any]:

@@ -18,7 +18,7 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -122,7 +122,7 @@ def add_model(entry: Model) -> Model:
         before = next((old for old in entries if old.path == entry.path), None)
         rest = [old for old in entries if old is not before]
         alias = _unused(f"{Path(entry.path).name} ({entry.name})", {old.alias for old in rest})
-        new = Model(**{**_plain(entry), "alias": alias})
+        new = replace(entry, alias=alias, row={**entry.row, "name": alias})
         return [*rest, new], new
 
     return _changed(Model, "models", added)
@@ -133,7 +133,7 @@ def add_pictures(entry: Pictures) -> Pictures:
 
     def added(entries: list[Pictures]) -> tuple[list[Pictures], Pictures]:
         rest = [old for old in entries if old.path != entry.path]
-        new = Pictures(**{**_plain(entry), "name": _unused(entry.name, {old.name for old in rest})})
+        new = replace(entry, name=_unused(entry.name, {old.name for old in rest}))
         return [*rest, new], new
 
     return _changed(Pictures, "pictures", added)
@@ -258,9 +258,7 @@ def _content() -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _changed(
-    kind: type[_Entry], key: str, change: Callable[[list[_Entry]], tuple[list[_Entry], _Entry]]
-) -> _Entry:
+def _changed(kind: type[_Entry], key: str, change: Callable[[list[_Entry]], tuple[list[_Entry], _Entry]]) -> _Entry:
     """Replaces a list by what `change` makes of it, and returns the entry that it is about."""
     from ouro.store import write_json
 

@@ -69,7 +69,12 @@ def familiar(spec: FamiliarSpec, *, root: str | os.PathLike[str] | None = None) 
 
 def _known(spec: FamiliarSpec, model: VisionModel, own: str, root: str | os.PathLike[str] | None) -> Familiarity:
     """What the model knows, from the store where it was remembered before."""
-    key: dict[str, Any] = {"job": "familiarity", "model": spec.model.name, "weights": weights_digest(model), "data": own}
+    key: dict[str, Any] = {
+        "job": "familiarity",
+        "model": spec.model.name,
+        "weights": weights_digest(model),
+        "data": own,
+    }
     key |= {"known": spec.known, "held_out": spec.held_out, "patches": PATCHES, "seed": spec.seed}
     run = Store(root).open(key)
     report, memory = run.report(), run.load_tensors()
