@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ouro.types import ScanInputs, ScanRecord, Trace
+from ouro.types import ScanInputs, ScanOrder, ScanRecord, Trace
 
 SITES = {
     "linear.in": "input of an inner linear layer",
@@ -87,6 +87,21 @@ class Tap(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.site!r}, {' '.join(self.axes)!r}"
+
+
+class ScanModule(nn.Module):
+    """A selective scan in a model: its steps read the image in `order`, and taps are named after its operands.
+
+    Args:
+        order: which cell of the grid each step reads.
+
+    `backend` is the one that it is run on, see `ouro.scan.dispatch`; "auto" picks the first that serves the request.
+    """
+
+    def __init__(self, order: ScanOrder) -> None:
+        super().__init__()
+        self.order = order
+        self.backend = "auto"
 
 
 def taps(model: nn.Module) -> Iterator[tuple[str, Tap]]:
@@ -168,10 +183,10 @@ _OPERANDS = ("u", "delta", "A", "B", "C", "D")
 
 
 def _scan_records(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[ScanRecord]:
-    """One record per scan module (it owns `order` and taps named after the operands) that was traced whole."""
+    """One record per scan that was traced whole."""
     for path, module in model.named_modules():
         names = {name: f"{path}.tap_{name}" for name in (*_OPERANDS, "y")}
-        if not hasattr(module, "order") or not all(key in tensors for key in names.values()):
+        if not isinstance(module, ScanModule) or not all(key in tensors for key in names.values()):
             continue
         yield ScanRecord(
             path=path,

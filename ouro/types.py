@@ -50,6 +50,7 @@ class ModelInfo:
     """What code outside `ouro.models` may know of a model. `cls_index` is the class token's place or None.
 
     data: the registered data set that it was trained on. crop_pct, interpolation: how it wants its image files.
+    task: what it is for, a key of `ouro.registry.TASKS`, or of one that is not there yet.
     """
 
     name: str
@@ -64,6 +65,7 @@ class ModelInfo:
     data: str = ""
     crop_pct: float = 0.875
     interpolation: str = "bicubic"
+    task: str = "classification"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +106,15 @@ class WeightsSource:
 
     source: path, URL or hub file. container: under which key of the file they were, "" for the file itself.
     revision: the commit of a hub file, the start of the SHA-256 of any other, "" for a state dict.
+    digest: the start of the SHA-256 of the content, whatever it came from. fresh: keys that it had no weights for, and
+    that are still as they were drawn (a head for other classes).
     """
 
     source: str
     container: str
     revision: str
+    digest: str = ""
+    fresh: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ouro.taps import ScanModule
 from ouro.types import ModelInfo, ScanOrder, WeightsSource
-
-
-@dataclass(frozen=True, slots=True)
-class OfficialKey:
-    """Where an official checkpoint has one of our tensors: under `key`, or the `part`-th of `parts` stacked there."""
-
-    key: str
-    part: int = 0
-    parts: int = 1
 
 
 class VisionModel(nn.Module, ABC):
@@ -59,31 +50,11 @@ class VisionModel(nn.Module, ABC):
 
     def mixers(self) -> dict[str, list[ScanOrder]]:
         """Path of every mixer, in order -> the orders of its scans; layer k of a model is the k-th of these."""
-        found: dict[str, list[ScanOrder]] = {}
+        orders: dict[str, list[ScanOrder]] = {}
         for path, module in self.named_modules():
-            if isinstance(order := getattr(module, "order", None), ScanOrder):
-                found.setdefault(path.rsplit(".", 2)[0], []).append(order)
-        return found
-
-    def official(self, key: str) -> OfficialKey:
-        """Our state-dict key -> where the official checkpoint has it; one to one."""
-        return OfficialKey(key)
-
-    def from_official(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Renames an official state dict to our keys; keys it does not know stay, so that loading can name them."""
-        renamed = dict(state)
-        for key, wanted in self.state_dict().items():
-            there = self.official(key)
-            if there.key not in state:
-                continue
-            renamed.pop(there.key, None)
-            value = state[there.key]
-            if there.parts > 1 and value.dim() and len(value) % there.parts == 0:
-                value = value.unflatten(0, (there.parts, -1))[there.part]
-                # stacked with an axis of its own, or one after the other along the first
-                value = value[0] if value.dim() > wanted.dim() else value
-            renamed[key] = value
-        return renamed
+            if isinstance(module, ScanModule):
+                orders.setdefault(path.rsplit(".", 2)[0], []).append(module.order)
+        return orders
 
     def check_images(self, images: Tensor) -> None:
         """Refuses images of another size.
@@ -101,6 +72,10 @@ class VisionModel(nn.Module, ABC):
         for block in self.blocks().values():
             state = block(*state)
         return self.tail(*state)
+
+    def features(self, images: Tensor) -> Tensor:
+        """images [b 3 h w] -> what the classifier looks at, [b c]."""
+        return self.forward_head(self.forward_features(images), pre_logits=True)
 
     def forward(self, images: Tensor) -> Tensor:
         """images [b 3 h w] -> logits [b k]."""

@@ -56,12 +56,12 @@ def zoo() -> str | None:
     rows: Rows = [
         (
             f"`{card['model']}`", card["data"], f"{card['parameters']:,}", card["steps"],
-            f"{card['train_seconds'] / 60:.0f}", _share(card["top1"], card["ci95"]), card["n"],
+            f"{card['train_seconds'] / 60:.0f}", card["processor"], _share(card["top1"], card["ci95"]), card["n"],
         )
         for card in cards
     ]  # fmt: skip
-    head = ("model", "data", "parameters", "training steps", "minutes", "held-out top-1, %", "n")
-    return f"`ouro train NAME`; {cards[0]['processor']}.\n\n" + _markdown(head, rows, 2) if cards else None
+    head = ("model", "data", "parameters", "training steps", "minutes", "on", "held-out top-1, %", "n")
+    return "`ouro train NAME`.\n\n" + _markdown(head, rows, 2) if cards else None
 
 
 def attention() -> str | None:

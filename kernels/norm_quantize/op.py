@@ -1,7 +1,7 @@
 """Residual sum, RMSNorm or LayerNorm, and integer codes of the result: what stands before a block's first linear layer.
 
 Source: Zhang & Sennrich 2019 (RMSNorm) and Ba et al. 2016 (LayerNorm), as `ouro.models.layers` has them; codes as
-`ouro.quant.integer` defines them, with a static step per time step or the range of each row.
+`ouro.quant.packed.integer` defines them, with a static step per time step or the range of each row.
 """
 
 from __future__ import annotations

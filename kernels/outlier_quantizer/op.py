@@ -1,6 +1,6 @@
 """Rows to integer codes in two precisions, by a list of outlier channels that grows over a window of time steps.
 
-Source: OuroMamba (arXiv 2503.10959, OuroMamba-Quant), as `ouro.quant.outliers` and `ouro.quant.integer` define it for
+Source: OuroMamba (arXiv 2503.10959, OuroMamba-Quant), as `ouro.quant.outliers` and `ouro.quant.packed.integer` define it for
 the library: at a step where the channels not yet listed do not fit the static grid, those of them with
 |x| > mean + kappa std (of these channels, in float64) join the list, which is cleared every `refresh` steps.
 """

@@ -1,6 +1,6 @@
 """Linear layers on integer codes: y = s_w (s (q - z) q_w^T + s_o (q_o - z_o) q_w^T) + bias, sums exact in int32.
 
-Source: OuroMamba (arXiv 2503.10959), as `ouro.quant.integer` defines it for the library: the second sum is there where
+Source: OuroMamba (arXiv 2503.10959), as `ouro.quant.packed.integer` defines it for the library: the second sum is there where
 outliers have codes and steps of their own. The steps s, s_o and zero points are those of the rows, s_w of the outputs.
 """
 
@@ -41,7 +41,7 @@ def quantized_linear(
         codes, outliers: int8 [r c]; together W4A4O8 with two products, `codes` alone W8A8, W4A8 or the grid mode.
         scale, outlier_scale: float32 [r]; a row whose step is NaN is NaN.
         weight: int8 [o c], or codes of 4 bits two to a byte, uint8 [o ceil(c/2)]: byte j of a row has code j in its low
-            half and code j + ceil(c/2) in its high half, as `ouro.quant.pack` stores them.
+            half and code j + ceil(c/2) in its high half, as `ouro.quant.packed.storage` stores them.
         weight_scale, bias: float32 [o].
         zero, outlier_zero: int32 [r]; None for 0. Where there are outliers, both or neither.
         weight_sum: int32 [o], sums of the codes of each output, for zero points; None computes them now.

@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
 from ouro.registry import DATASETS
 
+SPLITS = ("train", "calib", "test")
+"""The parts that sets are divided into; no two share an image."""
+
 
 class Dataset(Protocol):
-    """What every data set offers. Images come as uint8 so that one `normalize` serves them all.
+    """What every data set offers, and what it says it can do; derive from it, and only what differs is to be said.
 
-    `argument` says what follows the colon in a spec ("folder:PATH"), None where nothing does. `files`: its images are
-    pictures of any size, resized and cropped as a model wants them: it takes crop_pct and interpolation.
+    Images come as uint8 so that one `normalize` serves them all. A set takes `split` and `size` (and what `argument`
+    and `files` say) and is opened by `load`.
+
+    argument: what may follow the colon in a spec ("folder:PATH"), None where nothing does; given before all else.
+    needs_argument: whether it has to.
+    splits: what `split` may be.
+    provides: which of these the set has besides; one that is not named here does not exist.
+        "masks": masks(start, n) -> bool [n h w], where the object is.
+        "augmented": augmented(step_seed, n) -> random training images and their labels as `images` gives them, the
+            same for the same `step_seed`; of the split "train".
+        "series": any number of different images; the option `seed` says which endless series.
+    files: images are pictures of any size, cut to what a model wants to see: the set takes its crop_pct, interpolation,
+        mean and std.
     """
 
-    argument: ClassVar[str | None]
-    files: ClassVar[bool]
+    argument: ClassVar[str | None] = None
+    needs_argument: ClassVar[bool] = True
+    splits: ClassVar[tuple[str, ...]] = SPLITS
+    provides: ClassVar[frozenset[str]] = frozenset()
+    files: ClassVar[bool] = False
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -29,6 +46,30 @@ class Dataset(Protocol):
     def images(self, start: int, n: int) -> tuple[Tensor, Tensor | None]:
         """Images start..start+n as uint8 [n 3 h w] and their labels int64 [n], None where nobody knows them."""
         ...
+
+
+def kind(spec: str) -> type[Dataset]:
+    """The class of the data set "name" or "name:argument", to ask what it can do before it is opened.
+
+    Raises:
+        ValueError: unknown name; the message lists the known ones.
+    """
+    return DATASETS.get(spec.partition(":")[0])
+
+
+def comes_along(spec: str) -> bool:
+    """Whether the set opens as it is written: with what it needs after the colon, or without need of it.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    dataset = kind(spec)
+    return dataset.argument is None or not dataset.needs_argument or bool(spec.partition(":")[2])
+
+
+def providing(what: str) -> list[str]:
+    """The names of the sets that provide "masks", "augmented" or "series"."""
+    return [name for name in DATASETS if what in DATASETS.get(name).provides]
 
 
 def load(spec: str, **options: object) -> Dataset:
@@ -41,14 +82,22 @@ def load(spec: str, **options: object) -> Dataset:
         ValueError: unknown name, an argument missing or not taken, or what the data set itself refuses.
     """
     name, _, argument = spec.partition(":")
-    dataset = DATASETS.get(name)
-    if dataset.argument is None:
-        if argument:
-            raise ValueError(f"data set {name!r} takes nothing after a colon, got {spec!r}; write {name!r}")
-        return dataset(**options)
-    if not argument:
+    dataset: Any = kind(spec)
+    if argument and dataset.argument is None:
+        raise ValueError(f"data set {name!r} takes nothing after a colon, got {spec!r}; write {name!r}")
+    if not comes_along(spec):
         raise ValueError(f"data set {spec!r} lacks its {dataset.argument}; write '{name}:{dataset.argument}'")
-    return dataset(argument, **options)
+    return dataset(argument, **options) if argument else dataset(**options)
+
+
+def check_split(split: str, splits: Sequence[str]) -> None:
+    """Refuses a split that a set does not have.
+
+    Raises:
+        ValueError: as said; the message lists the known ones.
+    """
+    if split not in splits:
+        raise ValueError(f"unknown split {split!r}; known: {', '.join(splits)}")
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

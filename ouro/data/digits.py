@@ -5,13 +5,13 @@ Source: sklearn.datasets.load_digits (test part of the UCI set "Optical Recognit
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
-from ouro.data import check_range
+from ouro.data import Dataset, check_range, check_split
+from ouro.data.order import stratified
 
 MEAN = (0.312, 0.312, 0.312)
 STD = (0.356, 0.356, 0.356)
@@ -19,18 +19,7 @@ STD = (0.356, 0.356, 0.356)
 _SPLITS = {"train": slice(600, None), "calib": slice(400, 600), "test": slice(0, 400)}
 
 
-def _stratified_order(labels: np.ndarray) -> np.ndarray:
-    """A fixed random order in which every stretch holds the classes in their overall proportions."""
-    # raw words, not Generator methods: only the bit stream of a BitGenerator is promised never to change
-    shuffled = np.argsort(np.random.Philox(key=[0, 0]).random_raw(len(labels)), kind="stable")
-    rank = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = shuffled[labels[shuffled] == label]
-        rank[members] = (np.arange(len(members)) + 0.5) / len(members)
-    return np.argsort(rank, kind="stable")
-
-
-class Digits:
+class Digits(Dataset):
     """One split of the digits: 1197 to train, 200 to calibrate, 400 to test, disjoint and with even classes.
 
     Args:
@@ -41,20 +30,18 @@ class Digits:
         ValueError: unknown split, or a size below the originals' 8.
     """
 
-    argument = None
-    files = False
+    provides = frozenset({"masks", "augmented"})
     classes = tuple("0123456789")
     mean = MEAN
     std = STD
 
     def __init__(self, split: str = "test", size: int = 56) -> None:
-        if split not in _SPLITS:
-            raise ValueError(f"unknown split {split!r}; known: {', '.join(_SPLITS)}")
+        check_split(split, self.splits)
         if size < 8:
             raise ValueError(f"size {size} is less than the originals' 8 pixels; give 8 or more")
         self.split, self.size = split, size
         source = load_digits()
-        self.order = _stratified_order(source.target)[_SPLITS[split]]
+        self.order = stratified(source.target)[_SPLITS[split]]
         originals = torch.from_numpy(source.images[self.order]).float()[:, None] / 16
         self._ink = interpolate(originals, size=(size, size), mode="bicubic", align_corners=False).clamp(0, 1)
         self._labels = torch.from_numpy(source.target[self.order]).long()

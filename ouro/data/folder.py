@@ -12,10 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
-from ouro.data import check_range, normalize
+from ouro.data import Dataset, check_range, check_split, normalize
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -24,19 +25,19 @@ _THREADS = 4
 _INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest", "box", "hamming")
 
 
-class Folder:
+class Folder(Dataset):
     """The images under `root`, ordered by class and then by path.
 
     Args:
-        split: only "test": a folder is one split; name the folder of the split that is wanted.
+        split: "train", "calib" or "test", all of them the same images: what a folder is for is known to who names it.
         size: side of the square that the model sees, or (height, width).
         crop_pct: part of the resized image that the center crop keeps, as in timm.
         interpolation: "bilinear", "bicubic", "lanczos", "nearest", "box" or "hamming".
         mean, std: of the model; ImageNet's by default.
 
     Raises:
-        ValueError: no such folder, no file in it whose extension PIL reads, images beside class folders, or a setting
-            outside what is listed here.
+        ValueError: unknown split, no such folder, no file in it whose extension PIL reads, images beside class
+            folders, or a setting outside what is listed here.
     """
 
     argument = "PATH"
@@ -53,8 +54,7 @@ class Folder:
         mean: tuple[float, ...] = MEAN,
         std: tuple[float, ...] = STD,
     ) -> None:
-        if split != "test":
-            raise ValueError(f"a folder has no split {split!r}; known: test; name the folder of the wanted split")
+        check_split(split, self.splits)
         if interpolation not in _INTERPOLATIONS:
             raise ValueError(f"unknown interpolation {interpolation!r}; known: {', '.join(_INTERPOLATIONS)}")
         if not 0 < crop_pct <= 1:
@@ -89,7 +89,7 @@ class Folder:
 
 
 def read_image(path: Path) -> Image.Image:
-    """One image file as RGB; gray is repeated, transparency is dropped.
+    """One image file as RGB, turned upright as its EXIF orientation says; gray is repeated, transparency is dropped.
 
     Raises:
         ValueError: whatever keeps it from being decoded, in one line that names the file.
@@ -102,10 +102,61 @@ def read_image(path: Path) -> Image.Image:
             # PIL would clip these to white or black instead of scaling them
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"pixels of mode {image.mode} are deeper than 8 bits; convert them to 8")
-            return image.convert("RGB")
+            if isinstance(image, TiffImageFile) and _is_plain_luma_chroma(image):
+                return _upright(_luma_chroma(image)).convert("RGB")
+            return _upright(image).convert("RGB")
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"cannot read image {path}: {reason}; replace or remove the file") from error
+
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""EXIF orientation -> what turns the stored pixels upright."""
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As PIL.ImageOps.exif_transpose, which also rewrites the EXIF block and fails on what is damaged in it."""
+    # decoding a TIFF may turn it, and says so in its orientation afterwards
+    image.load()
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)
+
+
+_WIDTH, _LENGTH, _PHOTOMETRIC, _PLANES, _SUBSAMPLING = 256, 257, 262, 284, 530
+"""Tags of a TIFF."""
+_YCBCR = 6
+"""What _PHOTOMETRIC says of luma and chroma."""
+
+
+def _is_plain_luma_chroma(image: TiffImageFile) -> bool:
+    """Whether this is luma and chroma without compression, which PIL (12.3) writes but misreads as 4 bytes a pixel."""
+    return image.tag_v2.get(_PHOTOMETRIC) == _YCBCR and all(tile[0] == "raw" for tile in image.tile)
+
+
+def _luma_chroma(image: TiffImageFile) -> Image.Image:
+    """The pixels of such a file, strip by strip, with its orientation."""
+    if image.tag_v2.get(_SUBSAMPLING) != (1, 1) or image.tag_v2.get(_PLANES, 1) != 1:
+        raise ValueError(
+            "chroma of a lower resolution, or in planes of its own, without compression; convert it to RGB"
+        )
+    # as stored: image.size is that of the picture turned upright
+    whole = Image.new("YCbCr", (image.tag_v2[_WIDTH], image.tag_v2[_LENGTH]))
+    for _, extents, offset, _ in image.tile:
+        assert extents is not None and image.fp is not None
+        left, top, right, bottom = extents
+        image.fp.seek(offset)
+        data = image.fp.read(3 * (right - left) * (bottom - top))
+        whole.paste(Image.frombytes("YCbCr", (right - left, bottom - top), data), (left, top))
+    whole.getexif()[ExifTags.Base.Orientation] = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return whole
 
 
 def _walk(root: Path) -> tuple[tuple[str, ...], list[Path], list[int] | None]:

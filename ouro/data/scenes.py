@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ouro.data import check_range
+from ouro.data import Dataset, check_range, check_split
 
 MEAN = (0.496, 0.496, 0.496)
 STD = (0.271, 0.271, 0.271)
@@ -264,7 +264,7 @@ def draw(seed: int, index: int, size: int = 56) -> Scene:
     return Scene(pixels, label, mask, box)
 
 
-class Scenes:
+class Scenes(Dataset):
     """The scenes of one split as a data set. Splits never share an index; `len` is nominal, scenes go on beyond it.
 
     Args:
@@ -276,15 +276,13 @@ class Scenes:
         ValueError: unknown split.
     """
 
-    argument = None
-    files = False
+    provides = frozenset({"masks", "series"})
     classes = CLASSES
     mean = MEAN
     std = STD
 
     def __init__(self, split: str = "test", size: int = 56, seed: int = 0) -> None:
-        if split not in _SPLIT_START:
-            raise ValueError(f"unknown split {split!r}; known: {', '.join(_SPLIT_START)}")
+        check_split(split, self.splits)
         self.split, self.size, self.seed = split, size, seed
         self.start = _SPLIT_START[split]
 

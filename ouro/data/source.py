@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from ouro.data import Dataset, batches, check_range, load, to_pixels
+from ouro.data import Dataset, batches, check_range, comes_along, load, to_pixels
 from ouro.registry import DATASETS
 from ouro.store import read_tensors
 from ouro.types import DataSource, ModelInfo
@@ -59,7 +59,7 @@ def spelled(source: DataSource) -> str:
     return ":".join([source.kind, *filter(None, [source.argument, str(source.count or "")])])
 
 
-def open_data(data: str | DataSource, split: str, info: ModelInfo) -> Dataset:
+def open_data(data: str | DataSource, split: str, info: ModelInfo) -> Any:
     """A data set at the model's size; pictures in files are seen through timm's evaluation transform of the model.
 
     Args:
@@ -80,8 +80,8 @@ def open_data(data: str | DataSource, split: str, info: ModelInfo) -> Dataset:
         )
     else:
         seen = transform(source, info)
-        view = {"crop_pct": seen["crop_pct"], "interpolation": seen["interpolation"]} if seen["crop_pct"] else {}
-        dataset = load(name, split=split, size=_size(info), **view)
+        view = {key: seen[key] for key in ("crop_pct", "interpolation")} | {"mean": info.mean, "std": info.std}
+        dataset = load(name, split=split, size=_size(info), **(view if seen["crop_pct"] else {}))
     if source.count is None:
         return dataset
     if source.count > len(dataset):
@@ -121,44 +121,39 @@ def transform(data: str | DataSource, info: ModelInfo) -> dict[str, Any]:
     }
 
 
-class First:
+class First(Dataset):
     """The first images of a data set, as a data set."""
-
-    argument: ClassVar[str | None] = None
-    files: ClassVar[bool] = False
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
     def __init__(self, whole: Dataset, count: int) -> None:
         self.whole, self.count = whole, count
         self.classes, self.mean, self.std = whole.classes, whole.mean, whole.std
 
+    @property
+    def provides(self) -> frozenset[str]:  # type: ignore[override]
+        """What the whole set can, but for drawing images of its own accord."""
+        return self.whole.provides & {"masks"}
+
     def __len__(self) -> int:
         return self.count
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.whole, name)
 
     def images(self, start: int, n: int) -> tuple[Tensor, Tensor | None]:
         """As of the whole set."""
         check_range(start, n, self.count)
         return self.whole.images(start, n)
 
+    def masks(self, start: int, n: int) -> Tensor:
+        """As of the whole set, where it provides them."""
+        check_range(start, n, self.count)
+        return cast(Any, self.whole).masks(start, n)
 
-class StoredImages:
+
+class StoredImages(Dataset):
     """A set that `ouro generate` wrote, as a data set: its images as pixels, its target classes as labels.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, holds no images, or images of another size.
     """
-
-    argument: ClassVar[str | None] = "PATH"
-    files: ClassVar[bool] = False
-    classes: tuple[str, ...]
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
     def __init__(self, path: str, info: ModelInfo) -> None:
         tensors = read_set(path)[0]
@@ -203,7 +198,7 @@ def _resolved(source: DataSource, info: ModelInfo) -> DataSource:
     own = source.kind == ""
     if not own:
         return source
-    if info.data not in DATASETS or DATASETS.get(info.data).argument is not None:
+    if info.data not in DATASETS or not comes_along(info.data):
         raise ValueError(f"the images that {info.name} was trained on do not come along; name a folder as folder:PATH")
     return replace(source, kind=info.data)
 

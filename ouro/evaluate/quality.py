@@ -40,13 +40,7 @@ class Coverage:
 @torch.no_grad()
 def features(model: VisionModel, images: Tensor) -> Tensor:
     """What the classifier of `model` looks at, [s c]."""
-    found = []
-    for chunk in images.split(BATCH):
-        state = model.stem(chunk)
-        for block in model.blocks().values():
-            state = block(*state)
-        found.append(model.forward_head(model.tail(*state), pre_logits=True))
-    return torch.cat(found)
+    return torch.cat([model.features(chunk) for chunk in images.split(BATCH)])
 
 
 def diversity(found: Tensor, labels: Tensor | None = None) -> dict[str, float | None]:

@@ -1,8 +1,8 @@
 """What rounding single sites costs: each alone, one after another, or all but one.
 
-Damage is measured at the output, against the float model on the same images: mean KL(float || rounded) of the class
-distributions in nats, the drop of top-1, the SQNR of the logits. All logits are kept and judged together, so it does
-not matter how many images go through the model at once.
+Damage is measured at the output, against the float model on the same images: the mean divergence of the task (of a
+classifier KL(float || rounded) of the class distributions in nats), the drop of its score, the SQNR of the outputs. All
+outputs are kept and judged together, so it does not matter how many images go through the model at once.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ouro.evaluate.fidelity import compare
 from ouro.progress import staged
 from ouro.quant.apply import attach_calibration
 from ouro.quant.bits import WIDE
-from ouro.quant.calibrate import sections
+from ouro.quant.sections import sections
 from ouro.taps import detach, taps
+from ouro.tasks import Task, task_of
 from ouro.types import Calibration, Progress, QuantPlan
 from ouro.vision import VisionModel
 
@@ -47,10 +47,11 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """kl in nats; top1_drop as a part of 1, None without labels; sqnr_db infinite where the logits are equal."""
+    """kl: mean divergence, of a classifier in nats. drop of the task's score, None without labels. sqnr_db: infinite where
+    the outputs are equal."""
 
     kl: float
-    top1_drop: float | None
+    drop: float | None
     sqnr_db: float
 
 
@@ -65,10 +66,10 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """Rows in the order of the mode; the float model's top-1 (None without labels); damage when all is rounded."""
+    """Rows in the order of the mode; the float model's score (None without labels); damage when all is rounded."""
 
     rows: tuple[Row, ...]
-    top1: float | None
+    score: float | None
     whole: Damage
 
 
@@ -99,8 +100,8 @@ def sensitivity(
         raise ValueError(f"unknown mode {mode!r}; known: {', '.join(MODES)}")
     if not len(images) or batch < 1:
         raise ValueError(f"{len(images)} images in batches of {batch} were given, expected 1 or more of both")
-    subsets = Subsets(model, calibration, images, batch)
-    return (yield from MODES[mode](subsets, grouped(model, calibration.plan, images[:1], by), labels))
+    subsets = Subsets(model, calibration, images, batch, labels)
+    return (yield from MODES[mode](subsets, grouped(model, calibration.plan, images[:1], by)))
 
 
 def grouped(model: VisionModel, plan: QuantPlan, image: Tensor, by: str) -> list[Group]:
@@ -136,35 +137,36 @@ GROUPINGS: dict[str, Callable[[str, str, str], str]] = {
 """Grouping -> which sites of a block belong together."""
 
 
-def damage(exact: Tensor, rounded: Tensor, labels: Tensor | None = None) -> Damage:
-    """Of logits [n k] that stand for the float model's.
+def damage(task: Task, exact: Any, rounded: Any, targets: Tensor | None = None) -> Damage:
+    """Of outputs that stand for the float model's.
 
     Raises:
-        RuntimeError: logits that are NaN.
+        RuntimeError: outputs that are NaN.
     """
-    if rounded.isnan().any():
-        raise RuntimeError(f"the rounded model's logits are NaN for {int(rounded.isnan().any(1).sum())} images")
-    drop = None if labels is None else _top1(exact, labels) - _top1(rounded, labels)
-    return Damage(divergence(exact, rounded), drop, compare(exact, rounded).sqnr_db)
+    task.check(rounded)
+    kl = divergence(task, exact, rounded)
+    drop = None if targets is None else _score(task, exact, targets) - _score(task, rounded, targets)
+    return Damage(kl, drop, compare(task.tensor(exact), task.tensor(rounded)).sqnr_db)
 
 
-def divergence(exact: Tensor, rounded: Tensor) -> float:
-    """Mean KL(exact || rounded), in nats, of the class distributions of logits [n k]."""
-    wanted, found = (F.log_softmax(logits.double(), -1) for logits in (exact, rounded))
-    # the divergence is never negative, its rounding may be
-    return (wanted.exp() * (wanted - found)).sum(-1).mean().clamp(min=0).item()
+def divergence(task: Task, exact: Any, rounded: Any) -> float:
+    """Mean divergence of rounded outputs from the exact ones, as their task measures it."""
+    # it is never negative, its rounding may be
+    return task.divergence(exact, rounded).mean().clamp(min=0).item()
 
 
-def _top1(logits: Tensor, labels: Tensor) -> float:
-    return (logits.argmax(1) == labels.to(logits.device)).double().mean().item()
+def _score(task: Task, outputs: Any, targets: Tensor) -> float:
+    return task.primary(task.outcomes(outputs, targets))
 
 
 class Subsets:
-    """A calibrated model of which any subset of sites can be rounded."""
+    """A calibrated model of which any subset of sites can be rounded, and images to judge it by."""
 
-    def __init__(self, model: VisionModel, calibration: Calibration, images: Tensor, batch: int) -> None:
-        self.model = copy.deepcopy(model).eval()
-        self.parts = sections(self.model, calibration.plan, images[:1].to(next(model.parameters()).device))
+    def __init__(
+        self, model: VisionModel, calibration: Calibration, images: Tensor, batch: int, targets: Tensor | None = None
+    ) -> None:
+        self.model, self.task, self.targets = copy.deepcopy(model).eval(), task_of(model), targets
+        self.parts = sections(self.model, calibration.plan, images[:1].to(model.device))
         attach_calibration(self.model, calibration)
         self.taps = {path: tap for path, tap in taps(self.model) if tap.quantizer is not None}
         self.quantizers = {path: tap.quantizer for path, tap in self.taps.items()}
@@ -172,10 +174,10 @@ class Subsets:
         self.home = {path: number for number, part in enumerate(self.parts) for path in part.sites}
         self.batches = images.split(batch)
 
-    def logits(self, subsets: Sequence[Sequence[str]]) -> Generator[Progress, None, list[Tensor]]:
-        """Logits [n k] for every subset; what comes before its first site is as in the float model, and run once."""
-        found: list[list[Tensor]] = [[] for _ in subsets]
-        device = next(self.model.parameters()).device
+    def outputs(self, subsets: Sequence[Sequence[str]]) -> Generator[Progress, None, list[Any]]:
+        """Outputs for every subset; what comes before its first site is as in the float model, and run once."""
+        parts: list[list[Any]] = [[] for _ in subsets]
+        device = self.model.device
         for number, images in enumerate(self.batches):
             with torch.no_grad():
                 states: list[tuple[Any, ...]] = [(images.to(device),)]
@@ -187,10 +189,19 @@ class Subsets:
                 with torch.no_grad(), self._rounded(paths):
                     for part in self.parts[first:]:
                         state = part.run(*state)
-                found[place].append(state[0])
+                parts[place].append(state[0])
                 done, total = number * len(subsets) + place + 1, len(self.batches) * len(subsets)
                 yield Progress(done, total, f"{place + 1} of {len(subsets)} subsets of the sites")
-        return [torch.cat(logits) for logits in found]
+        return [self.task.cat(outputs) for outputs in parts]
+
+    def damage(self, exact: Any, rounded: Any) -> Damage:
+        """Of outputs that stand for the float model's."""
+        return damage(self.task, exact, rounded, self.targets)
+
+    def judged(self, rows: Sequence[Row], exact: Any, whole: Any) -> Sensitivity:
+        """The rows, with the float model's score and the damage when all is rounded."""
+        score = None if self.targets is None else _score(self.task, exact, self.targets)
+        return Sensitivity(tuple(rows), score, self.damage(exact, whole))
 
     @contextmanager
     def _rounded(self, paths: Sequence[str]) -> Iterator[None]:
@@ -203,40 +214,34 @@ class Subsets:
             detach(self.model)
 
 
-_Mode = Callable[[Subsets, Sequence[Group], Tensor | None], Generator[Progress, None, Sensitivity]]
+_Mode = Callable[[Subsets, Sequence[Group]], Generator[Progress, None, Sensitivity]]
 
 
-def _isolated(
-    subsets: Subsets, groups: Sequence[Group], labels: Tensor | None
-) -> Generator[Progress, None, Sensitivity]:
+def _isolated(subsets: Subsets, groups: Sequence[Group]) -> Generator[Progress, None, Sensitivity]:
     every = _union(groups)
-    exact, whole, *alone = yield from subsets.logits([(), every, *(group.paths for group in groups)])
-    damages = [damage(exact, logits, labels) for logits in alone]
-    rows = [Row(group, found, found.kl) for group, found in zip(groups, damages, strict=True)]
+    exact, whole, *alone = yield from subsets.outputs([(), every, *(group.paths for group in groups)])
+    damages = [subsets.damage(exact, rounded) for rounded in alone]
+    rows = [Row(group, damage, damage.kl) for group, damage in zip(groups, damages, strict=True)]
     rows.sort(key=lambda row: -row.damage.kl)
-    return _judged(rows, exact, whole, labels)
+    return subsets.judged(rows, exact, whole)
 
 
-def _leave_one_float(
-    subsets: Subsets, groups: Sequence[Group], labels: Tensor | None
-) -> Generator[Progress, None, Sensitivity]:
+def _leave_one_float(subsets: Subsets, groups: Sequence[Group]) -> Generator[Progress, None, Sensitivity]:
     every = _union(groups)
     rest = [[path for path in every if path not in group.paths] for group in groups]
-    exact, whole, *others = yield from subsets.logits([(), every, *rest])
-    damages = [damage(exact, logits, labels) for logits in others]
-    rows = [Row(group, found, None) for group, found in zip(groups, damages, strict=True)]
+    exact, whole, *others = yield from subsets.outputs([(), every, *rest])
+    damages = [subsets.damage(exact, rounded) for rounded in others]
+    rows = [Row(group, damage, None) for group, damage in zip(groups, damages, strict=True)]
     rows.sort(key=lambda row: row.damage.kl)
-    return _judged(rows, exact, whole, labels)
+    return subsets.judged(rows, exact, whole)
 
 
-def _cumulative(
-    subsets: Subsets, groups: Sequence[Group], labels: Tensor | None
-) -> Generator[Progress, None, Sensitivity]:
-    ranked = (yield from staged(_isolated(subsets, groups, labels), 0, 0.5, "alone")).rows[::-1]
+def _cumulative(subsets: Subsets, groups: Sequence[Group]) -> Generator[Progress, None, Sensitivity]:
+    ranked = (yield from staged(_isolated(subsets, groups), 0, 0.5, "alone")).rows[::-1]
     grown = [_union([row.group for row in ranked[: count + 1]]) for count in range(len(ranked))]
-    exact, *found = yield from staged(subsets.logits([(), *grown]), 0.5, 1, "one after another")
-    rows = [replace(row, damage=damage(exact, logits, labels)) for row, logits in zip(ranked, found, strict=True)]
-    return _judged(rows, exact, found[-1], labels)
+    exact, *after = yield from staged(subsets.outputs([(), *grown]), 0.5, 1, "one after another")
+    rows = [replace(row, damage=subsets.damage(exact, rounded)) for row, rounded in zip(ranked, after, strict=True)]
+    return subsets.judged(rows, exact, after[-1])
 
 
 MODES: dict[str, _Mode] = {
@@ -249,8 +254,3 @@ MODES: dict[str, _Mode] = {
 
 def _union(groups: Sequence[Group]) -> list[str]:
     return [path for group in groups for path in group.paths]
-
-
-def _judged(rows: Sequence[Row], exact: Tensor, whole: Tensor, labels: Tensor | None) -> Sensitivity:
-    top1 = None if labels is None else _top1(exact, labels)
-    return Sensitivity(tuple(rows), top1, damage(exact, whole, labels))

@@ -1,4 +1,4 @@
-"""What every site loses at every width it could have: what a budget of bits is spent by (`ouro.quant.budget`)."""
+"""What every site loses at every width it could have: what a budget of bits is spent by (`ouro.quant.search.budget`)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ouro.evaluate.sensitivity import BATCH, Subsets, damage, grouped
+from ouro.evaluate.sensitivity import BATCH, Subsets, grouped
 from ouro.progress import staged
 from ouro.quant.apply import attach_calibration, counting, counts
-from ouro.quant.budget import Item
 from ouro.quant.calibrate import calibrating
-from ouro.quant.modules import RECURRENT_SITES, WEIGHT_SITES
 from ouro.quant.plan import is_rounded, make_plan
+from ouro.quant.quantizer import RECURRENT_SITES, WEIGHT_SITES
+from ouro.quant.search.budget import Item
 from ouro.taps import taps
 from ouro.types import Calibration, Progress
 from ouro.vision import VisionModel
@@ -34,7 +34,7 @@ def damages_by_width(
     seed: int,
     **options: Any,
 ) -> Generator[Progress, None, list[Item]]:
-    """What `ouro.quant.budget.allocate` chooses from: the isolated KL of every site, or group, at every width.
+    """What `ouro.quant.search.budget.allocate` chooses from: the isolated KL of every site, or group, at every width.
 
     Every width is calibrated once, with all sites at this width, and judged, on the same images. Sites inside the
     recurrence, and those that `bits` leave in floating point, are not to be chosen for.
@@ -55,10 +55,10 @@ def damages_by_width(
         )
         calibration = yield from staged(job, begin, middle, f"{width} bits")
         subsets = Subsets(model, calibration, images, BATCH)
-        measuring = subsets.logits([(), *(group.paths for group in groups)])
+        measuring = subsets.outputs([(), *(group.paths for group in groups)])
         exact, *alone = yield from staged(measuring, middle, end, f"damage at {width} bits")
-        for damages, logits in zip(found, alone, strict=True):
-            damages[width] = damage(exact, logits).kl
+        for damages, rounded in zip(found, alone, strict=True):
+            damages[width] = subsets.damage(exact, rounded).kl
         sizes = sizes or elements(model, calibration, images[:1])
     return [
         Item(

@@ -21,6 +21,7 @@ from ouro.fused.model import FusedModel, fuse
 from ouro.kernels.launch import interpreted
 from ouro.models import create_model, variant
 from ouro.quant import attach_calibration, quantize
+from ouro.tasks import task_of
 from ouro.vision import VisionModel
 
 CHUNK = 64
@@ -110,9 +111,9 @@ def check(model: VisionModel, simulated: VisionModel, fused: FusedModel, format:
     exact = _worst_block(simulated, precise, few)
     truth, wanted, found = (_logits(run, images) for run in (model, simulated, fused))
     yardstick = _rounded(model, format.dtype, images) if format.bits is None else wanted
-    top = truth.argmax(1)
+    task = task_of(model)
     off, allowed = _distance(found, truth), _distance(yardstick, truth)
-    top1, own = (_same(logits.argmax(1), top) for logits in (found, yardstick))
+    top1, own = (task.agreement(truth, outputs).mean().item() for outputs in (found, yardstick))
     limit = _limit(format, allowed, len(images))
     complaints = []
     if not exact <= EXACT:
@@ -127,7 +128,7 @@ def check(model: VisionModel, simulated: VisionModel, fused: FusedModel, format:
     if not top1 >= own - 0.02 - 1 / len(images):
         complaints.append(f"top-1 is the float model's on {top1:.1%}, expected {own:.1%}")
     why = "; ".join(complaints) or None
-    error, agreement = _distance(found, wanted), _same(found.argmax(1), wanted.argmax(1))
+    error, agreement = _distance(found, wanted), task.agreement(wanted, found).mean().item()
     return Verdict(
         format.name, len(images), error, agreement, off, top1, allowed, own, exact, passed=why is None, complaint=why
     )
@@ -204,10 +205,6 @@ def _in_float32(format: Format) -> Format:
 def _distance(found: Tensor, wanted: Tensor) -> float:
     """Root mean square of the difference, as a part of what is wanted."""
     return ((found - wanted).double().square().mean() / wanted.double().square().mean()).sqrt().item()
-
-
-def _same(one: Tensor, other: Tensor) -> float:
-    return (one == other).double().mean().item()
 
 
 def main(arguments: Sequence[str]) -> None:

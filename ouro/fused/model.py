@@ -24,7 +24,7 @@ from ouro.kernels.outlier_quantizer.op import MODES
 from ouro.models.layers import RMSNorm
 from ouro.models.mixer import Mixer, Scan
 from ouro.models.vim import Block, StackedModel
-from ouro.quant.lower import is_packed, lower
+from ouro.quant.packed.lower import is_packed, lower
 from ouro.taps import taps
 from ouro.vision import VisionModel
 

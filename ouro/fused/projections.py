@@ -16,9 +16,9 @@ from ouro.kernels.quantized_linear import quantized_linear
 from ouro.kernels.quantized_linear.op import ACTIVATIONS
 from ouro.models.layers import Linear
 from ouro.quant.bits import FLOAT_OUTLIERS
-from ouro.quant.integer import Encoding
-from ouro.quant.lower import PackedLinear, PackedWeight, encoding_of
-from ouro.quant.modules import Quantizer
+from ouro.quant.packed.codes import Encoding
+from ouro.quant.packed.modules import PackedLinear, PackedWeight, encoding_of
+from ouro.quant.quantizer import Quantizer
 
 Coded = dict[str, Tensor | None]
 """Rows as `quantized_linear` takes them."""

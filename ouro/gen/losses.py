@@ -1,4 +1,4 @@
-"""Losses on synthetic images, each one number per sample: the contrast of patches, the target class, smoothness.
+"""Losses on synthetic images, each one number per sample: the contrast of patches, their diversity, smoothness.
 
 Source: OuroMamba (arXiv 2503.10959) section 3 for the contrast; PSAQ-ViT (ECCV 2022) for the other two. Per sample,
 so that neither the batch size nor its batch-mates change an image.
@@ -112,22 +112,6 @@ class _Density(torch.autograd.Function):
 def _kernel(pairs: Tensor, place: Tensor, bandwidth: float) -> Tensor:
     """N(place; s_i, h^2) for every pair, [b i]."""
     return torch.exp(-0.5 * ((place[:, None] - pairs) / bandwidth) ** 2) / (bandwidth * math.sqrt(2 * math.pi))
-
-
-def target_class(logits: Tensor, labels: Tensor, kind: str = "cross_entropy") -> Tensor:
-    """How far the model is from the target class, [b].
-
-    "mae" is the paper's word: the absolute error of the probabilities, summed over classes. Its gradient vanishes at
-    uniform logits (2e-6 of the cross-entropy's with 1000 classes), hence the default.
-
-    Raises:
-        ValueError: another kind.
-    """
-    if kind == "cross_entropy":
-        return F.cross_entropy(logits, labels, reduction="none")
-    if kind == "mae":
-        return (logits.softmax(-1) - F.one_hot(labels, logits.shape[-1])).abs().sum(-1)
-    raise ValueError(f"unknown output loss {kind!r}; known: cross_entropy, mae")
 
 
 def total_variation(images: Tensor) -> Tensor:

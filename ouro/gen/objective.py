@@ -12,9 +12,10 @@ from torch import Tensor
 
 from ouro.attention.implicit import alpha
 from ouro.attention.maps import by_mixer, in_raster
-from ouro.gen.losses import target_class, total_variation
+from ouro.gen.losses import total_variation
 from ouro.scan import selective_scan
 from ouro.scan.order import to_raster
+from ouro.tasks import task_of
 from ouro.types import PatchWindow, ScanInputs, ScanRecord, Trace
 from ouro.vision import VisionModel
 
@@ -26,7 +27,7 @@ class Objective:
     """Class prior and smoothness; `patterns` are the taps that a trace needs.
 
     Args:
-        class_weight, class_loss: of the target class, see `ouro.gen.losses.target_class`.
+        class_weight, class_loss: of the target class, see `loss` of its task.
         smooth_weight: of the total variation's distance from what each image should have.
     """
 
@@ -38,8 +39,7 @@ class Objective:
         self, model: VisionModel, *, seed: int = 0, class_weight: float = 1.0, smooth_weight: float = 0.05,
         class_loss: str = "cross_entropy",
     ) -> None:  # fmt: skip
-        del model
-        self.seed = seed
+        self.seed, self.task = seed, task_of(model)
         self.class_weight, self.smooth_weight, self.class_loss = class_weight, smooth_weight, class_loss
 
     def losses(
@@ -49,7 +49,7 @@ class Objective:
         off = (total_variation(images) - smooth).abs()
         return {
             **self.patch_terms(trace),
-            "class": self.class_weight * target_class(logits, labels, self.class_loss),
+            "class": self.class_weight * self.task.loss(logits, labels, self.class_loss),
             "smooth": self.smooth_weight * _NOISE_VARIATION * off,
         }
 

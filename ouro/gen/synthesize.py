@@ -21,7 +21,9 @@ from ouro import data
 from ouro.gen.objective import Objective
 from ouro.progress import finish
 from ouro.registry import GENERATORS
+from ouro.streams import stream
 from ouro.taps import record
+from ouro.tasks import task_of
 from ouro.types import CalibrationSet, ModelInfo, Progress
 from ouro.vision import VisionModel
 
@@ -43,17 +45,9 @@ class _Draw:
     flips: Tensor
 
 
-def targets(info: ModelInfo, seed: int, first: int, count: int) -> Tensor:
-    """Target classes of images first .. first + count: every class once per round, each round shuffled anew."""
-    rounds = range(first // info.num_classes, (first + count - 1) // info.num_classes + 1)
-    orders = [torch.from_numpy(_stream(seed, 1, r).permutation(info.num_classes)) for r in rounds]
-    skipped = first - rounds.start * info.num_classes
-    return torch.cat(orders)[skipped : skipped + count]
-
-
 def initial_images(info: ModelInfo, seed: int, first: int, count: int) -> Tensor:
     """Gaussian noise [count 3 h w] in model space, one stream per image."""
-    noise = (_stream(seed, 0, first + i).standard_normal(info.input_size, dtype=np.float32) for i in range(count))
+    noise = (stream(seed, 0, first + i).standard_normal(info.input_size, dtype=np.float32) for i in range(count))
     return torch.stack([torch.from_numpy(image) for image in noise])
 
 
@@ -68,7 +62,7 @@ def optimise(
         Diverged: a loss became NaN or infinite; the error has the last good images.
     """
     info = model.info
-    labels = targets(info, seed, first, count)
+    labels = task_of(info).draw(info, seed, first, count)
     draws = [_draw(info, seed, first + i, steps) for i in range(count)]
     low, high = _pixel_range(info)
     images = torch.stack([draw.noise for draw in draws]).clamp(low, high).requires_grad_()
@@ -214,13 +208,12 @@ def synthesize(
     images, labels, losses = [], [], []
     for first in range(0, num, batch):
         count = min(batch, num - first)
+        labels.append(task_of(model).draw(model.info, seed, first, count))
         if steps == 0 or not objective.optimises:
             images.append(initial_images(model.info, seed, first, count))
-            labels.append(targets(model.info, seed, first, count))
             continue
         made = finish(optimise(model, objective, steps=steps, seed=seed, first=first, count=count))
         images.append(made.images)
-        labels.append(targets(model.info, seed, first, count))
         losses.append(made.provenance["losses"])
     told = {"model": model.info.name, "method": method, "steps": steps, "seed": seed, "options": options}
     return CalibrationSet(torch.cat(images), torch.cat(labels), told | {"losses": losses})
@@ -231,24 +224,16 @@ def to_pixels(images: Tensor, info: ModelInfo) -> Tensor:
     return data.to_pixels(images, info.mean, info.std)
 
 
-def _stream(seed: int, purpose: int, index: int) -> np.random.Generator:
-    """An independent random stream for each (seed, purpose, index).
-
-    numpy mixes all three into its state; torch's CPU generator would only look at the low 32 bits of one number.
-    """
-    return np.random.default_rng((seed, purpose, index))
-
-
 def _draw(info: ModelInfo, seed: int, index: int, steps: int) -> _Draw:
-    stream = _stream(seed, 2, index)
+    draws = stream(seed, 2, index)
     half = steps // 2
     reach = np.array([2 * [max(1, round(_JITTER[step >= half] * info.input_size[-1]))] for step in range(steps)])
     return _Draw(
         noise=initial_images(info, seed, index, 1)[0],
         # PSAQ-ViT draws 2500 .. 3000 where white noise has 12371
-        smooth=(2500 + 500 * stream.random()) / 12371,
-        shifts=torch.from_numpy(stream.integers(-reach, reach + 1)),
-        flips=torch.from_numpy(stream.random(steps) < 0.5),
+        smooth=(2500 + 500 * draws.random()) / 12371,
+        shifts=torch.from_numpy(draws.integers(-reach, reach + 1)),
+        flips=torch.from_numpy(draws.random(steps) < 0.5),
     )
 
 
@@ -278,7 +263,9 @@ def _pixel_range(info: ModelInfo) -> tuple[Tensor, Tensor]:
 
 
 def recognized(model: VisionModel, images: Tensor, labels: Tensor, batch: int = 64) -> float:
-    """Share of the images that `model` takes for their target class."""
+    """Share of the images that `model` takes for their target."""
+    task = task_of(model)
     with torch.no_grad():
-        right = [(model(x).argmax(1) == y) for x, y in zip(images.split(batch), labels.split(batch), strict=True)]
-    return torch.cat(right).float().mean().item()
+        chunks = zip(images.split(batch), labels.split(batch), strict=True)
+        right = [task.outcomes(model(x.to(model.device)), y) for x, y in chunks]
+    return task.primary(torch.cat(right))

@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ouro.data import batches
 from ouro.data.source import open_data, own_data
-from ouro.evaluate.accuracy import accuracy
-from ouro.evaluate.sensitivity import damage
 from ouro.jobs.evaluate import opened
 from ouro.jobs.inputs import source_of
 from ouro.jobs.provenance import run_info
 from ouro.quant.apply import counting, effective_bits
+from ouro.tasks import task_of
+from ouro.tasks.classification import wilson
 from ouro.types import ModelSource, Progress, Report
 
 
@@ -46,11 +47,11 @@ class AgreementSpec:
 
 
 def agreement(spec: AgreementSpec) -> Generator[Progress, None, Report]:
-    """Compares the first guesses, and the class distributions, of both models, one Progress per batch.
+    """Compares what both models answer, and how sure they are, one Progress per batch.
 
     The report has {model, method, bits, scope, calib, data, n, agreement, ci95, kl, effective_bits, seconds, device,
-    seed}: `agreement` is the part of the images whose first guess is the float model's, with its 95 % interval, `kl`
-    the mean KL(float || quantized) in nats.
+    seed}: `agreement` is to which part the answers are the float model's, with its 95 % interval, `kl` the mean
+    divergence of its task, of a classifier KL(float || quantized) in nats.
 
     Raises:
         ValueError: no quantized file, or no such images.
@@ -63,17 +64,18 @@ def agreement(spec: AgreementSpec) -> Generator[Progress, None, Report]:
     info = exact.info
     dataset = open_data(spec.data, "test", info)
     total = len(dataset) if spec.limit is None else min(spec.limit, len(dataset))
-    same, kl, n = [], 0.0, 0
+    task = task_of(info)
+    same, apart = [], []
     with torch.no_grad(), counting(rounded):
         for images, _ in batches(dataset, spec.batch, limit=total, mean=info.mean, std=info.std):
             images = images.to(exact.device)
             wanted, given = exact(images), rounded(images)
-            same.append(wanted.argmax(1) == given.argmax(1))
-            kl += len(images) * damage(wanted, given).kl
-            n += len(images)
-            share = accuracy(torch.cat(same))["top1"]
-            yield Progress(n, total, f"the same guess for {share:.3f}", {"n": n})
-    counted = accuracy(torch.cat(same))
+            task.check(given)
+            same.append(task.agreement(wanted, given).cpu())
+            apart.append(task.divergence(wanted, given).cpu())
+            n = sum(map(len, same))
+            yield Progress(n, total, f"the same answer for {torch.cat(same).mean():.3f}", {"n": n})
+    shares, divergences = torch.cat(same), torch.cat(apart)
     values: dict[str, Any] = {
         "model": source.name,
         "method": calibration.plan.method,
@@ -81,13 +83,18 @@ def agreement(spec: AgreementSpec) -> Generator[Progress, None, Report]:
         "scope": calibration.plan.scope,
         "calib": calibration.provenance.get("calib"),
         "data": own_data(spec.data, info),
-        "n": n,
-        "agreement": counted["top1"],
-        "ci95": counted["ci95"],
-        "kl": kl / n,
+        "n": len(shares),
+        "agreement": shares.mean().item(),
+        "ci95": _interval(shares),
+        "kl": divergences.mean().item(),
         "effective_bits": effective_bits(rounded),
         "seconds": round(time.perf_counter() - started, 2),
         "device": str(exact.device),
         "seed": spec.seed,
     }
     return Report("agreement", values, run_info(spec.seed, started, exact.device))
+
+
+def _interval(shares: Tensor) -> list[float]:
+    """Wilson's interval, for parts of an image as for whole ones: the wider one where they are parts."""
+    return list(wilson(round(shares.sum().item()), len(shares)))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ouro.jobs.inputs import source_of
 from ouro.jobs.provenance import run_info
 from ouro.models import variant
-from ouro.models.download import at_hand, locating
+from ouro.models.download import at_hand, content_digest, locating
 from ouro.types import ModelSource, Progress, Report
 
 
@@ -26,7 +26,8 @@ class DownloadSpec:
 def download(spec: DownloadSpec) -> Generator[Progress, None, Report]:
     """One Progress, in bytes, per block; weights that are here already are only looked up.
 
-    The report has {model, source, path, bytes, revision, seconds}. Closed before its end, the job leaves no part of a
+    The report has {model, source, path, bytes, revision, seconds}: the commit of a hub file, the start of any other's
+    SHA-256. Closed before its end, the job leaves no part of a
     file behind.
 
     Raises:
@@ -35,10 +36,11 @@ def download(spec: DownloadSpec) -> Generator[Progress, None, Report]:
     """
     started = time.perf_counter()
     source = published(spec.model)
-    path, revision = yield from locating(source)
+    path, commit = yield from locating(source)
     run = run_info(0, started)
     values = {"model": spec.model.name, "source": source, "path": str(path), "bytes": path.stat().st_size}
-    return Report("download", values | {"revision": revision, "seconds": round(run.seconds, 2)}, run)
+    values["revision"] = commit or content_digest(path)
+    return Report("download", values | {"seconds": round(run.seconds, 2)}, run)
 
 
 def published(source: ModelSource) -> str:

@@ -12,14 +12,15 @@ from torch import Tensor
 
 from ouro.data import batches
 from ouro.data.source import open_data, own_data, transform
-from ouro.evaluate.accuracy import accuracy, outcomes
+from ouro.evaluate.accuracy import outcomes
 from ouro.jobs.distributed import joined
 from ouro.jobs.inputs import open_float, open_model, open_quantized, source_of
 from ouro.jobs.provenance import run_info
 from ouro.quant.apply import add_counts, counting, counts, effective_bits
 from ouro.quant.audit import require_sealed
-from ouro.quant.lower import is_packed
+from ouro.quant.packed.lower import is_packed
 from ouro.registry import MODELS
+from ouro.tasks import task_of
 from ouro.types import Calibration, ModelSource, Progress, Report
 from ouro.vision import VisionModel
 
@@ -69,8 +70,8 @@ def evaluate(spec: EvaluateSpec) -> Generator[Progress, None, Report]:
         info, name = exact.info, source.name
         data = ranks.agreed(lambda: own_data(spec.data, info))
         dataset = ranks.agreed(lambda: open_data(spec.data, "test", info))
-        if len(dataset.classes) != info.num_classes:
-            raise ValueError(f"{data} has {len(dataset.classes)} classes, {name} tells {info.num_classes} apart")
+        task = ranks.agreed(lambda: task_of(info))
+        ranks.agreed(lambda: task.require(dataset, data, info))
         total = len(dataset) if spec.limit is None else min(spec.limit, len(dataset))
         part = (ranks.rank, ranks.size)
         nothing = torch.zeros(0, dtype=torch.bool)
@@ -95,9 +96,9 @@ def evaluate(spec: EvaluateSpec) -> Generator[Progress, None, Report]:
             while len(right) < total:
                 for one, fp_one in ranks.gathered(next_batch):
                     right, fp_right = torch.cat([right, one]), torch.cat([fp_right, fp_one])
-                n, hits, fp_hits = len(right), int(right.sum()), int(fp_right.sum())
-                said = f"top-1 {hits / n:.3f} (float {fp_hits / n:.3f})"
-                yield Progress(n, total, said, {"n": n, "right": hits, "fp_right": fp_hits})
+                n, score, fp_score = len(right), task.primary(right), task.primary(fp_right)
+                words = f"{task.metric} {score:.3f} (float {fp_score:.3f})"
+                yield Progress(n, total, words, {"n": n, task.metric: score, f"fp_{task.metric}": fp_score})
         for number, counted in enumerate(ranks.gathered(lambda: counts(rounded))):
             if number != ranks.rank:
                 add_counts(rounded, counted)
@@ -109,8 +110,8 @@ def evaluate(spec: EvaluateSpec) -> Generator[Progress, None, Report]:
         "scope": None if plan is None else plan.scope,
         "calib": None if calibration is None else calibration.provenance.get("calib"),
         "data": data,
-        **accuracy(right),
-        "fp_top1": accuracy(fp_right)["top1"],
+        **task.score(right),
+        f"fp_{task.metric}": task.primary(fp_right),
         "effective_bits": effective_bits(rounded),
         "seconds": round(time.perf_counter() - started, 2),
         "device": str(device),

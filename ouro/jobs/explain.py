@@ -14,11 +14,12 @@ from ouro.attention.maps import by_mixer, merge, raster_matrices
 from ouro.attention.patched import WEIGHTS
 from ouro.attention.scores import bootstrap
 from ouro.attention.survey import MERGED, Key, score, survey
-from ouro.data import normalize
+from ouro.data import normalize, providing
 from ouro.data.source import open_data, own_data
 from ouro.jobs.inputs import check_sample, image_file, open_model, source_of
 from ouro.jobs.provenance import run_info
 from ouro.taps import record
+from ouro.tasks import task_of
 from ouro.types import ModelSource, Progress, Report, ScanRecord
 from ouro.vision import VisionModel
 
@@ -167,7 +168,7 @@ def _one_image(
         check_sample(spec.sample, data, dataset)
         pixels, labels = dataset.images(spec.sample, 1)
         label = None if labels is None else dataset.classes[int(labels[0])]
-        mask = dataset.masks(spec.sample, 1) if hasattr(dataset, "masks") else None
+        mask = dataset.masks(spec.sample, 1) if "masks" in dataset.provides else None
     layers, logits = _trace(model, pixels)
     with torch.no_grad():
         maps = dict(survey(layers, spec.window, spec.weights))
@@ -177,14 +178,11 @@ def _one_image(
     for source in _SOURCES:
         matrix = merge([view[source] for view in views])
         arrays[f"matrix/{source}"] = matrix[0, :cells, :cells].float().cpu()
-    confidence, predicted = logits[0].softmax(-1).max(-1)
-    names = model.info.class_names
     facts = {
         "sample": None if spec.image is not None else spec.sample,
         "image": spec.image,
         "label": label,
-        "predicted": names[int(predicted)] if names else int(predicted),
-        "confidence": confidence.item(),
+        **task_of(model).answer(logits[0], model.info),
     }
     if mask is None:
         return facts, arrays, None
@@ -195,8 +193,8 @@ def _one_image(
 def _batch(spec: ExplainSpec, model: VisionModel, data: str, start: int, count: int) -> _Scored:
     """Scores of images start .. start + count of the test split."""
     dataset = open_data(data, "test", model.info)
-    if not hasattr(dataset, "masks"):
-        raise ValueError(f"{data} has no masks to score against; take scenes or digits, or n = 0")
+    if "masks" not in dataset.provides:
+        raise ValueError(f"{data} has no masks to score against; take {' or '.join(providing('masks'))}, or n = 0")
     if spec.n > len(dataset):
         raise ValueError(f"n is {spec.n}, the test split of {data} has {len(dataset)} images")
     layers, _ = _trace(model, dataset.images(start, count)[0])

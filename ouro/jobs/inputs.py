@@ -18,19 +18,15 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ouro.data import Dataset, normalize
+from ouro.data import Dataset
 from ouro.data.folder import read_image
-from ouro.data.source import FILE, NOISE, SYNTHETIC, noise, open_data, own_data, parse, read_set, spelled
+from ouro.data.source import open_data, own_data
 from ouro.models import create_model, variant
 from ouro.quant.apply import attach_calibration, from_tensors, weights_digest
-from ouro.quant.calibrate import check_images
-from ouro.quant.lower import PACKED_FORMAT, restore
+from ouro.quant.packed.files import PACKED_FORMAT, restore
 from ouro.store import read_tensors
-from ouro.types import Calibration, CalibrationSet, DataSource, ModelInfo, ModelSource
+from ouro.types import Calibration, ModelInfo, ModelSource
 from ouro.vision import VisionModel
-
-CALIBRATION = 128
-"""Images that calibration takes of a source that names no number."""
 
 
 def source_of(model: str | ModelSource) -> ModelSource:
@@ -191,76 +187,6 @@ def open_float(source: ModelSource, calibration: Calibration, device: str = "aut
             "say where they are with --weights"
         )
     return open_model(source, device)
-
-
-def calibration_set(
-    calib: str | DataSource,
-    source: str | ModelSource,
-    info: ModelInfo,
-    seed: int,
-    *,
-    root: str | os.PathLike[str] | None = None,
-    device: str = "auto",
-) -> CalibrationSet:
-    """Images in model space on the CPU, from what `calib` says; see `ouro.data.source.parse`.
-
-    Images of a data set are drawn by the seed from its calibration split, CALIBRATION of them (or all, where it has
-    fewer) unless a number is given. Noise is Gaussian. "synthetic:N" is what `ouro generate` makes for this seed,
-    generated if it is not among the runs in `root`.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a count or a set that cannot be used; images that do not fit the model.
-    """
-    wanted, source = parse(calib), source_of(source)
-    if wanted.kind == FILE:
-        return _stored_set(wanted.argument, source.name, info)
-    if wanted.kind == SYNTHETIC:
-        return _synthesized(wanted, source, seed, root, device)
-    make = _noise_images if wanted.kind == NOISE else _real_images
-    return CalibrationSet(make(wanted, info, seed), None, {"calib": spelled(wanted), "seed": seed})
-
-
-def _synthesized(
-    wanted: DataSource, source: ModelSource, seed: int, root: str | os.PathLike[str] | None, device: str
-) -> CalibrationSet:
-    # the one job that another one starts for its input
-    from ouro.jobs.synthesize import SynthesisSpec, synthesize
-    from ouro.progress import finish
-
-    num = wanted.count or CALIBRATION
-    made = finish(synthesize(SynthesisSpec(source, num=num, seed=seed, device=device), root=root))
-    return CalibrationSet(made.arrays["images"], made.arrays["labels"], {"calib": f"{SYNTHETIC}:{num}", "seed": seed})
-
-
-def _noise_images(wanted: DataSource, info: ModelInfo, seed: int) -> Tensor:
-    return noise(info, wanted.count or CALIBRATION, seed)
-
-
-def _real_images(wanted: DataSource, info: ModelInfo, seed: int) -> Tensor:
-    everything = replace(wanted, count=None)
-    whole = open_data(everything, "calib", info)
-    count = min(CALIBRATION, len(whole)) if wanted.count is None else wanted.count
-    if count > len(whole):
-        raise ValueError(f"{count} calibration images were asked for, {own_data(everything, info)} has {len(whole)}")
-    chosen = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))[:count].tolist()
-    pixels = torch.cat([whole.images(index, 1)[0] for index in chosen])
-    return normalize(pixels, info.mean, info.std)
-
-
-def _stored_set(path: str, name: str, info: ModelInfo) -> CalibrationSet:
-    tensors, metadata = read_set(path)
-    images = tensors["images"]
-    # images that one model dreamed up in its own pixel scale say little about another
-    made_by = json.loads(metadata.get("spec", "{}")).get("model", name)
-    if made_by != name:
-        sizes = f"images {tuple(images.shape[1:])}, {name} takes {info.input_size}"
-        raise ValueError(f"{path} was made by {made_by} for itself, not for {name} ({sizes}); generate one with {name}")
-    try:
-        check_images(images, info.input_size)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    return CalibrationSet(images.float(), tensors.get("labels"), {"calib": path, **metadata})
 
 
 def one_image(info: ModelInfo, sample: int | None, image: str | None, data: str = "") -> tuple[Tensor, str]:

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from ouro.data import normalize
-from ouro.jobs.inputs import calibration_set, one_image, open_model, source_of
+from ouro.jobs.calibration import calibration_set
+from ouro.jobs.inputs import one_image, open_model, source_of
 from ouro.jobs.provenance import run_info
 from ouro.quant.observers import Rows
-from ouro.quant.outliers import OutlierRule, outlier_list, threshold
+from ouro.quant.outliers import outlier_list, threshold
+from ouro.quant.rules import OutlierRule
 from ouro.scan.order import row_major, scan_names
-from ouro.taps import Tap, match_taps, record
+from ouro.taps import ScanModule, Tap, match_taps, record
 from ouro.types import ModelSource, Progress, Report, ScanOrder
 from ouro.vision import VisionModel
 
@@ -164,9 +166,9 @@ def _order(model: VisionModel, path: str) -> ScanOrder:
     """The order in which the tensor's steps read the image: that of its scan, or of the tokens outside of scans."""
     parts = path.split(".")
     for end in range(len(parts), 0, -1):
-        order = getattr(model.get_submodule(".".join(parts[:end])), "order", None)
-        if isinstance(order, ScanOrder):
-            return order
+        module = model.get_submodule(".".join(parts[:end]))
+        if isinstance(module, ScanModule):
+            return module.order
     grids = [orders[0].grid for mixer, orders in model.mixers().items() if path.startswith(f"{mixer}.")]
     return row_major(grids[0], model.info.cls_index)
 

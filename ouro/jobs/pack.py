@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ouro.jobs.inputs import open_quantized
-from ouro.quant.lower import weighs
+from ouro.quant.packed.files import weighs
 from ouro.store import read_tensors
+from ouro.tasks import task_of
 from ouro.vision import VisionModel
 
 
@@ -26,7 +27,7 @@ def packed_values(
 
     Returns:
         {ratio: bytes of the float model's parameters in float32 by bytes of the file, parts: its bytes by kind,
-        load_seconds, agreement: share of equal top-1, max_error: of logits, by the largest}.
+        load_seconds, agreement: share of equal answers, max_error: of logits, by the largest}.
     """
     started = time.perf_counter()
     open_quantized(path, device="cpu")
@@ -41,8 +42,8 @@ def packed_values(
 
 
 def compared(simulated: VisionModel, logits: Tensor, images: Tensor) -> dict[str, float]:
-    """{agreement: share of equal top-1, max_error: of logits, by the largest} of logits against the simulation's."""
+    """{agreement: share of equal answers, max_error: of logits, by the largest} of logits against the simulation's."""
     with torch.no_grad():
         wanted = simulated(images)
-    same = (wanted.argmax(1) == logits.argmax(1)).float().mean().item()
+    same = task_of(simulated).agreement(wanted, logits).mean().item()
     return {"agreement": same, "max_error": ((logits - wanted).abs().max() / wanted.abs().max()).item()}

@@ -13,7 +13,8 @@ import torch
 from ouro.evaluate.quality import Coverage, coverage, diversity, features, frechet, similarity_density
 from ouro.gen.synthesize import recognized
 from ouro.jobs.bench.compare import CompareSpec, compare
-from ouro.jobs.inputs import calibration_set, open_model, source_of
+from ouro.jobs.calibration import calibration_set
+from ouro.jobs.inputs import open_model, source_of
 from ouro.jobs.provenance import run_info
 from ouro.jobs.synthesize import judges_of
 from ouro.progress import staged

@@ -14,7 +14,8 @@ import torch
 
 from ouro.evaluate.sensitivity import GROUPINGS, divergence
 from ouro.evaluate.widths import damages_by_width
-from ouro.jobs.inputs import calibration_set, identity, open_model, open_quantized, provenance_of, source_of
+from ouro.jobs.calibration import calibration_set
+from ouro.jobs.inputs import identity, open_model, open_quantized, provenance_of, source_of
 from ouro.jobs.pack import packed_values
 from ouro.jobs.provenance import run_info
 from ouro.progress import staged
@@ -25,11 +26,13 @@ from ouro.quant.apply import (
     to_tensors,
 )
 from ouro.quant.audit import audit
-from ouro.quant.budget import WIDTHS, Allocation, allocate, check_budget
 from ouro.quant.calibrate import CHUNK, calibrating
-from ouro.quant.lower import FLOATS, lower, packed_tensors
+from ouro.quant.packed.files import FLOATS, packed_tensors
+from ouro.quant.packed.lower import lower
 from ouro.quant.plan import make_plan
+from ouro.quant.search.budget import WIDTHS, Allocation, allocate, check_budget
 from ouro.store import Store, check_writable, write_tensors
+from ouro.tasks import task_of
 from ouro.types import ModelSource, Progress, Report
 from ouro.vision import VisionModel
 
@@ -39,13 +42,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class QuantizeSpec:
-    """What a quantized model depends on; `options` go to the method, `calib` is read by `ouro.jobs.inputs.calibration_set`.
+    """What a quantized model depends on; `options` go to the method, `calib` is read by `ouro.jobs.calibration.calibration_set`.
 
     out: file to write; by default tensors.safetensors in the run's folder.
     budget: mean bits, of weights and of activations alike, that a search may spend: every site, or group of the same
         kind in a block (`by`), outside the recurrence gets one of `widths`. None: `bits` says it all. What `bits` leave
         in floating point stays there; outliers have their own bits, beyond the budget.
-    packed: write integer codes in place of the weights, see `ouro.quant.lower`; `floats` (fp32 or fp16) is how
+    packed: write integer codes in place of the weights, see `ouro.quant.packed.lower`; `floats` (fp32 or fp16) is how
         parameters that stay in floating point are stored there.
     """
 
@@ -148,7 +151,7 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
         values["packed"] = packed_values(model, simulated, logits, images, path)
     if chosen is not None:
         with torch.no_grad():
-            measured = divergence(model(images), logits)
+            measured = divergence(task_of(model), model(images), logits)
         values |= {"budget": spec.budget, "mean_bits": dict(chosen.mean_bits)}
         values |= {"predicted_kl": chosen.predicted, "measured_kl": measured}
     run.save_report(values)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Generator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
@@ -14,12 +14,14 @@ import torch
 from ouro.data import batches
 from ouro.data.source import open_data, own_data
 from ouro.evaluate.sensitivity import BATCH, GROUPINGS, MODES, Damage, Row, sensitivity
-from ouro.jobs.inputs import calibration_set, identity, open_model, source_of
+from ouro.jobs.calibration import calibration_set
+from ouro.jobs.inputs import identity, open_model, source_of
 from ouro.jobs.provenance import run_info
 from ouro.progress import staged
 from ouro.quant.calibrate import calibrating
 from ouro.quant.plan import make_plan
 from ouro.store import Store
+from ouro.tasks import task_of
 from ouro.types import ModelSource, Progress, Report
 
 
@@ -79,9 +81,10 @@ def measure_sensitivity(
     info, data, options = model.info, own_data(spec.data, model.info), dict(spec.options)
     make_plan(model, spec.method, spec.bits, spec.scope, spec.seed, options)
     dataset = open_data(data, "test", info)
+    task = task_of(info)
     labelled = spec.labels and bool(dataset.classes)
-    if labelled and len(dataset.classes) != info.num_classes:
-        raise ValueError(f"{data} has {len(dataset.classes)} classes, {spec.model.name} tells {info.num_classes} apart")
+    if labelled:
+        task.require(dataset, data, info)
     yield Progress(0, 1000, f"calibration set {spec.calib}")
     images = calibration_set(spec.calib, spec.model, info, spec.seed, root=root, device=spec.device).images
     run = Store(root).open(identity(spec, model, job="sensitivity", data=data, options=options))
@@ -89,11 +92,9 @@ def measure_sensitivity(
     calibration = yield from staged(job, 0, 0.3, "calibration")
     shown, labels = zip(*batches(dataset, spec.batch, limit=spec.limit, mean=info.mean, std=info.std), strict=True)
     right = torch.cat(labels) if labelled and labels[0] is not None else None
-    measuring = sensitivity(
-        model, calibration, torch.cat(shown), right, mode=spec.mode, by=spec.by, batch=spec.batch
-    )
+    measuring = sensitivity(model, calibration, torch.cat(shown), right, mode=spec.mode, by=spec.by, batch=spec.batch)
     measured = yield from staged(measuring, 0.3, 1, spec.mode)
-    rows = [_row(row) for row in measured.rows]
+    rows = [_row(row, task.metric) for row in measured.rows]
     values = {
         "model": spec.model.name,
         "method": spec.method,
@@ -104,25 +105,26 @@ def measure_sensitivity(
         "n": sum(map(len, shown)),
         "mode": spec.mode,
         "by": spec.by,
-        "fp_top1": measured.top1,
-        "whole": _damage(measured.whole),
+        f"fp_{task.metric}": measured.score,
+        "whole": _damage(measured.whole, task.metric),
         "rows": rows,
         "seconds": round(time.perf_counter() - started, 2),
         "seed": spec.seed,
     }
-    kept = ("kl",) if right is None else ("kl", "top1_drop")
+    kept = ("kl",) if right is None else ("kl", f"{task.metric}_drop")
     arrays = {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in kept}
     run.save_tensors(arrays)
     run.save_report(values)
     return Report("sensitivity", values, run_info(spec.seed, started, model.device), arrays)
 
 
-def _damage(damage: Damage) -> dict[str, float | None]:
+def _damage(damage: Damage, metric: str) -> dict[str, float | None]:
     # JSON has no infinity
-    return asdict(damage) | {"sqnr_db": damage.sqnr_db if isfinite(damage.sqnr_db) else None}
+    sqnr = damage.sqnr_db if isfinite(damage.sqnr_db) else None
+    return {"kl": damage.kl, f"{metric}_drop": damage.drop, "sqnr_db": sqnr}
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _row(row: Row, metric: str) -> dict[str, Any]:
     group = row.group
     facts = {"name": group.name, "block": group.block, "kind": group.kind, "sites": len(group.paths)}
-    return facts | {"bits": list(group.bits), **_damage(row.damage), "isolated_kl": row.isolated_kl}
+    return facts | {"bits": list(group.bits), **_damage(row.damage, metric), "isolated_kl": row.isolated_kl}

@@ -22,7 +22,6 @@ from ouro.gen.synthesize import (
     optimise,
     recognized,
     saved_bytes,
-    targets,
     to_pixels,
 )
 from ouro.jobs.distributed import Ranks, joined
@@ -35,6 +34,7 @@ from ouro.progress import finish, mapped
 from ouro.quant.calibrate import images_digest
 from ouro.registry import GENERATORS
 from ouro.store import Run, Store, check_writable, write_tensors
+from ouro.tasks import task_of
 from ouro.types import CalibrationSet, ModelSource, Progress, Report
 from ouro.vision import VisionModel
 
@@ -139,7 +139,7 @@ def _chunks(
                 kept = run.save_tensors({"images": error.images}, f"diverged-{number:04d}")
                 words = f"{error}; the images before that step are kept in {kept}"
                 raise Diverged(words, error.images, error.steps) from error
-            chunk = {"images": made.images, "labels": targets(model.info, spec.seed, first, count)}
+            chunk = {"images": made.images, "labels": task_of(model).draw(model.info, spec.seed, first, count)}
             chunk["seconds"] = torch.tensor(time.perf_counter() - begun)
             for key in _terms(made):
                 chunk[f"loss.{key}"] = torch.tensor([row[key] for row in made.provenance["losses"]])

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from ouro.models import timm_names
-from ouro.models.checkpoint import load_checkpoint
+from ouro.models.checkpoint import Checkpoint, Source, read_checkpoint
+from ouro.models.family import Family
+from ouro.models.fit import load_checkpoint, verified
+from ouro.models.identify import config_of, identify, skeleton, with_options
+from ouro.models.inspection import Inspection, inspect
 from ouro.models.variant import Variant
 from ouro.models.zoo import embedded_path
 from ouro.registry import MODELS
-from ouro.vision import VisionModel
 
-__all__ = ["create_model", "load_checkpoint", "variant"]
+__all__ = [
+    "Checkpoint",
+    "Inspection",
+    "config_of",
+    "create_model",
+    "identify",
+    "inspect",
+    "load_checkpoint",
+    "read_checkpoint",
+    "variant",
+]
 
 
 def variant(name: str) -> Variant:
@@ -24,32 +37,44 @@ def variant(name: str) -> Variant:
     return MODELS.get(name)
 
 
-def create_model(name: str, pretrained: bool | str = False, **config: Any) -> VisionModel:
-    """Builds a model in eval mode.
+def create_model(name: str, pretrained: bool | Source = False, **config: Any) -> Family:
+    """Builds a model in eval mode; what a checkpoint says of its size is read from it.
 
     Args:
-        pretrained: True for the published or embedded weights, or whatever `load_checkpoint` takes.
-        config: fields of the family's config to replace, such as num_classes or image.
+        pretrained: True for the published or embedded weights, or whatever `load_checkpoint` takes. The number of
+            classes, the image size of a position embedding, width, depth and the like are those of the checkpoint.
+        config: fields of the family's config to replace; they win over the checkpoint's. With another `num_classes`
+            all but the head is loaded, with another `image` the position embedding is resized.
 
     Raises:
         ValueError: unknown name or option, or weights that do not fit.
     """
-    entry = variant(name)
-    known = [field.name for field in fields(entry.config)]
-    unknown = [key for key in config if key not in known]
-    if unknown:
-        raise ValueError(f"{name} has no option {unknown[0]!r}; known: {', '.join(known)}")
-    model = entry.build(replace(entry.config, **config), name)
+    entry, options = variant(name), with_options(name, **config)
+    if pretrained is False or pretrained is None:
+        return _built(entry, options, name).eval()
+    checkpoint = _published(entry, name) if pretrained is True else read_checkpoint(pretrained)
+    head = "fresh" if "num_classes" in config else "strict"
+    if changes := config_of(name, checkpoint, **config):
+        options = with_options(name, **changes, **config)
+        # before anything is allocated at the size that a file claims
+        verified(skeleton(entry.build, options, name), checkpoint, head)
+    return load_checkpoint(_built(entry, options, name), checkpoint, head=head).eval()
+
+
+def _built(entry: Variant, options: Any, name: str) -> Family:
+    """The model, with what its entry knows beside its config."""
+    model = entry.build(options, name)
     model.info = replace(model.info, data=entry.data, crop_pct=entry.crop_pct, interpolation=entry.interpolation)
-    if pretrained is True:
-        if entry.weights is None:
-            raise ValueError(f"{name} has no published weights; pass pretrained='path/to/checkpoint'")
-        load_checkpoint(model, embedded_path(entry.weights) if entry.embedded else entry.weights)
-        # by its name: where this package is installed says nothing about the weights
-        model.loaded_from = replace(model.loaded_from, source=entry.weights) if model.loaded_from else None
-    elif pretrained:
-        load_checkpoint(model, pretrained)
-    return model.eval()
+    return model
+
+
+def _published(entry: Variant, name: str) -> Checkpoint:
+    """The weights that come with a name."""
+    if entry.weights is None:
+        raise ValueError(f"{name} has no published weights; pass pretrained='path/to/checkpoint'")
+    checkpoint = read_checkpoint(embedded_path(entry.weights) if entry.embedded else entry.weights)
+    # by its name: where this package is installed says nothing about the weights
+    return replace(checkpoint, source=entry.weights)
 
 
 timm_names.register(create_model)

@@ -30,7 +30,8 @@ from ouro.types import Progress
 _TIMEOUT = 30
 _BLOCK = 1 << 18
 _POLL = 0.25
-_DIGITS = 12
+DIGITS = 12
+"""Of a SHA-256, what names a content."""
 # torch.hub's convention: resnet50-0676ba61.pth
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
 _log = logging.getLogger(__name__)
@@ -42,9 +43,9 @@ def is_url(source: str) -> bool:
 
 
 def locate(source: str) -> tuple[Path, str]:
-    """(file on this machine, revision) of a path, a URL, or a hub file "org/name:file" or "org/name:file@revision".
+    """(file on this machine, commit) of a path, a URL, or a hub file "org/name:file" or "org/name:file@revision".
 
-    The revision of a hub file is the commit it was taken from, that of any other the first digits of its SHA-256.
+    The commit is the one that a hub file was taken from, "" for any other.
 
     Raises:
         ValueError: there is no such file, or it cannot be downloaded.
@@ -65,7 +66,12 @@ def locating(source: str) -> Generator[Progress, None, tuple[Path, str]]:
         return (yield from _from_hub(source))
     if path.is_dir():
         raise ValueError(f"{path} is a folder, expected a .safetensors or .pth file")
-    return path, _sha256(path)[:_DIGITS]
+    return path, ""
+
+
+def content_digest(path: Path) -> str:
+    """The first digits of a file's SHA-256."""
+    return _sha256(path)[:DIGITS]
 
 
 def at_hand(source: str) -> bool:
@@ -114,7 +120,7 @@ def _from_url(url: str) -> Generator[Progress, None, Path]:
             raise OSError(f"the connection ended after {size} of {wanted} bytes")
         told = _HASH_IN_NAME.search(target.name)
         if told and not digest.startswith(told[1]):
-            raise OSError(f"its SHA-256 is {digest[:_DIGITS]}, its name says {told[1]}")
+            raise OSError(f"its SHA-256 is {digest[:DIGITS]}, its name says {told[1]}")
         os.replace(partial, target)
     except (OSError, HTTPException, ValueError) as error:
         if isinstance(error, HTTPError):

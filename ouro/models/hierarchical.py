@@ -6,14 +6,16 @@ is shrunk, as detection and segmentation heads want them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from torch import Tensor, nn
 
+from ouro.models.family import Family
 from ouro.models.layers import as_map
-from ouro.types import ModelInfo, StageInfo
-from ouro.vision import VisionModel
+
+_DENSE_NORM = re.compile(r"outnorm\d+\.")
 
 
 class Stage(nn.Module):
@@ -29,14 +31,19 @@ class Stage(nn.Module):
         self.shrink = shrink
 
 
-class HierarchicalModel(VisionModel):
+class HierarchicalModel(Family):
     """A family with stages: it builds `stages`, `embed`, `norm` and `head`, and is classified from the mean token."""
 
     stages: nn.ModuleList
     embed: nn.Module
     norm: nn.Module
     head: nn.Module
-    config: Any
+    # a backbone for dense use has a norm for every stage instead of the last one
+    classifier = ("norm.", "head.")
+
+    def from_official(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """As for every family; the norms of a backbone for dense use are left out, they are no part of a classifier."""
+        return super().from_official({key: value for key, value in state.items() if not _DENSE_NORM.match(key)})
 
     def stem(self, images: Tensor) -> tuple[Tensor]:
         """images [b 3 h w] -> tokens [b l c] of the first grid."""
@@ -150,14 +157,6 @@ class HierarchicalModel(VisionModel):
             yield from ((f"stages.{i}.blocks.{j}", block) for j, block in enumerate(stage.blocks))
             if stage.shrink is not None:
                 yield f"stages.{i}.shrink", stage.shrink
-
-
-def hierarchical_info(name: str, family: str, config: Any, stages: Sequence[StageInfo]) -> ModelInfo:
-    """Facts of a model without class token."""
-    return ModelInfo(
-        name=name, family=family, stages=tuple(stages), cls_index=None, input_size=(3, config.image, config.image),
-        mean=config.mean, std=config.std, num_classes=config.num_classes, class_names=config.class_names,
-    )  # fmt: skip
 
 
 def init_linear(module: nn.Module) -> None:

@@ -8,22 +8,25 @@ version of VMamba.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ouro.models.hierarchical import HierarchicalModel, Stage, halved, hierarchical_info, init_linear
+from ouro.models.config import ClassifierConfig
+from ouro.models.family import OfficialKey
+from ouro.models.hierarchical import HierarchicalModel, Stage, halved, init_linear
 from ouro.models.layers import Linear, PatchEmbed
 from ouro.models.mixer import Mixer, MixerSpec
+from ouro.models.shapes import Shapes, ratio
 from ouro.models.variant import Variant
-from ouro.models.vim import IMAGENET_MEAN, IMAGENET_STD, Block, StackedModel, rescaled
+from ouro.models.vim import Block, StackedModel, rescaled
 from ouro.models.vmamba import official_key as stacked_key
 from ouro.scan.order import column_major, reverse, row_major, window, with_class_token
 from ouro.taps import Tap
 from ouro.types import ScanOrder, StageInfo
-from ouro.vision import OfficialKey
 
 _DIRECTION = re.compile(r"(?:(h)|(v)|w([1-9]\d*))(_flip)?")
 
@@ -47,7 +50,7 @@ def direction(name: str, grid: tuple[int, int], cls_index: int | None = None) ->
 
 
 @dataclass(frozen=True, slots=True)
-class LocalVimConfig:
+class LocalVimConfig(ClassifierConfig):
     """What makes one LocalVim differ from another.
 
     directions: names of the paths of every layer, which there are as many of; see `direction`.
@@ -58,15 +61,10 @@ class LocalVimConfig:
     directions: tuple[tuple[str, ...], ...]
     rope: bool = True
     class_token: bool = False
-    image: int = 224
     patch: int = 16
     states: int = 16
     kernel: int = 4
     expand: int = 2
-    num_classes: int = 1000
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    class_names: tuple[str, ...] = ()
 
     @property
     def depth(self) -> int:
@@ -115,8 +113,10 @@ class RotatingBlock(Block):
 class LocalVim(StackedModel):
     """LocalVim classifier; `info` says what the outside may know of it."""
 
+    mark = "layers.0.mixer.attention.select.weight"
+
     def __init__(self, config: LocalVimConfig, name: str = "localvim") -> None:
-        if config.image % config.patch or config.width % 4:
+        if any(side % config.patch for side in config.size) or config.width % 4:
             raise ValueError(
                 f"image is {config.image} and width {config.width}, expected multiples of patch = {config.patch} and of 4"
             )
@@ -139,10 +139,18 @@ class LocalVim(StackedModel):
             else Block(config.width, mixer)
         )
 
-    def official(self, key: str) -> OfficialKey:
+    @classmethod
+    def official_name(cls, key: str) -> str:
         for pattern, name in _VIM_NAMES:
             key = pattern.sub(name, key)
-        return OfficialKey(key)
+        return key
+
+    @classmethod
+    def read_layers(cls, shapes: Shapes, config: LocalVimConfig, patch: int) -> dict[str, Any]:
+        tables, class_token = "rope.freqs_cos" in shapes, "cls_token" in shapes
+        # our own files hold no tables, so that there are none says nothing
+        rope = tables or (config.rope and not class_token)
+        return {"rope": rope, "directions": _directions_for(shapes.count("layers."), config.directions)}
 
     def from_official(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """As for every family; the official tables of angles are left out, they follow from the grid."""
@@ -160,7 +168,7 @@ def _init_localvim(model: LocalVim) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class LocalVMambaConfig:
+class LocalVMambaConfig(ClassifierConfig):
     """What makes one LocalVMamba differ from another; `width` is that of the first stage, doubled in each later one.
 
     directions: names of the paths of every block, through all stages; see `direction`.
@@ -173,11 +181,6 @@ class LocalVMambaConfig:
     states: int = 16
     kernel: int = 3
     patch: int = 4
-    image: int = 224
-    num_classes: int = 1000
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    class_names: tuple[str, ...] = ()
 
 
 class MapBlock(nn.Module):
@@ -224,12 +227,15 @@ class Shrink(nn.Module):
 class LocalVMamba(HierarchicalModel):
     """LocalVMamba classifier; `info` says what the outside may know of it."""
 
+    mark = "stages.0.blocks.0.mixer.attention.select.weight"
+
     def __init__(self, config: LocalVMambaConfig, name: str = "localvmamba") -> None:
         super().__init__()
         _check_directions(config.directions, sum(config.depths))
         self.config, self.num_classes = config, config.num_classes
-        side, width = config.image // config.patch, config.width
-        grid = (side, side)
+        if min(config.size) < config.patch:
+            raise ValueError(f"image is {config.image}, expected at least one patch of {config.patch} on either side")
+        grid, width = (config.size[0] // config.patch, config.size[1] // config.patch), config.width
         self.embed = Embed(config.patch, width)
         self.stages, facts, paths = nn.ModuleList(), [], iter(config.directions)
         for number, depth in enumerate(config.depths, 1):
@@ -249,11 +255,33 @@ class LocalVMamba(HierarchicalModel):
                 grid, width = halved(grid), 2 * width
         self.norm = nn.LayerNorm(width)
         self.head = Linear(width, config.num_classes, bias=True, site="head", axes="b c")
-        self.info = hierarchical_info(name, "localvmamba", config, facts)
+        self.info = config.info(name, "localvmamba", facts)
         for path, module in self.named_modules():
             # the official code stacks what belongs to one scan, and its start for linear layers passes that by
             if ".scans." not in path:
                 init_linear(module)
+
+    @classmethod
+    def official_name(cls, key: str) -> str:
+        return stacked_key(key, 1, _VMAMBA_NAMES).key
+
+    @classmethod
+    def config_from(cls, shapes: Shapes, config: LocalVMambaConfig) -> LocalVMambaConfig:
+        first = "stages.0.blocks.0.mixer"
+        width = shapes.size("embed.patches.proj.weight", 0, config.width)
+        inner = shapes.size(f"{first}.out_proj.weight", 1, int(config.expand * width))
+        depths = shapes.depths() or config.depths
+        return replace(
+            config,
+            width=width,
+            patch=shapes.size("embed.patches.proj.weight", -1, config.patch),
+            depths=depths,
+            directions=_directions_for(sum(depths), config.directions),
+            expand=ratio(inner, width, config.expand),
+            states=shapes.size(f"{first}.scans.0.A_log", -1, config.states),
+            kernel=shapes.size(f"{first}.conv.weight", -1, config.kernel),
+            num_classes=shapes.size("head.weight", 0, config.num_classes),
+        )
 
     def official(self, key: str) -> OfficialKey:
         scans = 1
@@ -281,6 +309,22 @@ _VMAMBA_NAMES = [
     (re.compile(r"attn\.select\."), "attn.channel_select."),
     (re.compile(r"mixer\."), "op."),
 ]
+
+
+def _directions_for(blocks: int, directions: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
+    """The paths of so many blocks: the known ones, if they are as many or all the same.
+
+    Raises:
+        ValueError: no checkpoint says which paths its blocks were trained on.
+    """
+    if not blocks or len(directions) == blocks:
+        return directions
+    if len(set(directions)) == 1:
+        return directions[:1] * blocks
+    raise ValueError(
+        f"it has {blocks} blocks, paths are known for {len(directions)}, and no checkpoint says which it was trained on; "
+        f"give directions, for each block a tuple such as {directions[0]}"
+    )
 
 
 def _check_directions(directions: tuple[tuple[str, ...], ...], depth: int) -> None:

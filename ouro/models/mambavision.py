@@ -7,25 +7,28 @@ activations of every block within 5e-5 of the official code.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ouro.models.hierarchical import HierarchicalModel, Stage, halved, hierarchical_info, init_linear
+from ouro.models.config import ClassifierConfig
+from ouro.models.hierarchical import HierarchicalModel, Stage, halved, init_linear
 from ouro.models.layers import ImageConv, Linear, Mlp, TokenBatchNorm, TokenConv2d
 from ouro.models.mixer import Mixer, MixerSpec
+from ouro.models.shapes import Shapes, ratio
 from ouro.models.variant import Variant
-from ouro.models.vim import IMAGENET_MEAN, IMAGENET_STD
 from ouro.models.windows import Windows
 from ouro.taps import Tap
 from ouro.types import StageInfo
-from ouro.vision import OfficialKey
+
+_LAYER_SCALE = 1e-5
+"""Where the released models with layer scale started."""
 
 
 @dataclass(frozen=True, slots=True)
-class MambaVisionConfig:
+class MambaVisionConfig(ClassifierConfig):
     """What makes one MambaVision differ from another; `width` is that of the first stage, each later one doubles it.
 
     Args:
@@ -47,19 +50,6 @@ class MambaVisionConfig:
     states: int = 8
     kernel: int = 3
     mlp_ratio: float = 4.0
-    image: int = 224
-    num_classes: int = 1000
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    class_names: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        stages = (len(self.depths), len(self.heads), len(self.windows))
-        if len(set(stages)) > 1:
-            raise ValueError(
-                f"depths, heads and windows are for {stages[0]}, {stages[1]} and {stages[2]} stages; "
-                "give one of each per stage"
-            )
 
 
 class ConvBlock(nn.Module):
@@ -172,10 +162,18 @@ class MambaVision(HierarchicalModel):
     by row) and its order is that of one window.
     """
 
+    mark = "stages.0.blocks.0.mixer.conv_gate.weight"
+
     def __init__(self, config: MambaVisionConfig, name: str = "mambavision") -> None:
         super().__init__()
+        stages = (len(config.depths), len(config.heads), len(config.windows))
+        if len(set(stages)) > 1:
+            raise ValueError(
+                f"depths, heads and windows are for {stages[0]}, {stages[1]} and {stages[2]} stages; "
+                "give one of each per stage"
+            )
         self.config, self.num_classes = config, config.num_classes
-        halfway = halved((config.image, config.image))
+        halfway = halved(config.size)
         grid, width = halved(halfway), config.width
         self.embed = Embed(config.stem, width, halfway)
         self.stages, facts = nn.ModuleList(), []
@@ -193,12 +191,36 @@ class MambaVision(HierarchicalModel):
                 grid, width = halved(grid), 2 * width
         self.norm = TokenBatchNorm(width)
         self.head = Linear(width, config.num_classes, bias=True, site="head", axes="b c")
-        self.info = hierarchical_info(name, "mambavision", config, facts)
+        self.info = config.info(name, "mambavision", facts)
         # the official start: it also sets the biases of the step sizes to zero, which other families leave as drawn
         self.apply(init_linear)
 
-    def official(self, key: str) -> OfficialKey:
-        return OfficialKey(official_key(key))
+    @classmethod
+    def official_name(cls, key: str) -> str:
+        return official_key(key)
+
+    @classmethod
+    def config_from(cls, shapes: Shapes, config: MambaVisionConfig) -> MambaVisionConfig:
+        """Everything but heads and windows, which leave no trace in a checkpoint."""
+        width = shapes.size("embed.conv2.weight", 0, config.width)
+        depths = shapes.depths()
+        convs = [f"stages.{stage}.blocks.0.conv1.weight" in shapes for stage in range(len(depths))]
+        first = convs.index(False) if False in convs else len(depths)
+        block, wide = f"stages.{first}.blocks.0", width * 2**first
+        hidden = shapes.size(f"{block}.mlp.fc1.weight", 0, int(config.mlp_ratio * wide))
+        scale = config.layer_scale or _LAYER_SCALE
+        return replace(
+            config,
+            width=width,
+            stem=shapes.size("embed.conv1.weight", 0, config.stem),
+            depths=depths or config.depths,
+            conv_stages=first if depths else config.conv_stages,
+            layer_scale=scale if f"{block}.gamma_1" in shapes else None,
+            states=shapes.size(f"{block}.mixer.scans.0.A_log", -1, config.states),
+            kernel=shapes.size(f"{block}.mixer.conv.weight", -1, config.kernel),
+            mlp_ratio=ratio(hidden, wide, config.mlp_ratio),
+            num_classes=shapes.size("head.weight", 0, config.num_classes),
+        )
 
 
 def _scanning(depth: int) -> int:
@@ -254,8 +276,10 @@ def _released(config: MambaVisionConfig, size: str, top1: float, crop_pct: float
 mambavision_t = _released(MambaVisionConfig(80, 32, (1, 3, 8, 4)), "T tiny", 82.3)
 mambavision_t2 = _released(MambaVisionConfig(80, 32, (1, 3, 11, 4)), "T2 tiny2", 82.7, crop_pct=0.98)
 mambavision_s = _released(MambaVisionConfig(96, 64, (3, 3, 7, 5)), "S small", 83.3, crop_pct=0.93)
-mambavision_b = _released(MambaVisionConfig(128, 64, (3, 3, 10, 5), layer_scale=1e-5), "B base", 84.2)
-mambavision_l = _released(MambaVisionConfig(196, 64, (3, 3, 10, 5), (4, 8, 16, 32), layer_scale=1e-5), "L large", 85.0)
+mambavision_b = _released(MambaVisionConfig(128, 64, (3, 3, 10, 5), layer_scale=_LAYER_SCALE), "B base", 84.2)
+mambavision_l = _released(
+    MambaVisionConfig(196, 64, (3, 3, 10, 5), (4, 8, 16, 32), layer_scale=_LAYER_SCALE), "L large", 85.0
+)
 mambavision_l2 = _released(
-    MambaVisionConfig(196, 64, (3, 3, 12, 5), (4, 8, 16, 32), layer_scale=1e-5), "L2 large2", 85.3
+    MambaVisionConfig(196, 64, (3, 3, 12, 5), (4, 8, 16, 32), layer_scale=_LAYER_SCALE), "L2 large2", 85.3
 )

@@ -18,7 +18,7 @@ from ouro.models.layers import Linear, TokenConv1d, TokenConv2d
 from ouro.scan import selective_scan
 from ouro.scan.companding import compand
 from ouro.scan.discretize import discretize
-from ouro.taps import Tap
+from ouro.taps import ScanModule, Tap
 from ouro.types import PADDING, ScanInputs, ScanOrder, ScanRounding
 
 CONVOLUTIONS = ("path", "line", "grid")
@@ -68,13 +68,11 @@ class MixerSpec:
             )
 
 
-class Scan(nn.Module):
+class Scan(ScanModule):
     """One selective scan with its input-dependent operands; every operand passes a tap."""
 
     def __init__(self, spec: MixerSpec, order: ScanOrder) -> None:
-        super().__init__()
-        self.order = order
-        self.backend = "auto"
+        super().__init__(order)
         self.step_biases = spec.step_biases
         self.split = (spec.rank, spec.states, spec.states)
         self.conv1d = TokenConv1d(spec.inner, spec.kernel, bias=spec.conv_bias) if spec.conv == "path" else None

@@ -87,10 +87,9 @@ def _ends(model: VisionModel) -> dict[str, str | None]:
 
 def _pretrained_cfg(name: str) -> dict[str, Any]:
     entry = MODELS.get(name)
-    size = entry.config.image
     return _published(entry) | {
         # a config only has channels where the input is no image, and classes where the model is a classifier
-        "input_size": (getattr(entry.config, "channels", 3), size, size),
+        "input_size": (getattr(entry.config, "channels", 3), *entry.config.size),
         "num_classes": getattr(entry.config, "num_classes", 0),
         "mean": entry.config.mean,
         "std": entry.config.std,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ouro.vision import VisionModel
+from ouro.models.family import Family
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,7 +13,7 @@ class Variant:
     """One name: how to build it, where its weights come from, how it wants its images.
 
     Args:
-        build: (config, name) -> model.
+        build: the family, made from (config, name); it also reads configs from checkpoints.
         config: the family's frozen config.
         weights: a Hugging Face file "org/name:file" or "org/name:file@revision", a URL, or the file name of an embedded
             checkpoint.
@@ -23,7 +22,7 @@ class Variant:
         top1: published ImageNet top-1 in percent, None where nobody published one (embedded models have a card).
     """
 
-    build: Callable[[Any, str], VisionModel]
+    build: type[Family]
     config: Any
     weights: str | None = None
     embedded: bool = False

@@ -8,40 +8,38 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ouro.models.config import ClassifierConfig
+from ouro.models.family import Family
 from ouro.models.layers import Linear, PatchEmbed, RMSNorm
 from ouro.models.mixer import Mixer, MixerSpec
+from ouro.models.shapes import Shapes, is_square, read_image
 from ouro.models.variant import Variant
 from ouro.scan.order import reverse, row_major
 from ouro.taps import Tap
-from ouro.types import ModelInfo, StageInfo
-from ouro.vision import OfficialKey, VisionModel
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from ouro.types import StageInfo
 
 
 @dataclass(frozen=True, slots=True)
-class VimConfig:
-    """What makes one Vim differ from another; patches overlap where stride is less than patch."""
+class VimConfig(ClassifierConfig):
+    """What makes one Vim differ from another; patches overlap where stride is less than patch.
+
+    class_token: classify from a token in the middle of the sequence, else from the mean token.
+    """
 
     width: int
     depth: int = 24
-    image: int = 224
     patch: int = 16
     stride: int = 16
     states: int = 16
     kernel: int = 4
     expand: int = 2
-    num_classes: int = 1000
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    class_names: tuple[str, ...] = ()
+    class_token: bool = True
 
 
 class Block(nn.Module):
@@ -58,7 +56,7 @@ class Block(nn.Module):
         return self.tap_out(self.mixer(self.norm(residual))), residual
 
 
-class StackedModel(VisionModel):
+class StackedModel(Family):
     """Blocks over one grid of patches that hand on their own output and the sum of all before; a family makes the blocks.
 
     Classified from a class token in the middle of the sequence, or from the mean token where there is none.
@@ -66,24 +64,17 @@ class StackedModel(VisionModel):
 
     def __init__(self, config: Any, name: str, family: str, *, stride: int, class_token: bool) -> None:
         super().__init__()
-        side = (config.image - config.patch) // stride + 1
-        grid, cells = (side, side), side * side
+        if min(config.size) < config.patch:
+            raise ValueError(f"image is {config.image}, expected at least one patch of {config.patch} on either side")
+        height, width = ((side - config.patch) // stride + 1 for side in config.size)
+        grid, cells = (height, width), height * width
         # the class token sits in the middle of the sequence, where both directions have read half the image
         self.cls_index = cells // 2 if class_token else None
         length = cells + class_token
         self.config = config
         self.num_classes = config.num_classes
-        self.info = ModelInfo(
-            name=name,
-            family=family,
-            stages=(StageInfo(grid, length, config.states, config.expand * config.width, config.depth),),
-            cls_index=self.cls_index,
-            input_size=(3, config.image, config.image),
-            mean=config.mean,
-            std=config.std,
-            num_classes=config.num_classes,
-            class_names=config.class_names,
-        )
+        stage = StageInfo(grid, length, config.states, config.expand * config.width, config.depth)
+        self.info = config.info(name, family, (stage,), self.cls_index)
         self.patch_embed = PatchEmbed(config.patch, stride, 3, config.width)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.width)) if class_token else None
         self.pos_embed = nn.Parameter(torch.zeros(1, length, config.width))
@@ -95,6 +86,35 @@ class StackedModel(VisionModel):
         self.head = Linear(config.width, config.num_classes, bias=True, site="head", axes="b c")
         nn.init.trunc_normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
+
+    @classmethod
+    def config_from(cls, shapes: Shapes, config: Any) -> Any:
+        """Everything but the stride of the patches, which is taken to overlap as much as those of `config`."""
+        scan = "layers.0.mixer.scans.0"
+        width = shapes.size("patch_embed.proj.weight", 0, config.width)
+        patch = shapes.size("patch_embed.proj.weight", -1, config.patch)
+        inner = shapes.size("layers.0.mixer.out_proj.weight", 1, config.expand * width)
+        changes = {
+            "width": width,
+            "patch": patch,
+            "states": shapes.size(f"{scan}.A_log", -1, config.states),
+            "kernel": shapes.size(f"{scan}.conv1d.weight", -1, config.kernel),
+            "expand": inner // max(width, 1),
+            "num_classes": shapes.size("head.weight", 0, config.num_classes),
+        } | cls.read_layers(shapes, config, patch)
+        stride = changes.get("stride", patch)
+        rows, class_token = shapes.size("pos_embed", 1, 0), "cls_token" in shapes
+        if rows:
+            # a square and one more: the token belongs there, and its tensor was lost
+            class_token |= is_square(rows - 1) and not is_square(rows)
+            changes["class_token"] = class_token
+            changes["image"] = read_image(rows - class_token, config.image, patch, stride, shapes.grid)
+        return replace(config, **changes)
+
+    @classmethod
+    @abstractmethod
+    def read_layers(cls, shapes: Shapes, config: Any, patch: int) -> dict[str, Any]:
+        """What the family's own fields are, by the layers in a checkpoint."""
 
     @abstractmethod
     def make_block(self, number: int) -> Block:
@@ -125,8 +145,27 @@ class StackedModel(VisionModel):
 class Vim(StackedModel):
     """Vision Mamba classifier; `info` says what the outside may know of it."""
 
+    mark = "layers.0.mixer.scans.1.conv1d.weight"
+
     def __init__(self, config: VimConfig, name: str = "vim") -> None:
-        super().__init__(config, name, "vim", stride=config.stride, class_token=True)
+        super().__init__(config, name, "vim", stride=config.stride, class_token=config.class_token)
+
+    @classmethod
+    def read_layers(cls, shapes: Shapes, config: VimConfig, patch: int) -> dict[str, Any]:
+        return {
+            "depth": shapes.count("layers.") or config.depth,
+            "stride": max(1, config.stride * patch // config.patch),
+        }
+
+    @classmethod
+    def foreign(cls, shapes: Shapes) -> str:
+        if "cls_token_head" in shapes:
+            return "two class tokens (use_double_cls_token)"
+        if "rope.freqs_cos" in shapes:
+            return "a rotary position embedding (if_rope)"
+        if "pos_embed" not in shapes:
+            return "no position embedding (if_abs_pos_embed=False)"
+        return "" if shapes.anywhere(cls.mark) else "scans in one direction (bimamba_type other than v2)"
 
     def make_block(self, number: int) -> Block:
         config, stage = self.config, self.info.stages[0]
@@ -137,8 +176,9 @@ class Vim(StackedModel):
         )  # fmt: skip
         return Block(config.width, rescaled(Mixer(spec), config.depth))
 
-    def official(self, key: str) -> OfficialKey:
-        return OfficialKey(official_key(key))
+    @classmethod
+    def official_name(cls, key: str) -> str:
+        return official_key(key)
 
 
 def rescaled(mixer: Mixer, depth: int) -> Mixer:

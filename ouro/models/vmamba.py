@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ouro.models.hierarchical import HierarchicalModel, Stage, halved, hierarchical_info, init_linear
+from ouro.models.config import ClassifierConfig
+from ouro.models.family import OfficialKey
+from ouro.models.hierarchical import HierarchicalModel, Stage, halved, init_linear
 from ouro.models.layers import ImageConv, Linear, Mlp, TokenConv2d
 from ouro.models.mixer import Mixer, MixerSpec
+from ouro.models.shapes import Shapes, ratio
 from ouro.models.variant import Variant
-from ouro.models.vim import IMAGENET_MEAN, IMAGENET_STD
 from ouro.scan.order import column_major, reverse, row_major
 from ouro.taps import Tap
 from ouro.types import StageInfo
-from ouro.vision import OfficialKey
 
 
 @dataclass(frozen=True, slots=True)
-class VMambaConfig:
+class VMambaConfig(ClassifierConfig):
     """What makes one VMamba differ from another; `width` is that of the first stage, each later one has twice as much.
 
     expand: channels of a scan per channel of the tokens ("ssm_ratio").
@@ -37,11 +38,6 @@ class VMambaConfig:
     states: int = 1
     kernel: int = 3
     mlp_ratio: float = 4.0
-    image: int = 224
-    num_classes: int = 1000
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    class_names: tuple[str, ...] = ()
 
 
 class Block(nn.Module):
@@ -89,10 +85,12 @@ class Shrink(nn.Module):
 class VMamba(HierarchicalModel):
     """VMamba classifier; `info` says what the outside may know of it."""
 
+    mark = "stages.0.blocks.0.mixer.scans.0.x_proj.weight"
+
     def __init__(self, config: VMambaConfig, name: str = "vmamba") -> None:
         super().__init__()
         self.config, self.num_classes = config, config.num_classes
-        halfway = halved((config.image, config.image))
+        halfway = halved(config.size)
         grid, width = halved(halfway), config.width
         self.embed = Embed(width, halfway)
         self.stages, facts = nn.ModuleList(), []
@@ -111,8 +109,49 @@ class VMamba(HierarchicalModel):
                 grid, width = halved(grid), 2 * width
         self.norm = nn.LayerNorm(width)
         self.head = Linear(width, config.num_classes, bias=True, site="head", axes="b c")
-        self.info = hierarchical_info(name, "vmamba", config, facts)
+        self.info = config.info(name, "vmamba", facts)
         _init(self)
+
+    @classmethod
+    def official_name(cls, key: str) -> str:
+        return official_key(current_name(key)).key
+
+    @classmethod
+    def config_from(cls, shapes: Shapes, config: VMambaConfig) -> VMambaConfig:
+        first = "stages.0.blocks.0"
+        width = shapes.size("embed.conv2.weight", 0, config.width)
+        inner = shapes.size(f"{first}.mixer.out_proj.weight", 1, int(config.expand * width))
+        hidden = shapes.size(f"{first}.mlp.fc1.weight", 0, int(config.mlp_ratio * width))
+        return replace(
+            config,
+            width=width,
+            depths=shapes.depths() or config.depths,
+            expand=ratio(inner, width, config.expand),
+            states=shapes.size(f"{first}.mixer.scans.0.A_log", -1, config.states),
+            kernel=shapes.size(f"{first}.mixer.conv.weight", -1, config.kernel),
+            mlp_ratio=ratio(hidden, width, config.mlp_ratio),
+            num_classes=shapes.size("head.weight", 0, config.num_classes),
+        )
+
+    @classmethod
+    def foreign(cls, shapes: Shapes) -> str:
+        first = "stages.0.blocks.0"
+        inner = shapes.size(f"{first}.mixer.out_proj.weight", 1, 0)
+        signs = {
+            "a patch embedding in one step (patchembed_version v1)": "embed.conv2.weight" not in shapes,
+            "blocks without MLP (mlp_ratio 0)": not shapes.anywhere(f"{first}.mlp.fc1.weight"),
+            "a gate in its mixers (forward_type without noz)": shapes.size(f"{first}.mixer.in_proj.weight", 0, inner)
+            != inner,
+            "a bias in its mixers' convolutions (ssm_conv_bias)": shapes.anywhere(f"{first}.mixer.conv.bias"),
+            "patch merging between its stages (downsample_version v1)": "layers.0.downsample.reduction.weight"
+            in shapes,
+            "2 x 2 convolutions between its stages (downsample_version v2)": shapes.size(
+                "stages.0.shrink.conv.weight", -1, 3
+            )
+            == 2,
+            "no LayerNorm in its mixers (forward_type ...none)": not shapes.anywhere(f"{first}.mixer.norm.weight"),
+        }
+        return ", ".join(sign for sign, there in signs.items() if there)
 
     def official(self, key: str) -> OfficialKey:
         return official_key(key)
@@ -154,7 +193,7 @@ _NAMES = [
 def official_key(key: str, scans: int = 4, names: Sequence[tuple[re.Pattern[str], str]] = _NAMES) -> OfficialKey:
     """Our state-dict key -> its place in an official checkpoint that stacks what belongs to single scans."""
     part, parts = 0, 1
-    if match := _SCAN.match(key):
+    if (match := _SCAN.match(key)) and match[3] in _STACKED:
         key, part, parts = f"{match[1]}mixer.{_STACKED[match[3]]}", int(match[2]), scans
     for pattern, name in names:
         key = pattern.sub(name, key)

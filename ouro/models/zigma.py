@@ -8,36 +8,38 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ouro.models.config import InputConfig
+from ouro.models.family import Family
 from ouro.models.layers import Linear, PatchEmbed, RMSNorm
 from ouro.models.mixer import Mixer, MixerSpec
+from ouro.models.shapes import Shapes, read_image
 from ouro.models.variant import Variant
 from ouro.scan.order import ZIGZAGS, row_major, zigzag
 from ouro.taps import Tap
 from ouro.types import ModelInfo, StageInfo
-from ouro.vision import OfficialKey, VisionModel
 
 
 @dataclass(frozen=True, slots=True)
-class ZigMaConfig:
-    """What makes one ZigMa differ from another; `image` is the side of the latent, `channels` are its own."""
+class ZigMaConfig(InputConfig):
+    """What makes one ZigMa differ from another; `image` is the size of the latent, `channels` are its own."""
 
     width: int
     depth: int = 24
-    image: int = 32
     patch: int = 1
     channels: int = 4
     states: int = 16
     kernel: int = 4
     expand: int = 2
-    mean: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
-    std: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    image: int | tuple[int, int] = field(default=32, kw_only=True)
+    mean: tuple[float, ...] = field(default=(0.0,) * 4, kw_only=True)
+    std: tuple[float, ...] = field(default=(1.0,) * 4, kw_only=True)
 
 
 class TimeEmbed(nn.Module):
@@ -82,23 +84,27 @@ class Block(nn.Module):
         return x + gate * mixed, residual, condition
 
 
-class ZigMa(VisionModel):
+class ZigMa(Family):
     """Latents and times -> the field (velocity or noise, as it was trained) that a sampler follows; no classifier."""
+
+    mark = "layers.0.modulation.weight"
 
     def __init__(self, config: ZigMaConfig, name: str = "zigma") -> None:
         super().__init__()
-        side = config.image // config.patch
-        grid, inner = (side, side), config.expand * config.width
+        if any(side % config.patch for side in config.size):
+            raise ValueError(f"image is {config.image}, expected a multiple of patch = {config.patch} on either side")
+        grid = (config.size[0] // config.patch, config.size[1] // config.patch)
+        cells, inner = grid[0] * grid[1], config.expand * config.width
         self.config, self.num_classes = config, 0
         self.info = ModelInfo(
-            name=name, family="zigma", stages=(StageInfo(grid, side * side, config.states, inner, config.depth),),
-            cls_index=None, input_size=(config.channels, config.image, config.image),
-            mean=config.mean, std=config.std, num_classes=0,
+            name=name, family="zigma", stages=(StageInfo(grid, cells, config.states, inner, config.depth),),
+            cls_index=None, input_size=(config.channels, *config.size),
+            mean=config.mean, std=config.std, num_classes=0, task="diffusion",
         )  # fmt: skip
         self.patch_embed = PatchEmbed(config.patch, config.patch, config.channels, config.width)
         nn.init.xavier_uniform_(self.patch_embed.proj.weight.flatten(1))
         nn.init.zeros_(cast(Tensor, self.patch_embed.proj.bias))
-        self.pos_embed = nn.Parameter(torch.zeros(1, side * side, config.width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, cells, config.width))
         self.time_embed = TimeEmbed(config.width)
         self.layers = nn.ModuleList()
         for layer in range(config.depth):
@@ -155,8 +161,29 @@ class ZigMa(VisionModel):
         """The field at latents [b 4 h w] and times t [b] in [0, 1], 0.5 for all where t is None -> [b 4 h w]."""
         return self.forward_head(self.forward_features(latents, t))
 
-    def official(self, key: str) -> OfficialKey:
-        return OfficialKey(official_key(key))
+    @classmethod
+    def official_name(cls, key: str) -> str:
+        return official_key(key)
+
+    @classmethod
+    def config_from(cls, shapes: Shapes, config: ZigMaConfig) -> ZigMaConfig:
+        scan = "layers.0.mixer.scans.0"
+        width, patch = (
+            shapes.size("patch_embed.proj.weight", axis, known)
+            for axis, known in ((0, config.width), (-1, config.patch))
+        )
+        cells = shapes.size("pos_embed", 1, 0)
+        return replace(
+            config,
+            width=width,
+            patch=patch,
+            channels=shapes.size("patch_embed.proj.weight", 1, config.channels),
+            depth=shapes.count("layers.") or config.depth,
+            states=shapes.size(f"{scan}.A_log", -1, config.states),
+            kernel=shapes.size(f"{scan}.conv1d.weight", -1, config.kernel),
+            expand=shapes.size("layers.0.mixer.out_proj.weight", 1, config.expand * width) // max(width, 1),
+            image=read_image(cells, config.image, patch, patch, shapes.grid) if cells else config.image,
+        )
 
 
 _NAMES = [
@@ -165,7 +192,7 @@ _NAMES = [
     (re.compile(r"^time_embed\.fc2\."), "t_embedder.mlp.2."),
     (re.compile(r"^layers\."), "blocks."),
     (re.compile(r"mixer\.scans\.0\."), "mixer."),
-    (re.compile(r"modulation\."), "adaLN_modulation.1."),
+    (re.compile(r"\.modulation\."), ".adaLN_modulation.1."),
     (re.compile(r"^head\."), "final_layer.linear."),
 ]
 

@@ -1,23 +1,22 @@
-"""The embedded zoo: small models on data with ground truth, their weights in this package.
+"""The embedded zoo: small models on data with ground truth and on CIFAR-10, their weights in this package.
 
-`vim_nano_witness` has another seed and saw other images than `vim_nano`; it only judges what vim_nano synthesizes.
+`vim_nano_witness` has another seed and saw other images than `vim_nano`; it only judges what vim_nano synthesizes. So
+does `vim_micro_cifar10_witness`, of another seed and a shorter training.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ouro.data import digits, scenes
+from ouro.data import cifar10, digits, scenes
+from ouro.models.family import Family
 from ouro.models.localmamba import LocalVMamba, LocalVMambaConfig
 from ouro.models.mambavision import MambaVision, MambaVisionConfig
 from ouro.models.variant import Variant
 from ouro.models.vim import Vim, VimConfig
 from ouro.models.vmamba import VMamba, VMambaConfig
-from ouro.registry import MODELS
-from ouro.vision import VisionModel
 
 _WEIGHTS = Path(__file__).parent / "weights"
 _SCENES: dict[str, Any] = {
@@ -27,11 +26,16 @@ _SCENES: dict[str, Any] = {
 _DIGITS: dict[str, Any] = {
     "image": 56, "num_classes": 10, "mean": digits.MEAN, "std": digits.STD, "class_names": tuple("0123456789"),
 }  # fmt: skip
+_CIFAR10: dict[str, Any] = {
+    "image": 32, "num_classes": 10, "mean": cifar10.MEAN, "std": cifar10.STD, "class_names": cifar10.CLASSES,
+}  # fmt: skip
 # 56 pixels in patches of 4: 14 x 14 patches and a class token are 197 time steps, as in Vim at 224
 _VIM: dict[str, Any] = {"width": 96, "depth": 6, "patch": 4, "stride": 4}
+# 8 x 8 patches and a class token: 65 time steps
+_VIM_MICRO: dict[str, Any] = {"width": 128, "depth": 12, "patch": 4, "stride": 4}
 
 
-def _embedded(build: Callable[[Any, str], VisionModel], config: Any, name: str, data: str = "scenes") -> Variant:
+def _embedded(build: type[Family], config: Any, name: str, data: str = "scenes") -> Variant:
     return Variant(build, config, f"{name}.safetensors", embedded=True, data=data, crop_pct=1.0)
 
 
@@ -50,12 +54,16 @@ mambavision_nano = _embedded(
     MambaVisionConfig(64, 32, (4, 4), heads=(2, 4), windows=(14, 7), conv_stages=0, **_SCENES),
     "mambavision_nano",
 )
+vim_micro_cifar10 = _embedded(Vim, VimConfig(**_VIM_MICRO, **_CIFAR10), "vim_micro_cifar10", "cifar10")
+vim_micro_cifar10_witness = _embedded(Vim, VimConfig(**_VIM_MICRO, **_CIFAR10), "vim_micro_cifar10_witness", "cifar10")
 
 WITNESSES = {
     "vim_nano": ("vim_nano_witness", "vmamba_nano"),
     "vmamba_nano": ("vim_nano", "localvmamba_nano"),
     "localvmamba_nano": ("vmamba_nano", "vim_nano"),
     "mambavision_nano": ("vim_nano", "vmamba_nano"),
+    "vim_micro_cifar10": ("vim_micro_cifar10_witness",),
+    "vim_micro_cifar10_witness": ("vim_micro_cifar10",),
 }
 """Model -> the independently trained models that judge its synthetic images, the main one first."""
 
@@ -74,8 +82,3 @@ def card(name: str) -> dict[str, Any] | None:
 def witnesses_of(name: str) -> list[str]:
     """The models that judge what `name` synthesizes, as far as their weights are at hand."""
     return [judge for judge in WITNESSES.get(name, ()) if embedded_path(f"{judge}.safetensors").exists()]
-
-
-def dataset_of(name: str) -> str:
-    """The data set a registered model was trained on ("scenes", "digits", or "folder" for ImageNet)."""
-    return MODELS.get(name).data

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ouro.quant.bits import FLOAT
-from ouro.quant.modules import RECURRENT_SITES, WEIGHT_SITES, Quantizer
 from ouro.quant.plan import is_rounded, make_method
+from ouro.quant.quantizer import RECURRENT_SITES, WEIGHT_SITES, Quantizer
 from ouro.taps import attach, detach, taps
 from ouro.types import Calibration, QuantPlan, QuantSpec
 from ouro.vision import VisionModel
@@ -24,7 +24,8 @@ __all__ = [
 ]  # fmt: skip
 
 FORMAT = "ouro calibration 1"
-_KEY = ".quantizer."
+KEY = ".quantizer."
+"""Between a tap's path and the name of its quantizer's tensor."""
 
 
 def attach_calibration(model: VisionModel, calibration: Calibration) -> VisionModel:
@@ -52,7 +53,7 @@ def attach_calibration(model: VisionModel, calibration: Calibration) -> VisionMo
 
 def weights_digest(model: nn.Module) -> str:
     """First 16 hex digits of the SHA-256 of the model's own weights, quantizers left out."""
-    foreign = tuple(path + _KEY for path, tap in taps(model) if tap.quantizer is not None)
+    foreign = tuple(path + KEY for path, tap in taps(model) if tap.quantizer is not None)
     total = sha256()
     for key, tensor in sorted(model.state_dict().items()):
         if not key.startswith(foreign):
@@ -115,7 +116,7 @@ def effective_bits(model: nn.Module) -> dict[str, float]:
 
 def to_tensors(calibration: Calibration) -> tuple[dict[str, Tensor], dict[str, str]]:
     """(tensors, metadata) of a safetensors file that holds the calibration."""
-    tensors = {f"{path}{_KEY}{name}": x for path, state in calibration.state.items() for name, x in state.items()}
+    tensors = {f"{path}{KEY}{name}": x for path, state in calibration.state.items() for name, x in state.items()}
     return tensors, {
         "format": FORMAT,
         "plan": json.dumps(asdict(calibration.plan)),
@@ -141,7 +142,7 @@ def from_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
         raise ValueError(f"this quantized model's header is damaged ({error!r}); quantize again") from error
     state: dict[str, dict[str, Tensor]] = {path: {} for path, spec in sites.items() if is_rounded(spec)}
     for key, tensor in tensors.items():
-        path, _, name = key.rpartition(_KEY)
+        path, _, name = key.rpartition(KEY)
         if path not in state:
             raise ValueError(f"tensor {key!r} belongs to no site of the plan; quantize again")
         if not tensor.isfinite().all() or (name in ("scale", "smooth") and not (tensor > 0).all()):

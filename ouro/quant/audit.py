@@ -13,8 +13,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ouro.quant.modules import RECURRENT_SITES, Quantizer, ScaleGroups
 from ouro.quant.plan import is_rounded
+from ouro.quant.quantizer import RECURRENT_SITES, Quantizer, ScaleGroups
 from ouro.scan.companding import compand
 from ouro.scan.discretize import discretize
 from ouro.scan.reference import round_state

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
@@ -19,24 +18,15 @@ from ouro.progress import drive
 from ouro.quant.apply import weights_digest
 from ouro.quant.learning import Run, State, distance, learn
 from ouro.quant.method import Block, Method, Seen
-from ouro.quant.modules import RECURRENT_SITES, WEIGHT_SITES, Quantizer
-from ouro.quant.plan import is_rounded, make_plan
-from ouro.taps import Tap, record, taps
-from ouro.types import Calibration, Progress, QuantPlan, QuantSpec, ScanInputs
+from ouro.quant.plan import make_plan
+from ouro.quant.quantizer import RECURRENT_SITES, WEIGHT_SITES, Quantizer
+from ouro.quant.sections import Looker, Section, sections
+from ouro.taps import Tap, taps
+from ouro.types import Calibration, Progress, QuantSpec, ScanInputs
 from ouro.vision import VisionModel
 
 CHUNK = 32
 """Images that pass through a block at a time; gradients of the chunks add up to those of the whole set."""
-_OPERANDS = ("u", "delta", "A", "B", "C")
-
-
-@dataclass(frozen=True, slots=True)
-class Section:
-    """A part of the model that is calibrated at once: a block, or what comes before or after all blocks."""
-
-    name: str
-    run: Run
-    sites: Mapping[str, tuple[Tap, QuantSpec]]
 
 
 def quantize(
@@ -142,45 +132,6 @@ def images_digest(images: Tensor) -> str:
     return sha256(images.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
 
 
-def sections(model: VisionModel, plan: QuantPlan, image: Tensor) -> list[Section]:
-    """Stem, blocks and head, each with the taps that the plan rounds; the image shows which tap belongs to the stem."""
-    rounded = {
-        path: (tap, plan.sites[path])
-        for path, tap in taps(model)
-        if path in plan.sites and is_rounded(plan.sites[path])
-    }
-    blocks = model.blocks()
-    owned = {name: {path: site for path, site in rounded.items() if path.startswith(name + ".")} for name in blocks}
-    outer = {path: site for path, site in rounded.items() if not any(path in sites for sites in owned.values())}
-    first = _firing({path: tap for path, (tap, _) in outer.items()}, lambda: model.stem(image))
-    return [
-        Section("stem", model.stem, {path: site for path, site in outer.items() if path in first}),
-        *(Section(name, block, owned[name]) for name, block in blocks.items()),
-        Section(
-            "head",
-            lambda *state: (model.forward_head(model.tail(*state)),),
-            {path: site for path, site in outer.items() if path not in first},
-        ),
-    ]
-
-
-def _firing(chosen: Mapping[str, Tap], run: Callable[[], Any]) -> set[str]:
-    """Which of the taps a tensor passes."""
-    fired: set[str] = set()
-
-    def listen(path: str) -> Any:
-        return chosen[path].register_forward_hook(lambda *_: fired.add(path))
-
-    handles = [listen(path) for path in chosen]
-    try:
-        with torch.no_grad():
-            run()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return fired
-
-
 def _calibrate(
     method: Method, model: nn.Module, part: Section, states: Sequence[State], targets: Sequence[Tensor],
     seed: tuple[int, ...],
@@ -189,7 +140,7 @@ def _calibrate(
 
     Each kind is seen with the ones before it rounded already. Returns the losses of both rounds of learning.
     """
-    look = _Looker(model, part, states)
+    look = Looker(model, part, states)
     weights = {path: site for path, site in part.sites.items() if site[0].site in WEIGHT_SITES}
     inside = {path: site for path, site in part.sites.items() if site[0].site in RECURRENT_SITES}
     around = {path: site for path, site in part.sites.items() if path not in weights and path not in inside}
@@ -239,62 +190,6 @@ def _fit(
     with torch.no_grad():
         state = method.fit(Seen(path, tap, spec, [frame.inside(chunk) for chunk in chunks], partner, scans))
     tap.quantizer = method.build(tap, spec, {**basis, **state})
-
-
-class _Looker:
-    """Records what a section's taps see of the calibration images, on demand, through the quantized chain."""
-
-    def __init__(self, model: nn.Module, part: Section, states: Sequence[State]) -> None:
-        self.model, self.part, self.states = model, part, states
-        self.known = dict(taps(model))
-        self.floats: dict[str, Tensor] = {}
-
-    def at(self, paths: Sequence[str]) -> dict[str, list[Tensor]]:
-        """Tap path -> tensors, chunk by chunk of images; one for what is the same for every image."""
-        if not paths:
-            return {}
-        fed = any("b" in self.known[path].axes for path in paths)
-        seen: dict[str, list[Tensor]] = {path: [] for path in paths}
-        for state in self.states if fed else self.states[:1]:
-            with torch.no_grad(), record(self.model, *map(_literal, paths)) as trace:
-                self.part.run(*state)
-            for path in paths:
-                if "b" in self.known[path].axes or not seen[path]:
-                    seen[path].append(trace.tensors[path])
-        return seen
-
-    def constant(self, path: str) -> Tensor:
-        """A weight or constant, in floating point; one look, the first, brings all that the section rounds."""
-        if path not in self.floats:
-            wanted = [found for found in (path, *self.part.sites) if "b" not in self.known[found].axes]
-            attached = {found: self.known[found].quantizer for found in wanted}
-            try:
-                for found in wanted:
-                    self.known[found].quantizer = None
-                self.floats |= {found: chunks[0] for found, chunks in self.at(wanted).items()}
-            finally:
-                for found, quantizer in attached.items():
-                    self.known[found].quantizer = quantizer
-        return self.floats[path]
-
-    def scan_paths(self) -> list[str]:
-        """Scans of which the section rounds anything."""
-        found = {path.rpartition(".")[0] for path, (tap, _) in self.part.sites.items() if tap.site.startswith("scan.")}
-        return sorted(found)
-
-    def scans(self, path: str) -> list[ScanInputs]:
-        """Operands of one scan, chunk by chunk, as they reach the recurrence; D plays no part there."""
-        seen = self.at([f"{path}.tap_{name}" for name in _OPERANDS])
-        constant = {name: seen[f"{path}.tap_{name}"] for name in _OPERANDS}
-        return [
-            ScanInputs(*(found[index if len(found) > 1 else 0] for found in constant.values()))
-            for index in range(max(map(len, constant.values())))
-        ]
-
-
-def _literal(path: str) -> str:
-    """A path as a pattern that matches only itself."""
-    return path.replace("[", "[[]")
 
 
 def _weight_of(path: str) -> str:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ouro.quant.method import Learning
-from ouro.quant.modules import LearnedRounding, Quantizer
+from ouro.quant.modules import LearnedRounding
+from ouro.quant.quantizer import Quantizer
 from ouro.taps import Tap
 
 State = tuple[Any, ...]

@@ -16,8 +16,9 @@ from torch import Tensor
 from ouro.quant import observers
 from ouro.quant.bits import Bits
 from ouro.quant.grid import positive, range_of, symmetric
-from ouro.quant.modules import RECURRENT_SITES, WEIGHT_SITES, Quantizer, build
+from ouro.quant.modules import build
 from ouro.quant.observers import Rows
+from ouro.quant.quantizer import RECURRENT_SITES, WEIGHT_SITES, Quantizer
 from ouro.scan import selective_scan
 from ouro.scan.discretize import discretize
 from ouro.taps import Tap

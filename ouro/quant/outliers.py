@@ -9,58 +9,12 @@ Unlike in the official code, one sample's list never depends on another sample, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import import_module
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ouro.quant.bits import FLOAT_OUTLIERS
-from ouro.quant.grid import (
-    Grid,
-    asymmetric,
-    dequantize,
-    positive,
-    quantize,
-    range_of,
-    rounding_gradients,
-    symmetric,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class OutlierRule:
-    """When a channel joins the list (`kappa`), how long it stays (`refresh` steps at most), and what listed ones get.
-
-    signed: symmetric grids around 0, for inliers and outliers; otherwise asymmetric ones.
-    per_channel: outliers share a step per sample, window and channel, instead of per sample and time step.
-    """
-
-    bits: int
-    outlier_bits: int
-    signed: bool = True
-    kappa: float = 3.0
-    refresh: int = 10
-    per_channel: bool = False
-
-    @property
-    def grid(self) -> Grid:
-        """Codes of inliers."""
-        return symmetric(self.bits) if self.signed else asymmetric(self.bits)
-
-    @property
-    def outlier_grid(self) -> Grid | None:
-        """Codes of outliers; None where they stay in floating point."""
-        if self.outlier_bits == FLOAT_OUTLIERS:
-            return None
-        return symmetric(self.outlier_bits) if self.signed else asymmetric(self.outlier_bits)
-
-    @property
-    def reach(self) -> int:
-        """How many inlier steps a span (see `span`) may be long."""
-        return self.grid.high - max(self.grid.low, 0)
+from ouro.quant.grid import dequantize, positive, quantize, range_of, rounding_gradients
+from ouro.quant.rules import OutlierRule
 
 
 def outlier_list(x: Tensor, rule: OutlierRule, *, scale: Tensor | None = None, theta: Tensor | None = None) -> Tensor:
@@ -70,8 +24,8 @@ def outlier_list(x: Tensor, rule: OutlierRule, *, scale: Tensor | None = None, t
         scale: static inlier step per time step [l]; the list grows only where it does not suffice. None: always.
         theta: threshold per time step [l] fixed beforehand; None computes mean + kappa std on the spot.
     """
-    if _compilable(x):
-        return _compiled()(x, rule, scale, None, theta)[1]
+    if compilable(x):
+        return _compiled(x, rule, scale, None, theta)[1]
     return outlier_list_reference(x, rule, scale=scale, theta=theta)
 
 
@@ -152,20 +106,25 @@ def quantize_with_outliers(
     return _QuantizeWithOutliers.apply(x, scale, zero, theta, rule)
 
 
-def _compilable(x: Tensor) -> bool:
+def compilable(x: Tensor) -> bool:
+    """Whether compiled code takes x; everything else goes through the definitions."""
     return x.device.type == "cpu" and x.dtype == torch.float32
 
 
-def _compiled() -> Callable[..., tuple[Tensor, Tensor]]:
+def _compiled(
+    x: Tensor, rule: OutlierRule, scale: Tensor | None, zero: Tensor | None, theta: Tensor | None
+) -> tuple[Tensor, Tensor]:
     # numba takes a moment to import: only when something is quantized
-    return import_module("ouro.quant.compiled").run
+    from ouro.quant.compiled_outliers import run
+
+    return run(x, rule, scale, zero, theta)
 
 
 class _QuantizeWithOutliers(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, scale, zero, theta, rule):
-        if _compilable(x):
-            y, listed = _compiled()(x, rule, scale, zero, theta)
+        if compilable(x):
+            y, listed = _compiled(x, rule, scale, zero, theta)
             if rule.per_channel:
                 y = round_two_ways(x, listed, rule, scale, zero)
         else:

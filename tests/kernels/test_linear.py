@@ -11,9 +11,10 @@ from ouro.kernels.outlier_quantizer import quantize_outliers
 from ouro.kernels.quantized_linear import KERNEL, packed, quantized_linear, reference, unpacked
 from ouro.quant.bits import FLOAT_OUTLIERS
 from ouro.quant.grid import asymmetric, symmetric
-from ouro.quant.integer import Encoding, encode_reference, linear_reference
-from ouro.quant.outliers import OutlierRule
-from ouro.quant.pack import pack_codes, unpack_codes
+from ouro.quant.packed.codes import Encoding
+from ouro.quant.packed.integer import encode_reference, linear_reference
+from ouro.quant.packed.storage import pack_codes, unpack_codes
+from ouro.quant.rules import OutlierRule
 from tests.testing import assert_close
 
 CASES = {case.name: case for case in KERNEL.cases if not case.bench}

@@ -17,8 +17,9 @@ from ouro.kernels.launch import interpreted
 from ouro.quant import attach_calibration, quantize
 from ouro.quant.apply import effective_bits
 from ouro.quant.audit import audit
-from ouro.quant.integer import encode_reference
-from ouro.quant.lower import PackedLinear, encoding_of, lower
+from ouro.quant.packed.integer import encode_reference
+from ouro.quant.packed.lower import lower
+from ouro.quant.packed.modules import PackedLinear, encoding_of
 from ouro.taps import record
 from tests import zoo
 from tests.testing import assert_close

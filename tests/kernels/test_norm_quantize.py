@@ -8,7 +8,8 @@ from ouro.kernels.gate import inputs_of
 from ouro.kernels.launch import KernelError
 from ouro.kernels.norm_quantize import KERNEL, norm_quantize, reference
 from ouro.quant.grid import asymmetric, symmetric
-from ouro.quant.integer import Encoding, encode_reference
+from ouro.quant.packed.codes import Encoding
+from ouro.quant.packed.integer import encode_reference
 from tests.testing import assert_close
 
 CASES = {case.name: case for case in KERNEL.cases if not case.bench}

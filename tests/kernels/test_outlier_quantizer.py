@@ -8,8 +8,9 @@ from ouro.kernels.launch import KernelError
 from ouro.kernels.outlier_quantizer import KERNEL, listed_of, quantize_outliers, reference
 from ouro.quant.bits import FLOAT_OUTLIERS
 from ouro.quant.grid import asymmetric, symmetric
-from ouro.quant.integer import Encoding, encode_reference
-from ouro.quant.outliers import OutlierRule
+from ouro.quant.packed.codes import Encoding
+from ouro.quant.packed.integer import encode_reference
+from ouro.quant.rules import OutlierRule
 
 CASES = {case.name: case for case in KERNEL.cases if not case.bench}
 CPU = torch.device("cpu")

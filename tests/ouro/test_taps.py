@@ -6,19 +6,18 @@ import pytest
 import torch
 from torch import nn
 
-from ouro.taps import SITES, Tap, attach, detach, match_taps, record, taps
+from ouro.taps import SITES, ScanModule, Tap, attach, detach, match_taps, record, taps
 from ouro.types import ScanOrder
 
 ORDER = ScanOrder((2, 2), (0, 1, 2, 3))
 OPERANDS = ("u", "delta", "A", "B", "C", "D")
 
 
-class Scan(nn.Module):
+class Scan(ScanModule):
     """Stands for a scan: every operand passes its tap, h only when it is recorded."""
 
     def __init__(self):
-        super().__init__()
-        self.order = ORDER
+        super().__init__(ORDER)
         for name in (*OPERANDS, "y"):
             setattr(self, f"tap_{name}", Tap(f"scan.{name}", "b e l"))
         self.tap_h = Tap("scan.h", "b e l n", costly=True)

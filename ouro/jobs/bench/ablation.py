@@ -18,7 +18,8 @@ from typing import Any
 
 from ouro.gen.synthesize import recognized
 from ouro.jobs.bench.compare import CompareSpec, kept_cell
-from ouro.jobs.inputs import calibration_set, open_model, source_of
+from ouro.jobs.calibration import calibration_set
+from ouro.jobs.inputs import open_model, source_of
 from ouro.jobs.pool import in_processes
 from ouro.jobs.provenance import run_info
 from ouro.jobs.synthesize import SynthesisSpec, synthesize

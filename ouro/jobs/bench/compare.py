@@ -19,8 +19,9 @@ import torch
 
 from ouro.data import batches
 from ouro.data.source import open_data, own_data
-from ouro.evaluate.accuracy import accuracy, outcomes
-from ouro.jobs.inputs import calibration_set, open_model, source_of
+from ouro.evaluate.accuracy import outcomes
+from ouro.jobs.calibration import calibration_set
+from ouro.jobs.inputs import open_model, source_of
 from ouro.jobs.memory import PeakMemory
 from ouro.jobs.provenance import run_info
 from ouro.progress import finish
@@ -29,6 +30,7 @@ from ouro.quant.audit import require_sealed
 from ouro.quant.bits import parse_bits
 from ouro.quant.calibrate import calibrating, images_digest
 from ouro.store import Store
+from ouro.tasks import task_of
 from ouro.types import ModelSource, Progress, Report
 from ouro.vision import VisionModel
 
@@ -164,11 +166,12 @@ def _once(store: Store, key: Mapping[str, Any], work: Any) -> dict[str, Any]:
 
 
 def _measured(model: VisionModel, spec: CompareSpec) -> dict[str, Any]:
-    data = open_data(spec.data, "test", model.info)
+    task, data = task_of(model), open_data(spec.data, "test", model.info)
+    task.require(data, own_data(spec.data, model.info), model.info)
     chosen = batches(data, spec.batch, limit=spec.limit, mean=model.info.mean, std=model.info.std)
     with counting(model):
         right = torch.cat(list(outcomes(model, chosen)))
-    return accuracy(right) | {"effective_bits": effective_bits(model)}
+    return task.score(right) | {"effective_bits": effective_bits(model)}
 
 
 def _rows(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

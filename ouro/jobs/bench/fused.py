@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ from ouro.jobs.bench.timing import quantiles, timed
 from ouro.jobs.inputs import open_untrained, source_of
 from ouro.jobs.provenance import run_info
 from ouro.models import variant
+from ouro.models.mixer import Scan
 from ouro.types import ModelSource, Progress, Report
 from ouro.vision import VisionModel
 
@@ -161,10 +162,9 @@ def _half(model: VisionModel, scan: str) -> VisionModel:
     """A copy in float16; what the scans' kernels want in float32 stays so."""
     half = copy.deepcopy(model).half()
     for module in half.modules():
-        if hasattr(module, "order") and hasattr(module, "backend"):
-            operands = cast(Any, module)
-            operands.backend = scan
-            operands.A_log.data, operands.D.data = operands.A_log.data.float(), operands.D.data.float()
+        if isinstance(module, Scan):
+            module.backend = scan
+            module.A_log.data, module.D.data = module.A_log.data.float(), module.D.data.float()
     return half
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from ouro.jobs.bench.timing import peak_mb, percentiles
 from ouro.jobs.inputs import open_untrained, source_of
 from ouro.jobs.provenance import run_info
+from ouro.taps import ScanModule
 from ouro.types import ModelSource, Progress, Report
 from ouro.vision import VisionModel
 
@@ -75,8 +76,8 @@ def bench_model(spec: ModelBenchSpec) -> Generator[Progress, None, Report]:
 
 def _use(model: VisionModel, backend: str) -> None:
     for module in model.modules():
-        if hasattr(module, "order") and hasattr(module, "backend"):
-            cast(Any, module).backend = backend
+        if isinstance(module, ScanModule):
+            module.backend = backend
 
 
 def _forward(model: VisionModel, images: Tensor) -> Callable[[], object]:

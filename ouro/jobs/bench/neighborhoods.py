@@ -117,7 +117,7 @@ def _scored(unit: _Unit, *, spec: NeighborhoodSpec, root: Any) -> dict[str, Tens
     if kept is not None:
         return kept
     dataset = open_data(data, "test", model.info)
-    if not hasattr(dataset, "masks"):
+    if "masks" not in dataset.provides:
         raise ValueError(f"{data}, the data of {unit.model}, has no masks to score against")
     if spec.n > len(dataset):
         raise ValueError(f"n is {spec.n}, the test split of {data} has {len(dataset)} images")

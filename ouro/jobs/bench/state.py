@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ouro.jobs.inputs import calibration_set, open_model, source_of
+from ouro.jobs.calibration import calibration_set
+from ouro.jobs.inputs import open_model, source_of
 from ouro.jobs.provenance import run_info
-from ouro.quant import reparam
 from ouro.quant.grid import positive
-from ouro.quant.reparam import Factors
+from ouro.quant.search import reparam
+from ouro.quant.search.reparam import Factors
+from ouro.quant.search.states import largest_state, mean_state
 from ouro.scan import selective_scan
 from ouro.taps import record
 from ouro.types import ModelSource, Progress, Report, ScanInputs, ScanRounding, StateQuantizer
@@ -89,7 +91,7 @@ def _operands(model: VisionModel, mixer: str, images: Tensor) -> dict[str, ScanI
 
 
 def _rules(inputs: ScanInputs, bits: int) -> dict[str, StateQuantizer]:
-    sizes, rank_one = reparam.largest_state([inputs]), reparam.factors(reparam.mean_state([inputs]))
+    sizes, rank_one = largest_state([inputs]), reparam.factors(mean_state([inputs]))
     inside = sizes / (rank_one.channel[:, None, None] * rank_one.state)
     whole = inside / rank_one.step[:, None]
     limit = 2 ** (bits - 1) - 0.5

@@ -68,6 +68,7 @@ class TableSpec:
     limit: int = 250
     workers: int = 2
     options: Options = EQUAL_STEPS
+    device: str = "auto"
 
     def __post_init__(self) -> None:
         for name in {name for part in self.parts for name in part.models}:
@@ -136,8 +137,9 @@ def table(spec: TableSpec, *, root: str | os.PathLike[str] | None = None) -> Gen
 def _comparison(spec: TableSpec, part: Part, model: str, scope: str, seeds: Sequence[int]) -> CompareSpec:
     methods, calibs = part.methods or spec.methods, part.calibs or spec.calibs
     return CompareSpec(
-        source_of(model), methods, part.bits, calibs, tuple(seeds), scope, limit=spec.limit, options=spec.options
-    )
+        source_of(model), methods, part.bits, calibs, tuple(seeds), scope, limit=spec.limit, options=spec.options,
+        device=spec.device,
+    )  # fmt: skip
 
 
 def _run(unit: CompareSpec, root: Any) -> int:

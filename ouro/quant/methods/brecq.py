@@ -16,7 +16,7 @@ from ouro.quant import observers
 from ouro.quant.bits import Bits
 from ouro.quant.grid import symmetric
 from ouro.quant.method import Learning, Method, Seen
-from ouro.quant.modules import WEIGHT_SITES
+from ouro.quant.quantizer import WEIGHT_SITES
 from ouro.taps import Tap
 from ouro.types import QuantSpec
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from ouro.quant import observers
 from ouro.quant.bits import Bits
 from ouro.quant.method import Method, Seen
-from ouro.quant.modules import RECURRENT_SITES, WEIGHT_SITES
+from ouro.quant.quantizer import RECURRENT_SITES, WEIGHT_SITES
 from ouro.taps import Tap
 from ouro.types import QuantSpec
 

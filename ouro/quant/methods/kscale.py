@@ -2,7 +2,7 @@
 
 Source: arXiv 2501.16738 (Access-IC-Lab/PTQ_for_ViM, quant_configs/PTQ4ViM.py). Time steps of what linear layers read
 and write share K scales, channels of what convolutions, SiLU and softplus put out do, all powers of two times the first
-one. h is rounded in the basis of the rank-1 factors of `ouro.quant.reparam`, B and C with the factor r_D that the
+one. h is rounded in the basis of the rank-1 factors of `ouro.quant.search.reparam`, B and C with the factor r_D that the
 projection before them can absorb. A_bar and B_bar follow from rounded operands, A and D stay in floating point.
 Unlike in the released code the input of out_proj is rounded, B, C and the low-rank step have a scale each, and weights
 have a scale per output channel unless `per_channel` is off.
@@ -15,10 +15,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ouro.quant import kscale, reparam
 from ouro.quant.bits import FLOAT, Bits
 from ouro.quant.method import Block, Method, Seen, recurrent_spec, state_of
-from ouro.quant.modules import RECURRENT_SITES, WEIGHT_SITES
+from ouro.quant.quantizer import RECURRENT_SITES, WEIGHT_SITES
+from ouro.quant.search import kscale, reparam
+from ouro.quant.search.candidates import initial
+from ouro.quant.search.clusters import clusters
+from ouro.quant.search.states import mean_state
 from ouro.taps import Tap
 from ouro.types import QuantSpec
 
@@ -72,7 +75,7 @@ class KScaled(Method):
     def bases(self, block: Block) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         for scan in block.scans if self.reparam else ():
-            state = reparam.factors(reparam.mean_state(block.operands(scan))).state
+            state = reparam.factors(mean_state(block.operands(scan))).state
             # B / r_D and C r_D; both hold the powers of a mean, so they are positive
             found |= {f"{scan}.tap_B": state, f"{scan}.tap_C": 1 / state}
         return found
@@ -84,21 +87,21 @@ class KScaled(Method):
             return {"scale": kscale.search_weight(weight, rows, bits, per_channel=self.per_channel)}
         # a convolution's: min-max, as published
         peak = weight.flatten(1).abs().amax(1) if self.per_channel else weight.abs().amax()[None]
-        return {"scale": kscale.initial(peak, bits)}
+        return {"scale": initial(peak, bits)}
 
     def fit_activation(self, seen: Seen) -> dict[str, Tensor]:
         rows, bits = seen.rows, seen.spec.bits
         if seen.tap.site == "embed.in":
             # min-max, as published: a cosine over three channels that are equal in a gray image sees nothing
-            return {"scale": kscale.initial(torch.stack([x.abs().amax() for x in rows]).amax()[None], bits)}
+            return {"scale": initial(torch.stack([x.abs().amax() for x in rows]).amax()[None], bits)}
         if seen.spec.granularity == "channel clusters":
-            labels = kscale.clusters(_mean_size(rows, over_steps=False), self.k)
+            labels = clusters(_mean_size(rows, over_steps=False), self.k)
             scale = kscale.search_channels(
                 rows, labels, bits, rounds=self.rounds, tie=self.power_of_two, least=self._least(bits)
             )
             return {"scale": scale, "labels": labels}
         if seen.spec.granularity == "step clusters":
-            labels = kscale.clusters(_mean_size(rows, over_steps=True), self.k)
+            labels = clusters(_mean_size(rows, over_steps=True), self.k)
             scale = kscale.search_tokens(rows, labels, bits, tie=self.power_of_two, least=self._least(bits))
             return {"scale": scale, "labels": labels}
         one = torch.zeros(rows[0].shape[1], dtype=torch.int64)
@@ -108,7 +111,7 @@ class KScaled(Method):
         return (0.7 if bits >= 8 else 0.0) if self.least is None else self.least
 
     def fit_recurrence(self, seen: Seen) -> dict[str, Tensor]:
-        found = reparam.factors(reparam.mean_state(seen.scans)) if self.reparam else None
+        found = reparam.factors(mean_state(seen.scans)) if self.reparam else None
         bits, channel, state = seen.spec.bits, None, None
         if found is not None:
             channel, state = found.channel, found.state

@@ -16,11 +16,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ouro.quant import observers, reparam
+from ouro.quant import observers
 from ouro.quant.bits import FLOAT, Bits
 from ouro.quant.method import Learning, Method, Seen, recurrent_spec, state_of
-from ouro.quant.modules import RECURRENT_SITES, WEIGHT_SITES, Quantizer, build
-from ouro.quant.outliers import OutlierRule, outlier_list, threshold
+from ouro.quant.modules import build
+from ouro.quant.outliers import outlier_list, threshold
+from ouro.quant.quantizer import RECURRENT_SITES, WEIGHT_SITES, Quantizer
+from ouro.quant.rules import OutlierRule
+from ouro.quant.search import reparam
+from ouro.quant.search.states import mean_state
 from ouro.scan import selective_scan
 from ouro.taps import Tap
 from ouro.types import QuantSpec
@@ -40,7 +44,7 @@ class OuroMambaQuant(Method):
     outlier_steps: "token", one dynamic step for a sample's outliers at a time step, or "channel", one for each outlier
         channel of a sample, over the steps of a refresh window in which it is listed.
     norm, candidates: of the search for the initial step sizes.
-    reparam: round h as arXiv 2501.16738 does (`ouro.quant.reparam`) instead.
+    reparam: round h as arXiv 2501.16738 does (`ouro.quant.search.reparam`) instead.
     steps_per_block, lr_weights, lr_activations: of block-wise learning; 0 steps for none, rates are relative.
     """
 
@@ -103,7 +107,7 @@ class OuroMambaQuant(Method):
 
     def fit_recurrence(self, seen: Seen) -> dict[str, Tensor]:
         if self.reparam:
-            basis = reparam.factors(reparam.mean_state(seen.scans))
+            basis = reparam.factors(mean_state(seen.scans))
             scale = reparam.search_steps(seen.scans, basis, seen.spec.bits)
             return state_of(scale, seen.scans[0], basis.channel, basis.state)
         rows = (selective_scan(inputs, keep_states=True).h for inputs in seen.scans)

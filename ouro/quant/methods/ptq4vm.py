@@ -15,7 +15,7 @@ from ouro.quant import observers
 from ouro.quant.bits import Bits
 from ouro.quant.method import Block, Learning, Method, Seen
 from ouro.quant.methods.smooth import check_alpha, smoothing
-from ouro.quant.modules import RECURRENT_SITES, WEIGHT_SITES
+from ouro.quant.quantizer import RECURRENT_SITES, WEIGHT_SITES
 from ouro.taps import Tap
 from ouro.types import QuantSpec
 

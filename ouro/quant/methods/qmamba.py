@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ouro.quant import observers
 from ouro.quant.grid import positive
-from ouro.quant.kscale import clusters
 from ouro.quant.method import Method, Seen, discrete_range, state_of
+from ouro.quant.search.clusters import clusters
 from ouro.scan import selective_scan
 from ouro.scan.companding import compand
 from ouro.scan.discretize import discretize

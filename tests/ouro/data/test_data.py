@@ -6,19 +6,92 @@ import pytest
 import torch
 from PIL import Image
 
-from ouro.data import batches, load, normalize
+import ouro
+from ouro.data import batches, comes_along, kind, load, normalize, providing
 from ouro.registry import DATASETS
+
+TOY = """
+import torch
+from ouro.data import Dataset
+
+
+class Toy(Dataset):
+    classes = tuple(f"gray {k}" for k in range(12))
+    mean = std = (0.5, 0.5, 0.5)
+
+    def __init__(self, split="test", size=8):
+        self.size = size
+
+    def __len__(self):
+        return 24
+
+    def images(self, start, n):
+        labels = torch.arange(start, start + n) % 12
+        return (labels * 20).to(torch.uint8)[:, None, None, None].expand(n, 3, self.size, self.size), labels
+"""
 
 
 @pytest.fixture(params=list(DATASETS))
-def data(request, tmp_path):
-    if DATASETS.get(request.param).argument is None:
-        return load(request.param, split="test", size=32)
+def opened(request, tmp_path):
+    """Opens a registered set, on a folder of images where it needs one."""
+    if comes_along(request.param):
+        return lambda **options: load(request.param, **options)
     for name in ("cat", "dog"):
         for index in range(5):
             (tmp_path / name).mkdir(exist_ok=True)
             Image.new("RGB", (40, 40), (index * 40, 0, 99)).save(tmp_path / name / f"{index}.png")
-    return load(f"{request.param}:{tmp_path}", split="test", size=32)
+    return lambda **options: load(f"{request.param}:{tmp_path}", **options)
+
+
+@pytest.fixture
+def data(opened):
+    return opened(split="test", size=32)
+
+
+def test_a_set_can_do_what_it_says_and_nothing_else(opened):
+    for split in (data := opened(size=32)).splits:
+        data = opened(split=split, size=32)
+        assert data.images(0, 2)[0].shape == (2, 3, 32, 32)
+        assert data.provides <= {"masks", "augmented", "series"}
+        assert hasattr(data, "masks") == ("masks" in data.provides)
+        assert hasattr(data, "augmented") == ("augmented" in data.provides)
+        if "masks" in data.provides:
+            masks = data.masks(1, 2)
+            assert masks.shape == (2, 32, 32) and masks.dtype == torch.bool
+    if "augmented" in data.provides:
+        first, again, other = (opened(split="train", size=32).augmented(seed, 4) for seed in (3, 3, 4))
+        assert first[0].dtype == torch.uint8 and first[0].shape == (4, 3, 32, 32) and first[1].shape == (4,)
+        assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+        assert not torch.equal(first[0], other[0])
+    if "series" in data.provides:
+        ours, other = (opened(split="train", size=32, seed=seed).images(0, 2)[0] for seed in (0, 1))
+        assert not torch.equal(ours, other)
+    if data.files:
+        assert opened(size=(24, 32), crop_pct=1.0, interpolation="bilinear").images(0, 1)[0].shape == (1, 3, 24, 32)
+    with pytest.raises(ValueError, match=f"^unknown split 'val'; known: {', '.join(data.splits)}$"):
+        opened(split="val", size=32)
+
+
+def test_a_set_is_one_file_and_one_line(tmp_path, monkeypatch):
+    (tmp_path / "toy_set.py").write_text(TOY)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(DATASETS, "_targets", dict(DATASETS._targets))
+    DATASETS.add("toy", "toy_set:Toy")
+    model = ouro.create_model("vim_nano", width=16, depth=1, image=8)
+    report = ouro.evaluate(model, data="toy")
+    assert report["data"] == "toy" and report["n"] == 24
+    # gray alone is told apart by a head that weighs nothing else
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.copy_(torch.arange(12.0))
+    assert ouro.evaluate(model, data="toy")["top1"] == pytest.approx(1 / 12)
+    assert kind("toy").provides == frozenset() and not kind("toy").files
+
+
+def test_what_sets_provide_can_be_asked_before_they_are_opened():
+    assert providing("masks") == ["scenes", "digits"] and providing("augmented") == ["digits", "cifar10"]
+    assert kind("folder:/nowhere").files and not kind("cifar10:/nowhere").files
+    assert [comes_along(spec) for spec in ("scenes", "cifar10", "folder", "folder:", "folder:x")] == [1, 1, 0, 0, 1]
 
 
 def test_images_have_the_common_form(data):
@@ -71,7 +144,7 @@ def test_normalize_agrees_with_its_definition():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("scene", r"unknown data set 'scene' \(did you mean 'scenes'\?\); known: scenes, digits, folder"),
+        ("scene", r"unknown data set 'scene' \(did you mean 'scenes'\?\); known: scenes, digits, cifar10, folder"),
         ("scenes:x", "data set 'scenes' takes nothing after a colon, got 'scenes:x'; write 'scenes'"),
         ("folder", "data set 'folder' lacks its PATH; write 'folder:PATH'"),
         ("folder:", "data set 'folder:' lacks its PATH; write 'folder:PATH'"),

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import re
+import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from ouro._torchvision_ops import declare_missing_ops
 from ouro.data import batches
-from ouro.data.folder import MEAN, STD, Folder
+from ouro.data.folder import MEAN, STD, Folder, read_image
+
+OFFENDERS = Path(__file__).parents[2] / "data" / "offenders"
 
 
 def _save(path, seed: int, size: tuple[int, int] = (50, 40), mode: str = "RGB") -> None:
@@ -69,6 +73,58 @@ def test_flat_folder_has_no_labels(tmp_path):
     images, labels = data.images(0, 3)
     assert data.classes == () and labels is None and images.shape == (3, 3, 16, 24)
     assert [label for _, label in data] == [None] * 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("name", "mode", "options"),
+    [
+        ("x.png", "RGB", {}),
+        ("x.tif", "RGB", {}),
+        ("x.tif", "RGB", {"compression": "tiff_lzw"}),
+        ("x.tif", "YCbCr", {}),
+        ("x.tif", "YCbCr", {"compression": "tiff_lzw"}),
+    ],
+    ids=["png", "tiff", "tiff lzw", "tiff ycbcr", "tiff ycbcr lzw"],
+)
+def test_pictures_are_turned_upright(tmp_path, orientation, name, mode, options):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    stored = Image.fromarray(pixels).convert(mode)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    stored.save(tmp_path / name, exif=exif, **options)
+    stored = stored.convert("RGB")
+    stored.getexif()[ExifTags.Base.Orientation] = orientation
+    upright = ImageOps.exif_transpose(stored)
+    seen = read_image(tmp_path / name)
+    assert seen.size == upright.size and seen.mode == "RGB"
+    # libtiff turns luma and chroma into colors with a rounding of its own
+    assert np.abs(np.asarray(seen).astype(int) - np.asarray(upright)).max() <= (mode == "YCbCr" and bool(options))
+
+
+def test_a_phones_picture_arrives_upright():
+    assert read_image(OFFENDERS / "exif.jpg").size == (70, 90)
+
+
+def test_luma_and_chroma_without_compression_are_read():
+    seen = np.asarray(read_image(OFFENDERS / "ycc.tif"))
+    stored = np.frombuffer((OFFENDERS / "ycc.tif").read_bytes()[212:], np.uint8).reshape(70, 90, 3)
+    assert np.array_equal(seen, np.asarray(Image.fromarray(stored, "YCbCr").convert("RGB")))
+
+
+@pytest.mark.parametrize(("tag", "value"), [(530, (2, 2)), (284, 2)], ids=["half the chroma", "planes"])
+def test_other_layouts_of_luma_and_chroma_are_refused(tmp_path, tag, value):
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[tag] = value
+    Image.new("YCbCr", (20, 10)).save(tmp_path / "x.tif", tiffinfo=tags)
+    data = bytearray((tmp_path / "x.tif").read_bytes())
+    entry = data.find(struct.pack("<H", tag), 8)
+    data[entry + 8 : entry + 12] = struct.pack("<HH", *value) if tag == 530 else struct.pack("<HH", value, 0)
+    (tmp_path / "x.tif").write_bytes(data)
+    with pytest.raises(
+        ValueError, match=r"x\.tif: chroma of a lower resolution, or in planes of its own, .*; convert it"
+    ):
+        read_image(tmp_path / "x.tif")
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])
@@ -150,10 +206,13 @@ def test_corrupt_file_is_named(tmp_path, name, damage):
         assert damage == "scrambled"
 
 
-def test_folder_has_one_split(labelled):
-    message = "a folder has no split 'train'; known: test; name the folder of the wanted split"
-    with pytest.raises(ValueError, match=f"^{message}$"):
-        Folder(labelled, split="train")
+def test_a_folder_serves_every_split(labelled):
+    images, labels = Folder(labelled, size=16).images(0, 6)
+    for split in ("train", "calib", "test"):
+        again, labels_again = Folder(labelled, split, size=16).images(0, 6)
+        assert torch.equal(again, images) and torch.equal(labels_again, labels)
+    with pytest.raises(ValueError, match=r"^unknown split 'val'; known: train, calib, test$"):
+        Folder(labelled, "val")
 
 
 def test_folder_refuses_unknown_settings(labelled):

@@ -15,11 +15,14 @@ from ouro.evaluate.widths import damages_by_width, elements
 from ouro.models import create_model
 from ouro.quant import quantize
 from ouro.quant.apply import attach_calibration
-from ouro.quant.budget import allocate
 from ouro.quant.calibrate import calibrating
+from ouro.quant.search.budget import allocate
 from ouro.taps import taps
+from ouro.tasks.classification import Classification
 from ouro.types import Progress
 from tests.zoo import inputs, small
+
+TASK = Classification()
 
 
 def finish(job):
@@ -85,25 +88,25 @@ def test_isolated_is_the_model_with_one_quantizer(model, calibration, images, la
     assert len(alone.rows) == 24
     with torch.no_grad():
         exact = model(images)
-    assert alone.top1 == (exact.argmax(1) == labels).double().mean().item()
+    assert alone.score == (exact.argmax(1) == labels).double().mean().item()
     for row in alone.rows[::5]:
         logits = rounded_logits(model, only(calibration, *row.group.paths), images)
-        assert row.damage == damage(exact, logits, labels) and row.isolated_kl == row.damage.kl > 0
+        assert row.damage == damage(TASK, exact, logits, labels) and row.isolated_kl == row.damage.kl > 0
     kls = [row.damage.kl for row in alone.rows]
     assert kls == sorted(kls, reverse=True)
-    assert alone.whole == damage(exact, rounded_logits(model, calibration, images), labels)
+    assert alone.whole == damage(TASK, exact, rounded_logits(model, calibration, images), labels)
 
 
 def test_damage_is_what_torch_says_it_is():
     exact, rounded = torch.randn(2, 9, 5, generator=torch.Generator().manual_seed(0))
-    found = damage(exact, rounded, torch.zeros(9, dtype=torch.long))
+    found = damage(TASK, exact, rounded, torch.zeros(9, dtype=torch.long))
     expected = F.kl_div(rounded.log_softmax(-1), exact.log_softmax(-1), log_target=True, reduction="batchmean")
     assert found.kl == pytest.approx(expected.item(), rel=1e-5)
-    assert found.top1_drop == pytest.approx(((exact.argmax(1) == 0).sum() - (rounded.argmax(1) == 0).sum()).item() / 9)
+    assert found.drop == pytest.approx(((exact.argmax(1) == 0).sum() - (rounded.argmax(1) == 0).sum()).item() / 9)
     assert found.sqnr_db == compare(exact, rounded).sqnr_db
-    assert divergence(exact, exact + 3) == pytest.approx(0, abs=1e-12)
-    same = damage(exact, exact)
-    assert (same.kl, same.top1_drop, same.sqnr_db) == (0, None, math.inf)
+    assert divergence(TASK, exact, exact + 3) == pytest.approx(0, abs=1e-12)
+    same = damage(TASK, exact, exact)
+    assert (same.kl, same.drop, same.sqnr_db) == (0, None, math.inf)
 
 
 def test_a_site_at_32_bits_does_no_damage(model, images, labels):
@@ -112,7 +115,7 @@ def test_a_site_at_32_bits_does_no_damage(model, images, labels):
     found = measured(model, calibration, images, labels)
     (row,) = (row for row in found.rows if row.group.name == path)
     assert len(found.rows) == 24 and row == found.rows[-1] and row.group.bits == (32,)
-    assert (row.damage.kl, row.damage.top1_drop, row.damage.sqnr_db) == (0, 0, math.inf)
+    assert (row.damage.kl, row.damage.drop, row.damage.sqnr_db) == (0, 0, math.inf)
 
 
 def test_cumulative_ends_in_the_fully_rounded_model(model, calibration, images, labels, alone):
@@ -123,14 +126,14 @@ def test_cumulative_ends_in_the_fully_rounded_model(model, calibration, images, 
     assert found.rows[-1].damage == found.whole == alone.whole
     paths = [row.group.name for row in found.rows[:9]]
     with torch.no_grad():
-        wanted = damage(model(images), rounded_logits(model, only(calibration, *paths), images), labels)
+        wanted = damage(TASK, model(images), rounded_logits(model, only(calibration, *paths), images), labels)
     assert found.rows[8].damage == wanted
 
 
 def test_leave_one_float_of_one_site_is_the_float_model(model, calibration, images, labels):
     single = only(calibration, "layers.0.mixer.in_proj.tap_w")
     (row,) = measured(model, single, images, labels, mode="leave_one_float").rows
-    assert (row.damage.kl, row.damage.top1_drop, row.isolated_kl) == (0, 0, None)
+    assert (row.damage.kl, row.damage.drop, row.isolated_kl) == (0, 0, None)
 
 
 def test_leave_one_float_of_two_sites_is_the_other_one_alone(model, calibration, images):
@@ -151,7 +154,7 @@ def test_the_batch_has_no_influence(model, calibration, images, labels, mode, by
         for row in found.rows:
             # the last digits of logits depend on the shapes of matrices that are multiplied
             assert row.damage.kl == pytest.approx(wanted[row.group].kl, rel=1e-3, abs=1e-9)
-            assert row.damage.top1_drop == wanted[row.group].top1_drop
+            assert row.damage.drop == wanted[row.group].drop
             assert row.damage.sqnr_db == pytest.approx(wanted[row.group].sqnr_db, abs=0.02)
 
 
@@ -179,8 +182,10 @@ def test_a_group_is_the_model_with_its_sites_rounded(model, calibration, images)
     }
     row = found.rows[1]
     with torch.no_grad():
-        assert row.damage == damage(model(images), rounded_logits(model, only(calibration, *row.group.paths), images))
-    assert row.damage.top1_drop is None and found.top1 is None
+        assert row.damage == damage(
+            TASK, model(images), rounded_logits(model, only(calibration, *row.group.paths), images)
+        )
+    assert row.damage.drop is None and found.score is None
 
 
 def test_recurrent_and_outer_sites_take_part():
@@ -216,8 +221,8 @@ def test_wrong_use_is_refused(model, calibration, images, options, message):
 
 
 def test_logits_that_are_nan_are_a_failure():
-    with pytest.raises(RuntimeError, match=r"^the rounded model's logits are NaN for 1 images$"):
-        damage(torch.zeros(2, 3), torch.tensor([[0.0, 1, 2], [torch.nan, 0, 0]]))
+    with pytest.raises(RuntimeError, match=r"^the model's logits are NaN for 1 of 2 images; is an input NaN\?$"):
+        damage(TASK, torch.zeros(2, 3), torch.tensor([[0.0, 1, 2], [torch.nan, 0, 0]]))
 
 
 def test_elements_are_those_of_one_image(model, calibration, images):

@@ -12,7 +12,6 @@ from ouro.gen.losses import (
     neighborhood,
     patch_contrast,
     similarity_entropy,
-    target_class,
     total_variation,
 )
 
@@ -67,21 +66,13 @@ def test_white_noise_has_a_total_variation_of_one_and_a_flat_image_none() -> Non
 def test_every_loss_is_per_sample() -> None:
     g = torch.Generator().manual_seed(0)
     features, images = torch.randn(3, 16, 5, generator=g), torch.randn(3, 3, 8, 8, generator=g)
-    logits, labels = torch.randn(3, 4, generator=g), torch.tensor([0, 3, 1])
     for loss in (
         lambda i: patch_contrast(features[i], (4, 4), window=3, positives=4),
-        lambda i: target_class(logits[i], labels[i]),
-        lambda i: target_class(logits[i], labels[i], "mae"),
         lambda i: total_variation(images[i]),
     ):
         whole = loss(slice(0, 3))
         assert whole.shape == (3,)
         assert torch.allclose(torch.cat([loss(slice(i, i + 1)) for i in range(3)]), whole, atol=1e-6)
-
-
-def test_an_unknown_output_loss_is_refused() -> None:
-    with pytest.raises(ValueError, match="unknown output loss 'mse'; known: cross_entropy, mae"):
-        target_class(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long), "mse")
 
 
 def test_the_entropy_of_similarities_agrees_with_its_formula_and_has_its_gradient() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from ouro.gen import synthesize
 from ouro.gen.methods.ouro import OuroMambaGen
-from ouro.gen.synthesize import Diverged, initial_images, optimise, targets, to_pixels
+from ouro.gen.synthesize import Diverged, initial_images, optimise, to_pixels
 from ouro.jobs.synthesize import SynthesisSpec
 from ouro.jobs.synthesize import synthesize as job
 from ouro.models import create_model
@@ -76,12 +76,6 @@ def test_an_image_depends_on_its_seed_and_index_only(model) -> None:
     assert torch.equal(together.images, apart.images), "bit for bit, whatever the chunk"
     assert torch.equal(together.images, synthesize(model, batch=11, **options).images)
     assert not torch.equal(together.images, synthesize(model, batch=11, seed=1, **options).images)
-
-
-def test_classes_are_balanced_whatever_the_chunk(model) -> None:
-    whole = targets(model.info, 0, 0, 20)
-    assert torch.equal(whole.bincount(), torch.full((5,), 4))
-    assert torch.equal(torch.cat([targets(model.info, 0, first, 3) for first in range(0, 18, 3)]), whole[:18])
 
 
 def test_noise_is_gaussian_and_costs_nothing(model) -> None:

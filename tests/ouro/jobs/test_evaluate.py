@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from ouro.evaluate.accuracy import wilson
 from ouro.jobs.evaluate import EvaluateSpec, evaluate
 from ouro.jobs.quantize import QuantizeSpec, quantize
 from ouro.models import create_model
+from ouro.tasks.classification import wilson
 from ouro.types import ModelSource
 from tests.ouro.jobs.running import finish
 
@@ -99,7 +99,10 @@ def test_batch_size_does_not_change_who_is_right(quantized):
     [
         ({"model": "nothing.safetensors"}, "'nothing.safetensors' is neither a model (known: "),
         ({"data": "digits"}, "digits has 10 classes, vim_nano tells 12 apart"),
-        ({"data": "imagenet"}, "unknown data set 'imagenet'; known: real, noise, synthetic, scenes, digits, folder"),
+        (
+            {"data": "imagenet"},
+            "unknown data set 'imagenet'; known: real, noise, synthetic, scenes, digits, cifar10, folder",
+        ),
         ({"data": "folder"}, "data set 'folder' lacks its PATH; "),
         ({"limit": 0}, "limit is 0, expected 1 or more"),
         ({"batch": -1}, "batch is -1, expected 1 or more"),

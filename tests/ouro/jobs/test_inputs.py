@@ -11,10 +11,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from ouro.jobs.calibration import CALIBRATION, calibration_set
 from ouro.jobs.evaluate import EvaluateSpec, evaluate
 from ouro.jobs.inputs import (
-    CALIBRATION,
-    calibration_set,
     device_of,
     identity,
     one_image,

@@ -8,7 +8,8 @@ from PIL import Image
 
 from ouro.jobs.outliers import TENSORS, OutlierSpec, find_tap, outliers
 from ouro.models import create_model
-from ouro.quant.outliers import OutlierRule, outlier_list
+from ouro.quant.outliers import outlier_list
+from ouro.quant.rules import OutlierRule
 from tests.ouro.jobs.running import finish
 
 DIRECTIONS = ("forward", "backward")

@@ -14,7 +14,7 @@ from ouro.jobs.quantize import QuantizeSpec, quantize
 from ouro.models import create_model
 from ouro.quant.apply import attach_calibration
 from ouro.quant.calibrate import quantize as calibrate
-from ouro.quant.lower import is_packed, lower
+from ouro.quant.packed.lower import is_packed, lower
 from tests.ouro.jobs.running import finish
 
 

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from ouro.evaluate.quality import features, frechet
 from ouro.figures import quality as figures
 from ouro.jobs.bench.compare import CompareSpec, compare
-from ouro.jobs.inputs import calibration_set
+from ouro.jobs.calibration import calibration_set
 from ouro.jobs.quality import OTHER_DRAW, QualitySpec, quality
 from ouro.models import create_model
 from tests.ouro.jobs.running import finish

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from ouro.data.source import open_data
-from ouro.jobs.inputs import calibration_set, load_quantized
+from ouro.jobs.calibration import calibration_set
+from ouro.jobs.inputs import load_quantized
 from ouro.jobs.quantize import QuantizeSpec, quantize
 from ouro.models import create_model
 from ouro.store import Store, read_json

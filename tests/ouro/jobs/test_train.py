@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 import ouro.jobs.train as module
-from ouro.jobs.train import RECIPES, Round, TrainSpec, revealed, train_job
+from ouro.data import load, normalize
+from ouro.jobs.train import RECIPES, Augment, Round, TrainSpec, train_job, train_round
 from ouro.models import variant
 from ouro.registry import MODELS
 from ouro.store import WriteError, read_json, read_tensors
@@ -77,14 +81,133 @@ def test_every_family_trains_from_one_size_to_the_next(name, tmp_path, monkeypat
     assert all(value.isfinite().all() for value in trained.values())
 
 
-def test_the_background_fades_in_and_the_object_stays() -> None:
-    inputs = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    masks = torch.zeros(2, 4, 4, dtype=torch.bool)
-    masks[:, 1:3, 1:3] = True
-    half = revealed(inputs, masks, 0.5)
-    assert torch.equal(half[:, :, 1:3, 1:3], inputs[:, :, 1:3, 1:3])
-    assert torch.equal(half[:, :, 0], inputs[:, :, 0] / 2)
-    assert torch.equal(revealed(inputs, masks, 1), inputs)
+def textbook(spec):
+    """The training of one round of two phases, with nothing but the loop: the state dict it ends with."""
+    lr, phases = spec.rounds[0].lr, spec.rounds[0].phases
+    model, done = module.new_model(spec), 0
+    for size, steps in phases:
+        model = module._at_size(model, size)
+        average = {key: value.clone() for key, value in model.state_dict().items()}
+        matrices = [m.weight for m in model.modules() if getattr(m, "weight", None) is not None and m.weight.dim() > 1]
+        others = [p for p in model.parameters() if not any(p is matrix for matrix in matrices)]
+        groups = [{"params": matrices, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))
+        for step in range(steps):
+            for group in optimizer.param_groups:
+                group["lr"] = lr * min(1, (step + 1) / spec.warmup) * 0.5 * (1 + math.cos(math.pi * done / sum(
+                    steps for _, steps in phases)))  # fmt: skip
+            if spec.data == "digits":
+                images, labels = load("digits", split="train", size=size).augmented(done, spec.batch)
+            else:
+                images, labels = load("scenes", split="train", size=size, seed=spec.seed).images(
+                    done * spec.batch, spec.batch
+                )
+            inputs = normalize(images, model.info.mean, model.info.std)
+            if done < spec.reveal:
+                masks = load("scenes", split="train", size=size).masks(done * spec.batch, spec.batch)
+                inputs = torch.where(masks[:, None], inputs, inputs * (done / spec.reveal))
+            optimizer.zero_grad()
+            F.cross_entropy(model(inputs), labels, label_smoothing=0.1).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            keep = min(0.99, (1 + step) / (10 + step))
+            for key, value in model.state_dict().items():
+                average[key] = torch.lerp(average[key], value, 1 - keep)
+            done += 1
+        model.load_state_dict(average)
+    return model.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("data", "reveal", "seed"),
+    [("scenes", 0, 0), ("scenes", 0, 1), ("scenes", 4, 0), ("digits", 0, 0)],
+    ids=["scenes", "another series", "revealed", "digits"],
+)
+def test_a_round_is_the_textbook_loop_bit_for_bit(data, reveal, seed) -> None:
+    phases = ((16, 3), (20, 3))
+    spec = TrainSpec("vim_nano", data, (Round(1e-3, phases),), seed, batch=4, warmup=2, reveal=reveal, device="cpu")
+    trained = run(train_round(module.new_model(spec), spec, 0, [])).state_dict()
+    wanted = textbook(spec)
+    assert trained.keys() == wanted.keys()
+    assert all(torch.equal(trained[key], wanted[key]) for key in wanted)
+
+
+CIFAR = TrainSpec(
+    "vim_micro_cifar10", "cifar10", (Round(4e-3, ((20, 60),)),), batch=32, warmup=5, ema=0.9, augment=Augment(mix=0.2),
+    device="cpu",
+)  # fmt: skip
+
+
+@pytest.fixture
+def small_cifar(monkeypatch):
+    """A Vim of one block for ten classes."""
+    small = replace(variant("vim_micro_cifar10").config, width=32, depth=1, image=20, num_classes=10)
+    monkeypatch.setattr(module, "variant", lambda name: replace(MODELS.get(name), config=small))
+
+
+def test_the_recipe_of_cifar10_learns_on_a_cpu(small_cifar, tmp_path, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(module, "HELD_OUT", 500)
+    unmixed = replace(CIFAR.augment, until=0.5)
+    report = run(train_job(replace(CIFAR, rounds=(Round(4e-3, ((20, 120),)),), augment=unmixed), tmp_path))
+    losses = [entry["loss"] for entry in read_json(tmp_path / "vim_micro_cifar10.json")["log"]]
+    assert sum(losses[-2:]) / 2 < losses[0] - 0.1
+    # chance is 10 %
+    assert report.values["n"] == 500 and report.values["top1"] > 0.16
+    assert report.values["train_images"] == 768 and report.values["epochs"] == 120 * 32 / 768
+    assert "each is seen" not in caplog.text
+
+
+def test_a_recipe_that_sees_few_images_too_often_says_so(small_cifar, tmp_path, caplog) -> None:
+    next(train_job(replace(CIFAR, batch=512, rounds=(Round(4e-3, ((20, 20), (20, 500))),), augment=None), tmp_path))
+    assert (
+        "vim_micro_cifar10: cifar10 has 768 training images here, and each is seen 347 times; name a larger set"
+        in caplog.text
+    )
+
+
+def test_a_training_starts_from_the_model_given(small_cifar, tmp_path) -> None:
+    spec = replace(CIFAR, rounds=(Round(4e-3, ((20, 1),)),), ema=1.0)
+    start = module.new_model(replace(spec, seed=5)).eval()
+    before = {key: value.clone() for key, value in start.state_dict().items()}
+    run(train_job(spec, tmp_path / "given", start))
+    # an average that keeps a tenth of one step at most is close to where it came from
+    trained, fresh = (read_tensors(tmp_path / "given" / "vim_micro_cifar10.safetensors")[0], module.new_model(spec))
+    assert all(torch.equal(value, before[key]) for key, value in start.state_dict().items()) and not start.training
+    for key, value in trained.items():
+        assert (value - before[key]).abs().max() < 0.01
+    assert any((trained[key] - value).abs().max() > 0.01 for key, value in fresh.state_dict().items())
+
+
+def test_what_was_trained_from_another_start_is_not_taken_up(small_cifar, tmp_path) -> None:
+    spec = replace(CIFAR, rounds=(Round(4e-3, ((20, 1),)),))
+    models = (None, *(module.new_model(replace(spec, seed=seed)) for seed in (5, 6)))
+    files = []
+    for model in models:
+        run(train_job(spec, tmp_path, model))
+        files.append(read_tensors(tmp_path / "vim_micro_cifar10.safetensors")[0]["head.weight"])
+    assert len(list(tmp_path.glob("vim_micro_cifar10-*.safetensors"))) == 3
+    assert not torch.equal(files[0], files[1]) and not torch.equal(files[1], files[2])
+
+
+def test_where_it_runs_is_no_part_of_what_is_taken_up(tmp_path) -> None:
+    run(train_job(replace(TINY, device="cpu"), tmp_path))
+    run(train_job(replace(TINY, device="auto"), tmp_path))
+    assert len(list(tmp_path.glob("vim_nano-*.safetensors"))) == len(TINY.rounds)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": "digits"}, "digits has 10 classes, vim_nano tells 12 apart; train a model of as many"),
+        ({"data": "scene"}, "unknown data set 'scene'"),
+        ({"device": "cuda:99"}, "device is 'cuda:99', but this machine has "),
+        ({"device": "gpu"}, "device is 'gpu', allowed are auto, cpu, cuda and "),
+    ],
+    ids=["classes", "data", "no such GPU", "no such device"],
+)
+def test_what_cannot_be_trained_is_refused_before_the_first_step(tmp_path, change, message) -> None:
+    with pytest.raises(ValueError, match=f"^{message}"):
+        next(train_job(replace(TINY, **change), tmp_path))
 
 
 def test_an_unwritable_folder_is_found_out_first(tmp_path) -> None:

@@ -10,10 +10,10 @@ import torch
 from ouro.data import load
 from ouro.models import create_model
 from ouro.models.vim import official_key
-from ouro.models.zoo import card, dataset_of
+from ouro.models.zoo import card
 from ouro.registry import MODELS
 from ouro.scan.order import class_step
-from ouro.taps import record, taps
+from ouro.taps import ScanModule, record, taps
 from tests import golden
 
 NANO = {"depth": 2, "image": 24, "patch": 4, "stride": 4, "width": 32, "num_classes": 5}
@@ -93,7 +93,7 @@ def test_reference_and_compiled_scan_give_the_same_logits() -> None:
     with torch.no_grad():
         compiled = model(images)
         for _, module in model.named_modules():
-            if hasattr(module, "backend"):
+            if isinstance(module, ScanModule):
                 module.backend = "reference"
         assert (model(images) - compiled).abs().max() < 1e-5
 
@@ -129,7 +129,7 @@ def test_timm_builds_it_with_its_own_options() -> None:
 def test_an_embedded_checkpoint_does_what_its_card_says(name: str) -> None:
     told = card(name)
     model = create_model(name, pretrained=True)
-    data = load(dataset_of(name), split="test", size=model.info.input_size[-1])
+    data = load(MODELS.get(name).data, split="test", size=model.info.input_size[-1])
     images, labels = data.images(0, 200)
     with torch.no_grad():
         right = (model((images / 255 - torch.tensor(model.info.mean)[:, None, None])

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from ouro.models.layers import Linear
 from ouro.quant.method import Block
 from ouro.quant.methods.smooth import factors, smoothing
-from ouro.quant.modules import Quantizer
+from ouro.quant.quantizer import Quantizer
 from ouro.quant.rotation import rotation
 from ouro.types import QuantSpec
 from tests.testing import assert_close

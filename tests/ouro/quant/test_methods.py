@@ -8,8 +8,8 @@ import torch
 from ouro.quant import quantize
 from ouro.quant.apply import attach_calibration, counting, detach, effective_bits, from_tensors, to_tensors
 from ouro.quant.audit import audit
-from ouro.quant.modules import Quantizer
 from ouro.quant.plan import is_rounded
+from ouro.quant.quantizer import Quantizer
 from ouro.registry import QUANTIZERS
 from ouro.taps import record, taps
 from tests.testing import assert_close

@@ -5,9 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ouro.quant import compiled
+from ouro.quant import compiled_outliers
 from ouro.quant.outliers import (
-    OutlierRule,
     outlier_list,
     outlier_list_reference,
     quantize_with_outliers,
@@ -15,6 +14,7 @@ from ouro.quant.outliers import (
     span,
     threshold,
 )
+from ouro.quant.rules import OutlierRule
 from tests.testing import assert_close
 
 RULES = [
@@ -84,7 +84,7 @@ def test_compiled_equals_definition_bit_for_bit(rule, L, given_theta):
     x = heavy((3, L, 37), seed=L)
     scale, zero = parameters(x, rule)
     theta = torch.full((L,), 2.5) if given_theta else None
-    y, listed = compiled.run(x, rule, scale, zero, theta)
+    y, listed = compiled_outliers.run(x, rule, scale, zero, theta)
     expected = outlier_list_reference(x, rule, scale=scale, theta=theta)
     assert torch.equal(listed, expected)
     assert torch.equal(y, round_two_ways(x, expected, rule, scale, zero))
@@ -100,7 +100,7 @@ def test_compiled_equals_definition_everywhere(batch, L, channels, refresh, kapp
     x = heavy((batch, L, channels), seed)
     rule = OutlierRule(bits, 8, signed, kappa, refresh)
     scale, zero = parameters(x, rule)
-    y, listed = compiled.run(x, rule, scale, zero, None)
+    y, listed = compiled_outliers.run(x, rule, scale, zero, None)
     expected = outlier_list_reference(x, rule, scale=scale)
     assert torch.equal(listed, expected)
     assert torch.equal(y, round_two_ways(x, expected, rule, scale, zero))
@@ -115,7 +115,7 @@ def test_compiled_equals_definition_with_any_number_of_threads(rule):
     try:
         for count in (1, 2):
             torch.set_num_threads(count)
-            results.append(compiled.run(x, rule, scale, zero, None)[0])
+            results.append(compiled_outliers.run(x, rule, scale, zero, None)[0])
     finally:
         torch.set_num_threads(threads)
     assert torch.equal(*results)
@@ -182,4 +182,4 @@ def test_nan_stays_nan_and_spoils_no_other_sample():
 
 def test_tables_must_fit_the_steps():
     with pytest.raises(ValueError, match=r"^a table of \(9,\) numbers cannot serve 10 time steps$"):
-        compiled.run(torch.zeros(1, 10, 4), OutlierRule(4, 8), torch.ones(9), None, None)
+        compiled_outliers.run(torch.zeros(1, 10, 4), OutlierRule(4, 8), torch.ones(9), None, None)

@@ -12,10 +12,10 @@ from typer.testing import CliRunner
 
 import ouro.jobs.bench.compare as module
 from ouro.cli import app
-from ouro.evaluate.accuracy import wilson
 from ouro.jobs.bench.compare import CompareSpec, as_csv, compare
 from ouro.jobs.evaluate import EvaluateSpec, evaluate
 from ouro.jobs.quantize import QuantizeSpec, quantize
+from ouro.tasks.classification import wilson
 from tests.ouro.jobs.running import finish
 
 SPEC = CompareSpec(

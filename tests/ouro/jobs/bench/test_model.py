@@ -9,6 +9,7 @@ import torch
 
 import ouro.jobs.bench.model as module
 from ouro.jobs.bench.model import ModelBenchSpec, bench_model
+from ouro.taps import ScanModule
 from ouro.types import ModelSource
 from tests import zoo
 from tests.ouro.jobs.running import finish
@@ -52,7 +53,7 @@ def test_the_loop_runs_once_for_the_gate_once_for_the_clock_and_once_for_the_mem
 
     def counted(source: ModelSource, seed: int) -> torch.nn.Module:
         model = zoo.small(source.name)
-        scans = [m for m in model.modules() if hasattr(m, "order") and hasattr(m, "backend")]
+        scans = [m for m in model.modules() if isinstance(m, ScanModule)]
         scans[0].register_forward_pre_hook(lambda scan, _: calls.append(scan.backend))
         return model
 

@@ -1,0 +1,276 @@
+"""The journeys: look, explain, synthesize, quantize, evaluate, find out what hurts, train."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ouro.cli import draw
+from ouro.cli.options import (
+    CALIB,
+    Calib,
+    Data,
+    Device,
+    Json,
+    Limit,
+    Options,
+    Out,
+    Scope,
+    Seed,
+    Source,
+    labeled,
+    numbers,
+    pairs,
+    takes_model,
+)
+from ouro.cli.tail import end, followed, guarded, run, values_of
+from ouro.registry import GENERATORS, QUANTIZERS
+
+
+@guarded
+def models(json_: Json = False) -> None:
+    """List the models. JSON: [{name, family, data, input_size, parameters, weights, top1, top1_n}]."""
+    from ouro.jobs.catalog import catalog
+
+    end(catalog(), draw.models, json_=json_)
+
+
+@guarded
+def doctor(json_: Json = False) -> None:
+    """Say what this machine can run, and why not. JSON: {ok, checks: [{name, ok, detail, fix, required}]}."""
+    from ouro.jobs.doctor import doctor as examine
+
+    values = examine()
+    end(values, draw.doctor, json_=json_)
+    if not values["ok"] and not json_:
+        raise typer.Exit(1)
+
+
+@guarded
+@takes_model
+def attention(
+    source: Source,
+    image: Annotated[str | None, typer.Option(help="An image file instead of a held-out image.")] = None,
+    sample: Annotated[int, typer.Option(help="Which held-out image to show.", min=0)] = 0,
+    data: Data = "",
+    layer: Annotated[int | None, typer.Option(help="Layer to show; the last by default.")] = None,
+    window: Annotated[int, typer.Option(help="Side of the neighborhood of h_p, odd.")] = 5,
+    window_weights: Annotated[str, typer.Option(help="Weights inside the window: delta or uniform.")] = "delta",
+    num: Annotated[int, typer.Option("--n", help="Also score the maps over this many held-out images.", min=0)] = 0,
+    out: Annotated[Path | None, typer.Option(help="Write the picture here (.png or .svg).")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Implicit attention of h and h_p, scored against the mask.
+
+    JSON: {model, layer, window, n, auroc: {h, h_p}, pointing: {h, h_p}, ci95, table, ...}.
+    """
+    from ouro.figures.attention import attention_matplotlib
+    from ouro.jobs.explain import ExplainSpec, explain
+    from ouro.store import write_bytes
+
+    suffix = "" if out is None else out.suffix.lstrip(".")
+    if suffix not in ("", "png", "svg", "pdf"):
+        raise ValueError(f"cannot write a picture as {out.name if out else ''!r}; use .png, .svg or .pdf")
+    spec = ExplainSpec(
+        source, sample=None if image else sample, image=image, layer=layer, window=window, weights=window_weights, n=num,
+        seed=seed, data=data, device=device,
+    )  # fmt: skip
+    report = followed("attention", explain(spec))
+    values = values_of(report)
+    if out is not None:
+        picture = BytesIO()
+        attention_matplotlib(report).savefig(picture, format=suffix, dpi=160, bbox_inches="tight")
+        write_bytes(out, picture.getvalue())
+        values["path"] = str(out)
+    end(values, draw.attention, json_=json_)
+
+
+@guarded
+@takes_model
+def generate(
+    source: Source,
+    num: Annotated[int, typer.Option(help="How many images.")] = 128,
+    steps: Annotated[int, typer.Option(help="Optimisation steps per image.")] = 160,
+    method: Annotated[str, typer.Option(help="One of: " + ", ".join(GENERATORS) + ".")] = "ouro",
+    batch: Annotated[int, typer.Option(help="Images optimised together; the unit that survives a kill.")] = 32,
+    option: Options = [],
+    out: Annotated[Path | None, typer.Option(help="Write the set here (.safetensors).")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Synthesize calibration images from noise; stopped, the same command resumes.
+
+    JSON: {model, method, num, steps, seconds, recognized: {self, other}, judges, path, ...}.
+    """
+    from ouro.jobs.synthesize import SynthesisSpec, synthesize
+
+    if out is not None and out.suffix != ".safetensors":
+        raise ValueError(f"the set is written as .safetensors, got {out.name!r}")
+    spec = SynthesisSpec(
+        source, method, num=num, steps=steps, seed=seed, batch=batch, options=pairs(option),
+        out=str(out) if out else None, device=device,
+    )  # fmt: skip
+    end(run("generate", synthesize(spec)), draw.generate, json_=json_)
+
+
+@guarded
+@takes_model
+def quantize(
+    source: Source,
+    method: Annotated[str, typer.Option(help="One of: " + ", ".join(QUANTIZERS) + ".")] = "ouro",
+    bits: Annotated[str, typer.Option(help="Weights, activations, outliers: w8a8, w4a4o16, w4a4o8 ...")] = "w4a4o8",
+    calib: Calib = "noise:128",
+    scope: Scope = "lin",
+    option: Options = [],
+    budget: Annotated[float | None, typer.Option(help="Mean bits that a search spreads over the sites.")] = None,
+    widths: Annotated[str, typer.Option(help="With --budget: what a site can get.")] = "3,4,6,8",
+    by: Annotated[str, typer.Option(help="With --budget: a width per site, or per group (block and kind).")] = "site",
+    packed: Annotated[bool, typer.Option("--packed", help="Write integer codes in place of the weights.")] = False,
+    floats: Annotated[str, typer.Option(help="With --packed: fp32 or fp16 for what stays in floating point.")] = "fp32",
+    out: Annotated[Path | None, typer.Option(help="Write the quantized model here (.safetensors).")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Calibrate a quantized model.
+
+    JSON: {model, method, bits, scope, calib, n, effective_bits, path, bytes, seconds, audit: {sites, sealed}, ...}; with
+    --budget also {budget, mean_bits: {weights, activations}, predicted_kl, measured_kl}, with --packed {packed: {ratio,
+    parts, load_seconds, agreement, max_error}}.
+    """
+    from ouro.jobs.quantize import QuantizeSpec
+    from ouro.jobs.quantize import quantize as job
+
+    spec = QuantizeSpec(
+        source, method, bits, calib, scope, seed, out=str(out) if out else None, options=pairs(option), budget=budget,
+        widths=numbers(widths, "widths"), by=by, packed=packed, floats=floats, device=device,
+    )  # fmt: skip
+    end(run("quantize", job(spec)), draw.quantize, json_=json_)
+
+
+@guarded
+@takes_model
+def sensitivity(
+    source: Source,
+    bits: Annotated[str, typer.Option(help="Weights, activations, outliers: w8a8, w4a4o8 ...")] = "w4a4o8",
+    method: Annotated[str, typer.Option(help="As for quantize.")] = "ouro",
+    calib: Calib = "noise:128",
+    scope: Scope = "lin",
+    mode: Annotated[str, typer.Option(help="isolated, cumulative or leave_one_float.")] = "isolated",
+    by: Annotated[str, typer.Option(help="site, or group: the sites of a block that are of one kind.")] = "site",
+    data: Data = "",
+    limit: Limit = 200,
+    option: Options = [],
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """What rounding each site costs, ranked: KL from the float model in nats, drop of top-1, SQNR of the logits.
+
+    JSON: {model, method, bits, scope, calib, data, n, mode, by, fp_top1, whole: {kl, top1_drop, sqnr_db}, rows: [{name,
+    block, kind, sites, bits, kl, top1_drop, sqnr_db, isolated_kl}], seconds, device, seed, ...}.
+    """
+    from ouro.jobs.sensitivity import SensitivitySpec, measure_sensitivity
+
+    spec = SensitivitySpec(
+        source, method, bits, calib, scope, mode, by, data, limit, seed, options=pairs(option), device=device
+    )
+    end(run("sensitivity", measure_sensitivity(spec)), draw.sensitivity, json_=json_, out=out)
+
+
+@guarded
+@takes_model
+def quality(
+    source: Source,
+    calib: Annotated[
+        list[str], typer.Option("--set", help=f"LABEL=SET, with SET as for --calib: {CALIB} Repeatable.")
+    ] = [
+        "noise=noise:128",
+        "synthetic=synthetic:128",
+        "real=real:128",
+    ],
+    reference: Annotated[str, typer.Option(help="Real images that sets are measured against.")] = "real:128",
+    method: Annotated[list[str], typer.Option(help="Quantized with every set; repeatable.")] = ["clipped", "ouro"],
+    bits: Annotated[list[str], typer.Option(help="Repeatable.")] = ["w4a4o8"],
+    data: Data = "",
+    limit: Limit = 250,
+    figures: Annotated[Path | None, typer.Option(help="Folder for one PDF per figure.")] = None,
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """What sets of images are worth for calibration: recognition, spread, distance to real ones, ranges, accuracy.
+
+    JSON: {model, reference, rows: [{label, calib, n, recognized, diversity, frechet, overlap, outside, ks, similarity,
+    entropy, sites, density, accuracy}], ...}.
+    """
+    from ouro.jobs.quality import QualitySpec
+    from ouro.jobs.quality import quality as job
+
+    sets = labeled(calib, "--set")
+    spec = QualitySpec(source, sets, reference, tuple(method), tuple(bits), limit, seed, data, device)
+    values = run("quality", job(spec))
+    if figures is not None:
+        from ouro.figures.quality import ITEMS, paper
+
+        figures.mkdir(parents=True, exist_ok=True)
+        for item in ITEMS:
+            paper(values, item).savefig(figures / f"{item}.pdf")
+    end(values, draw.quality, json_=json_, out=out)
+
+
+@guarded
+@takes_model
+def evaluate(
+    source: Source,
+    data: Data = "",
+    limit: Annotated[int | None, typer.Option(help="At most this many images.", min=1)] = None,
+    batch: Annotated[int, typer.Option(help="Images per forward; does not change the result.", min=1)] = 64,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Top-1 with its 95 % interval, of a model or a quantized file; on several processes as torchrun --nproc-per-node 2 -m
+    ouro evaluate ... Beside a quantized file, --weights says where the weights that it was made from lie now.
+
+    JSON: {model, method, bits, scope, data, n, top1, ci95, fp_top1, effective_bits, seconds, device, seed, transform,
+    weights: {source, container, revision}, ranks}.
+    """
+    from ouro.jobs.evaluate import EvaluateSpec
+    from ouro.jobs.evaluate import evaluate as job
+
+    spec = EvaluateSpec(source, data=data, limit=limit, batch=batch, seed=seed, device=device)
+    end(run("evaluate", job(spec)), draw.evaluate, json_=json_)
+
+
+@guarded
+@takes_model
+def train(
+    source: Source,
+    out: Annotated[Path | None, typer.Option(help="Folder for the weights and the model card.")] = None,
+    data: Annotated[str, typer.Option(help="In place of the recipe's own set: cifar10:PATH is all of CIFAR-10.")] = "",
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Rebuild an embedded checkpoint by its recipe, from new weights or from those of --weights. JSON: its model card."""
+    from ouro.jobs.recipes import RECIPES
+    from ouro.jobs.train import train_job
+
+    if source.name not in RECIPES:
+        raise ValueError(f"no recipe for {source.name!r}; known: {', '.join(RECIPES)}")
+    recipe = RECIPES[source.name]
+    spec = replace(recipe, data=data or recipe.data, device=device, start=source if source.weights else None)
+    end(run("train", train_job(spec, out or Path("out"))), draw.train, json_=json_)
+
+
+COMMANDS = (models, doctor, attention, generate, quantize, sensitivity, quality, evaluate, train)
+"""In the order in which --help lists them."""

@@ -1,0 +1,371 @@
+"""What a person sees of a report: values in, lines and rich tables out; no job inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from rich.console import RenderableType
+from rich.table import Table
+
+Values = dict[str, Any]
+Drawn = Iterator[RenderableType]
+
+
+def percent(value: float | None) -> str:
+    """0.943 -> "94.3 %"."""
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("model", "name", "what") else "right")
+    return table
+
+
+def _filled(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    table = _table(title, *columns)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+# ---- models and machine ------------------------------------------------------------------------------------------
+
+
+def models(rows: Sequence[Values]) -> Drawn:
+    """Every model with what is known of its weights."""
+    cells = (
+        (
+            row["name"], row["family"], "x".join(map(str, row["input_size"])), f"{row['parameters']:,}", row["weights"],
+            "-" if row["top1"] is None else f"{row['top1']:.1f} %",
+        )
+        for row in rows
+    )  # fmt: skip
+    yield _filled("models", ("name", "family", "input", "parameters", "weights", "top-1"), cells)
+
+
+def doctor(values: Values) -> Drawn:
+    """Every check, and what to do about those that failed."""
+    for check in values["checks"]:
+        mark = "[green]ok[/]" if check["ok"] else "[red]no[/]" if check["required"] else "[yellow]--[/]"
+        yield f"{mark:>14} {check['name']}: {check['detail']}"
+        if not check["ok"] and check["fix"]:
+            yield f"[dim]      {check['fix']}[/]"
+
+
+# ---- the journeys ------------------------------------------------------------------------------------------------
+
+
+def attention(values: Values) -> Drawn:
+    """AUROC of every map; a line where there is no mask to score against."""
+    if not values["table"]:
+        yield f"{values['model']} takes the image for {values['predicted']} ({percent(values['confidence'])}); no mask is known"
+        return
+    title = (
+        f"{values['model']}: AUROC of maps against the mask, {values.get('n') or 1} held-out image(s), window "
+        f"{values['window']}"
+    )
+    rows = (
+        (
+            str(row["layer"]), row["direction"], f"{row['source']} {row['reduction']}", f"{row['auroc']:.3f}",
+            "-" if row["auroc_lo"] is None else f"{row['auroc_lo']:.3f}-{row['auroc_hi']:.3f}", f"{row['pointing']:.2f}",
+        )
+        for row in values["table"]
+    )  # fmt: skip
+    yield _filled(title, ("layer", "direction", "what", "AUROC", "95 %", "pointing"), rows)
+
+
+def generate(values: Values) -> Drawn:
+    """How long it took, where the set is, and who recognizes it."""
+    yield f"{values['num']} images in {values['seconds']:.0f} s -> {values['path']}"
+    judged = "".join(f", by {judge} {percent(share)}" for judge, share in values["judges"].items())
+    own = f"by {values['model']} {percent(values['recognized']['self'])}"
+    yield f"recognized as their target class: {own}{judged}"
+
+
+def quantize(values: Values) -> Drawn:
+    """Sites and their audit; with a budget what it bought, packed what that brought."""
+    audit = values["audit"]
+    yield (
+        f"{values['model']} {values['bits']} by {values['method']}, scope {values['scope']}, calibrated on "
+        f"{values['calib']}: {audit['sites']} sites, {'all verified' if audit['sealed'] else 'NOT all verified'}; "
+        f"{values['seconds']:.0f} s"
+    )
+    if "budget" in values:
+        mean = values["mean_bits"]
+        yield (
+            f"mean bits: weights {mean['weights']:.2f}, activations {mean['activations']:.2f}; KL predicted "
+            f"{values['predicted_kl']:.4f}, measured {values['measured_kl']:.4f}"
+        )
+    if values.get("path"):
+        yield f"written to {values['path']} ({values['bytes']:,} bytes)"
+    if packed := values.get("packed"):
+        yield (
+            f"packed: {packed['ratio']:.2f}x smaller than float32, loads in {packed['load_seconds']:.2f} s, same top-1 as "
+            f"the simulated model on {percent(packed['agreement'])} of the calibration images"
+        )
+
+
+def evaluate(values: Values) -> Drawn:
+    """Top-1 with its interval, beside the float model's; where weights came from and how images were seen."""
+    low, high = values["ci95"]
+    yield (
+        f"{values['model']} on {values['data']}: top-1 {percent(values['top1'])} ({percent(low)} to {percent(high)}), "
+        f"n = {values['n']}"
+    )
+    if values["method"] != "float":
+        yield (
+            f"float model on the same images: {percent(values['fp_top1'])}; effective bits {values['effective_bits']}"
+        )
+    taken, seen = values["weights"], values["transform"]
+    if taken:
+        yield f"weights: {taken['source']}, {taken['container'] or 'no container'}, revision {taken['revision']}"
+    if seen["crop_pct"]:
+        size = "x".join(map(str, seen["input_size"]))
+        yield f"images: {seen['interpolation']}, center crop of {seen['crop_pct']}, {size}"
+
+
+def sensitivity(values: Values) -> Drawn:
+    """What rounding each site costs, in the order of the mode."""
+    whole = values["whole"]
+    title = (
+        f"{values['model']} {values['bits']} by {values['method']}, scope {values['scope']}, {values['mode']}, "
+        f"n = {values['n']}; all rounded: KL {whole['kl']:.3g}, top-1 {percent(values['fp_top1'] - whole['top1_drop'])} "
+        f"of {percent(values['fp_top1'])}"
+    )
+    rows = (
+        (
+            row["name"], str(row["sites"]), ", ".join(map(str, row["bits"])), f"{row['kl']:.3g}",
+            percent(row["top1_drop"]), "-" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}",
+        )
+        for row in values["rows"]
+    )  # fmt: skip
+    yield _filled(title, ("name", "sites", "bits", "KL", "top-1 drop", "SQNR dB"), rows)
+
+
+def quality(values: Values) -> Drawn:
+    """Sets side by side."""
+    measures = list(values["rows"][0]["accuracy"])
+    columns = ("what", "n", "recognized", "by others", "distance", "Fréchet", "overlap", "KS", *measures)
+    rows = []
+    for row in values["rows"]:
+        own, *others = [percent(share) for share in row["recognized"].values()] or ["-"]
+        rows.append(
+            (
+                row["label"], str(row["n"]), own, ", ".join(others) or "-", f"{row['diversity']['pairwise']:.3f}",
+                f"{row['frechet']:.3g}", percent(row["overlap"]), f"{row['ks']:.3f}",
+                *(percent(row["accuracy"][name]) for name in measures),
+            )
+        )  # fmt: skip
+    yield _filled(f"{values['model']}, against {values['n_reference']} real images", columns, rows)
+
+
+def train(values: Values) -> Drawn:
+    """Held-out accuracy, and where the weights are."""
+    yield f"{values['model']}: held-out top-1 {percent(values['top1'])}, n = {values['n']} -> {values['path']}"
+
+
+# ---- sweeps ------------------------------------------------------------------------------------------------------
+
+
+def quantization(values: Values) -> Drawn:
+    """Methods x bits x calibration sets, means over seeds."""
+    low, high = values["fp_ci95"]
+    title = (
+        f"{values['model']}, float {percent(values['fp_top1'])} ({percent(low)} to {percent(high)}), n = {values['n']}, "
+        f"{len(values['seeds'])} seed(s)"
+    )
+    rows = (
+        (
+            row["method"], row["bits"], row["calib"], percent(row["top1"]), f"{100 * row['spread']:.1f}",
+            f"{row['effective_bits']['activations']:.2f}", percent(row["effective_bits"]["outlier_share"]),
+        )
+        for row in values["rows"]
+    )  # fmt: skip
+    columns = ("what", "bits", "calibration", "top-1", "spread", "effective bits", "outliers")
+    yield _filled(title, columns, rows)
+
+
+def neighborhoods(values: Values) -> Drawn:
+    """Per model and map: in how many layers h_p is better."""
+    for one in values["models"]:
+        rows = []
+        for source, best in one["best"].items():
+            gains = [row["gain"]["seen"] for row in one["rows"] if row["source"] == source and row["gain"]]
+            counts = [str(gains.count(word)) if gains else "-" for word in ("better", "worse", "not resolved")]
+            where = f"layer {best['layer']}, {best['reduction']}"
+            rows.append((source, *counts, f"{best['auroc']['mean']:.3f}", where))
+        columns = ("what", "layers where h_p is better", "worse", "not resolved", "best AUROC", "where")
+        yield _filled(f"{one['model']}, {one['scored']} images of {one['data']}", columns, rows)
+
+
+def ablations(values: Values) -> Drawn:
+    """A table per study, and what is seen of the paper's orderings."""
+    for one in values["studies"]:
+        title = f"{one['model']}: {one['title']}, top-1 in %, {values['seeds']} seeds, n = {one['n']}"
+        rows = (
+            (
+                row["label"], str(row["num"]),
+                *(f"{100 * cell['mean']:.1f} ± {100 * cell['spread']:.1f}" for cell in row["top1"].values()),
+            )
+            for row in one["rows"]
+        )  # fmt: skip
+        yield _filled(title, ("what", "images", *values["measures"]), rows)
+        for claim in one["claims"]:
+            low, high = (100 * end for end in claim["ci95"])
+            yield (
+                f"{claim['better']} over {claim['worse']}, {claim['measure']}: {claim['seen']} "
+                f"({100 * claim['difference']:+.1f}, {low:+.1f} to {high:+.1f})"
+            )
+
+
+def methods(values: Values) -> Drawn:
+    """One table per model and scope: a row per method and width, a column per calibration set."""
+    for one in values["tables"]:
+        calibs = list(dict.fromkeys(row["calib"] for row in one["rows"]))
+        title = f"{one['model']}, scope {one['scope']}: top-1 in %, float {percent(one['fp_top1'])}, n = {one['n']}"
+        cells = {(row["method"], row["bits"], row["calib"]): row for row in one["rows"]}
+        rows = []
+        for method, bits in dict.fromkeys((row["method"], row["bits"]) for row in one["rows"]):
+            of_set = [cells[method, bits, calib] for calib in calibs]
+            scores = (f"{100 * row['top1']:.1f} ± {100 * row['spread']:.1f}" for row in of_set)
+            last = of_set[-1]
+            rows.append(
+                (
+                    method,
+                    bits,
+                    *scores,
+                    f"{last['effective_bits']['activations']:.2f}",
+                    f"{last['calibration_seconds']:.0f}",
+                )
+            )
+        yield _filled(title, ("what", "bits", *calibs, "activation bits", "seconds"), rows)
+
+
+def state(values: Values) -> Drawn:
+    """Error of the hidden state by rule and width."""
+    rows = (
+        (
+            row["rule"], str(row["bits"]), f"{row['h_error']:.4f}", f"{row['y_error']:.1e}",
+            f"{row['layers_better_than_step']} of {row['layers']} layers",
+        )
+        for row in values["means"]
+    )  # fmt: skip
+    title = f"{values['model']}: error of h inside the recurrence, {values['n']} images"
+    yield _filled(title, ("what", "bits", "h error", "1 - cos y", "better than step"), rows)
+
+
+# ---- speed -------------------------------------------------------------------------------------------------------
+
+
+def timed(values: Values, words: str = "") -> Drawn:
+    """The gate in a line and the timings in a table."""
+    gate = values["gate"]
+    yield (
+        f"gate {'passed' if gate['passed'] else 'FAILED'}: max relative error {gate['max_error']:.1e} "
+        f"(allowed {gate['tolerance']:.0e}){words}"
+    )
+    if not values["rows"]:
+        return
+    keys = ("p20_ms", "p50_ms", "p80_ms", "ratio", "peak_mb")
+    rows = (
+        (row["op"], row["backend"], *(f"{row[key]:.2f}" if key in row else "-" for key in keys))
+        for row in values["rows"]
+    )
+    title = f"{values['rows'][0]['case']}, {values['threads']} threads"
+    yield _filled(title, ("what", "backend", "p20 ms", "p50 ms", "p80 ms", "ratio", "peak MB"), rows)
+
+
+def scan(values: Values) -> Drawn:
+    """As `timed`, with what is known of the exponential."""
+    yield from timed(values, f"; exponential within {values['exp_max_ulp']:.2f} ulp; operands {values['inputs_mb']} MB")
+
+
+def packed(values: Values) -> Drawn:
+    """As `timed`, with the images on which both models say the same."""
+    shares = [row["agreement"] for row in values["rows"]]
+    made_up = "; weights are made up"
+    yield from timed(values, made_up if None in shares else f"; same top-1 as simulated on {percent(min(shares))}")
+
+
+def fused(values: Values) -> Drawn:
+    """Gate of every format, then times."""
+    what = "a tiny variant" if values["not_measured"] else values["model"]
+    rows = (
+        (
+            row["format"], f"{row['images']}", *(f"{row[key]:.1e}" for key in ("exact", "error")),
+            percent(row["agreement"]), "yes" if row["passed"] else "NO",
+        )
+        for row in values["gates"]
+    )  # fmt: skip
+    columns = ("what", "images", "block in float32", "error", "same top-1", "passed")
+    yield _filled(f"gate against the simulated model, {what}, {values['device']}", columns, rows)
+    yield from _complaints(values, lambda row: row.get("case", row["format"]))
+    if values["not_measured"]:
+        yield values["not_measured"]
+        return
+    times = ("what", "backend", "p20 ms", "p50 ms", "p80 ms", "images/s", "ours is", "than graphed")
+    timings = (
+        (
+            row["case"], row["backend"], *(f"{row[key]:.3f}" for key in ("p20_ms", "p50_ms", "p80_ms")),
+            f"{row['images_per_second']:.0f}",
+            *(f"{row[key]:.2f}x" if key in row else "" for key in ("speedup", "speedup_over_graph")),
+        )
+        for row in values["rows"] if "p50_ms" in row
+    )  # fmt: skip
+    yield _filled(values["model"], times, timings)
+    yield from _missing(values)
+
+
+def kernels(values: Values) -> Drawn:
+    """Gate of every kernel, then times beside floors."""
+    gates, names = values["gates"], dict.fromkeys(row["kernel"] for row in values["gates"])
+    counted = ((name, [row["passed"] for row in gates if row["kernel"] == name]) for name in names)
+    rows = ((name, f"{len(passed)}", f"{sum(passed)}") for name, passed in counted)
+    yield _filled(f"gate against float64, {values['device']}", ("what", "cases", "passed"), rows)
+    yield from _complaints(values, lambda row: f"{row['kernel']}, {row['case']}, {row.get('backend', 'gate')}")
+    if values["not_measured"]:
+        yield values["not_measured"]
+        return
+    columns = ("what", "backend", "p20 ms", "p50 ms", "p80 ms", "cold ms", "floor ms", "bound", "of it", "ours is")
+    for name in dict.fromkeys(row["kernel"] for row in values["rows"]):
+        timings = (_kernel_row(row) for row in values["rows"] if row["kernel"] == name and "p50_ms" in row)
+        yield _filled(name, columns, timings)
+    yield from _missing(values)
+
+
+def _kernel_row(row: Values) -> tuple[str, ...]:
+    times = (f"{row[key]:.4f}" for key in ("p20_ms", "p50_ms", "p80_ms", "cold_p50_ms"))
+    known = "bound" in row
+    floor = (f"{row['floor_ms']:.4f}", row["bound"], percent(row["achieved"])) if known else ("-",) * 3
+    return row["case"], row["backend"], *times, *floor, f"{row['speedup']:.2f}x" if "speedup" in row else ""
+
+
+def _complaints(values: Values, place: Any) -> Drawn:
+    for row in (*values["gates"], *values["rows"]):
+        if problem := row.get("complaint") or row.get("failed"):
+            yield f"{place(row)}: {problem}"
+
+
+def _missing(values: Values) -> Drawn:
+    for row in values["missing"]:
+        yield f"missing: {row['peer']} ({row['why']})"
+
+
+def compared(values: Values) -> Drawn:
+    """Two result files side by side."""
+    if not values["same_device"]:
+        yield f"different devices: {' and '.join(map(str, values['device']))}"
+    rows = (
+        (
+            row["what"], row["case"], row["backend"], *(f"{row[key]:.4f}" for key in ("before_ms", "after_ms")),
+            f"{row['speedup']}", row["verdict"],
+        )
+        for row in values["rows"]
+    )  # fmt: skip
+    columns = ("what", "case", "backend", "before ms", "after ms", "speedup", "verdict")
+    yield _filled("before -> after", columns, rows)
+    if alone := len(values["only_before"]) + len(values["only_after"]):
+        yield f"{alone} rows are in one of the two only"

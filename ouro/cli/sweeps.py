@@ -1,0 +1,196 @@
+"""Sweeps of `ouro bench`: methods, widths, sets, seeds, neighborhoods, parts of the generation; all of them resume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ouro.cli import draw
+from ouro.cli.options import (
+    Calib,
+    Data,
+    Device,
+    Json,
+    Limit,
+    Models,
+    Out,
+    Scope,
+    Seed,
+    Source,
+    Workers,
+    labeled,
+    model_source,
+    numbers,
+    takes_model,
+)
+from ouro.cli.tail import end, guarded, run
+
+
+@guarded
+@takes_model
+def quantization(
+    source: Source,
+    calib: Annotated[list[str], typer.Option(help="LABEL=SET, with {seed} for the seed in SET; repeatable.")] = [
+        "noise=noise:128",
+        "real=real:128",
+    ],
+    method: Annotated[list[str], typer.Option(help="Repeatable.")] = ["minmax", "clipped", "dynamic", "ouro"],
+    bits: Annotated[list[str], typer.Option(help="Repeatable.")] = ["w8a8", "w4a8o16", "w4a4o8", "w4a3o8"],
+    scope: Scope = "lin",
+    seeds: Annotated[int, typer.Option(help="Seeds 0 .. seeds - 1.", min=1)] = 3,
+    data: Data = "",
+    limit: Limit = 1000,
+    out: Annotated[Path | None, typer.Option(help="Also write JSON here, and the cells as CSV beside it.")] = None,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Methods x bits x calibration sets x seeds on one model; stopped, the same command resumes.
+
+    JSON: {model, data, scope, n, fp_top1, fp_ci95, rows: [{method, bits, calib, top1, spread, effective_bits}], cells}.
+    """
+    from ouro.jobs.bench.compare import CompareSpec, as_csv, compare
+    from ouro.store import write_bytes
+
+    sets, over = labeled(calib, "--calib"), tuple(range(seeds))
+    spec = CompareSpec(source, tuple(method), tuple(bits), sets, over, scope, limit=limit, data=data, device=device)
+    values = run("compare", compare(spec))
+    if out is not None:
+        write_bytes(out.with_suffix(".csv"), as_csv(values).encode())
+    end(values, draw.quantization, json_=json_, out=out)
+
+
+@guarded
+@takes_model
+def state(
+    source: Source,
+    bits: Annotated[list[int], typer.Option(help="Width of h; repeatable.")] = [8, 6],
+    calib: Calib = "real:32",
+    data: Data = "",
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """What rounding the hidden state inside the recurrence costs: per tensor, per step, with rank-1 factors.
+
+    JSON: {model, calib, bits, n, rows: [{layer, path, bits, rule, h_error, y_error}], means, ...}.
+    """
+    from ouro.jobs.bench.state import StateSpec, state_errors
+
+    spec = StateSpec(source, tuple(bits), calib, seed, data, device)
+    end(run("state", state_errors(spec)), draw.state, json_=json_, out=out)
+
+
+@guarded
+def attention(
+    model: Annotated[list[str], typer.Option(help="Repeatable; every embedded family by default.")] = [],
+    windows: Annotated[str, typer.Option(help="Sides of the neighborhood, separated by commas.")] = "1,3,5,7",
+    n: Annotated[int, typer.Option(help="Held-out images per model.", min=2)] = 500,
+    data: Data = "",
+    workers: Workers = 2,
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Is h_p a better map than h? Families x layers x reductions x windows x weights against masks.
+
+    JSON: {n, windows, weights, models: [{model, data, scored, rows: [{layer, source, reduction, auroc, pointing, leakage,
+    gain: {mean, ci95, seen}}], best}]}.
+    """
+    from ouro.jobs.bench.neighborhoods import NeighborhoodSpec, survey_neighborhoods
+
+    sides = numbers(windows, "windows")
+    spec = NeighborhoodSpec(windows=sides, n=n, seed=seed, workers=workers, data=data, device=device)
+    if model:
+        chosen = tuple(model_source(name) for name in model)
+        spec = NeighborhoodSpec(chosen, sides, n=n, seed=seed, workers=workers, data=data, device=device)
+    end(run("attention", survey_neighborhoods(spec)), draw.neighborhoods, json_=json_, out=out)
+
+
+@guarded
+def ablations(
+    model: Models = ["vim_nano"],
+    study: Annotated[
+        list[str], typer.Option(help="losses, samples, window, weights or source; repeatable, all by default.")
+    ] = [],
+    seeds: Annotated[int, typer.Option(help="Seeds 0 .. seeds - 1.", min=2)] = 3,
+    num: Annotated[int, typer.Option(help="Images in a set, where the study does not vary it.", min=1)] = 32,
+    steps: Annotated[int, typer.Option(help="Of optimization.", min=1)] = 160,
+    measure: Annotated[list[str], typer.Option(help="METHOD:BITS calibrated on every set; repeatable.")] = [
+        "clipped:w4a4o8",
+        "ouro:w4a4o8",
+        "ouro:w4a3o8",
+    ],
+    scope: Scope = "lin",
+    data: Data = "",
+    limit: Limit = 500,
+    workers: Workers = 2,
+    figures: Annotated[Path | None, typer.Option(help="Folder for one PDF per study.")] = None,
+    out: Out = None,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """The paper's ablations of the generation, and whether its orderings are seen; stopped, the same command resumes.
+
+    JSON: {studies: [{study, title, source, model, n, rows: [{label, num, top1, recognized}], claims: [{better, worse,
+    measure, difference, ci95, seen}]}], measures, seeds, ...}.
+    """
+    from ouro.jobs.bench.ablation import STUDIES, AblationSpec, ablate
+
+    split = tuple((method, bits) for method, _, bits in (item.partition(":") for item in measure))
+    if not all(bits for _, bits in split):
+        raise ValueError(f"--measure {measure} has an entry without bits; write METHOD:BITS, as in clipped:w4a4")
+    chosen, sources = tuple(study) or tuple(STUDIES), tuple(model_source(name) for name in model)
+    spec = AblationSpec(sources, chosen, seeds, num, steps, split, scope, limit, workers, data, device)
+    values = run("ablations", ablate(spec))
+    if figures is not None:
+        from ouro.figures.ablation import paper
+
+        figures.mkdir(parents=True, exist_ok=True)
+        for one in values["studies"]:
+            paper(one).savefig(figures / f"ablation_{one['model']}_{one['study']}.pdf")
+    end(values, draw.ablations, json_=json_, out=out)
+
+
+@guarded
+def methods(
+    quick: Annotated[bool, typer.Option("--quick", help="One model, one scope, one seed, two widths.")] = False,
+    limit: Annotated[
+        int | None, typer.Option(help="Held-out images per cell; 250, or 100 with --quick.", min=1)
+    ] = None,
+    workers: Workers = 2,
+    out: Annotated[Path | None, typer.Option(help="Write the cells here (.csv), and the JSON beside it.")] = None,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Every method on every calibration set, over widths, scopes, models and seeds; stopped, the same command resumes.
+
+    JSON: {tables: [{model, scope, n, fp_top1, fp_ci95, rows: [{method, bits, calib, top1, spread, seeds, effective_bits,
+    calibration_seconds, peak_mb}], cells}], csv, workers, ...}.
+    """
+    from ouro.jobs.bench.table import FULL, QUICK, TableSpec, table
+    from ouro.store import write_bytes, write_json
+
+    if out is not None and out.suffix != ".csv":
+        raise ValueError(f"the table is written as .csv, got {out.name!r}")
+    parts, images = QUICK if quick else FULL, limit or (100 if quick else 250)
+    values = run("methods", table(TableSpec(parts, limit=images, workers=workers, device=device)))
+    if out is not None:
+        write_bytes(out, values["csv"].encode())
+        # the cells are in the CSV
+        slim = [{key: x for key, x in one.items() if key != "cells"} for one in values["tables"]]
+        write_json(out.with_suffix(".json"), {key: x for key, x in values.items() if key != "csv"} | {"tables": slim})
+    end(values, draw.methods, json_=json_)
+
+
+COMMANDS = {
+    "quantization": quantization,
+    "state": state,
+    "attention": attention,
+    "ablations": ablations,
+    "methods": methods,
+}
+"""Name behind `ouro bench` -> command."""

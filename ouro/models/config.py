@@ -1,0 +1,60 @@
+"""What the configs of all families have in common: the images a model takes, and the classes it tells apart.
+
+A family's own fields come first and may be given by position; these are named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ouro.types import ModelInfo, StageInfo
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputConfig:
+    """The input. image: pixels a side, or (height, width); `size` is always the latter. mean, std: per channel."""
+
+    image: int | tuple[int, int] = 224
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        sides = self.image if isinstance(self.image, (tuple, list)) else (self.image, self.image)
+        if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+            raise ValueError(f"image is {self.image!r}, expected pixels: one number, or (height, width)")
+        # a list, as JSON has it, would make the config unhashable
+        object.__setattr__(self, "image", self.image if isinstance(self.image, int) else tuple(sides))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return (self.image, self.image) if isinstance(self.image, int) else self.image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifierConfig(InputConfig):
+    """An image classifier. class_names: one for each class, or none at all."""
+
+    num_classes: int = 1000
+    class_names: tuple[str, ...] = ()
+
+    def info(self, name: str, family: str, stages: Sequence[StageInfo], cls_index: int | None = None) -> ModelInfo:
+        """Facts of a model with this config.
+
+        Raises:
+            ValueError: the names are not one for each class.
+        """
+        names = self.class_names
+        if isinstance(names, str) or (names and len(names) != self.num_classes):
+            given = repr(names) if isinstance(names, str) else f"{len(names)} names"
+            raise ValueError(
+                f"class_names is {given}, {name} tells {self.num_classes} classes apart; give one name for each class"
+            )
+        return ModelInfo(
+            name=name, family=family, stages=tuple(stages), cls_index=cls_index, input_size=(3, *self.size),
+            mean=self.mean, std=self.std, num_classes=self.num_classes, class_names=tuple(names),
+        )  # fmt: skip

@@ -1,0 +1,117 @@
+"""What a model is for: what it puts out, what it is asked, and how its answers are judged; one file per task.
+
+Everything that has to know the shape of an output or the meaning of a label is a method of `Task`. A new task is one
+file and one line in `ouro.registry`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ouro.data import Dataset
+from ouro.registry import TASKS
+from ouro.types import ModelInfo
+from ouro.vision import VisionModel
+
+
+class Task(ABC):
+    """One task. Outputs are what the model returns for images [b 3 h w]; targets are what it should have returned.
+
+    metric: the main score's name, a key of `score`, larger is better.
+    """
+
+    name: ClassVar[str]
+    metric: ClassVar[str]
+
+    # ---- outputs
+
+    def cat(self, outputs: Sequence[Any]) -> Any:
+        """Outputs of some batches as one of all their images."""
+        return torch.cat(list(outputs))
+
+    def tensor(self, outputs: Any) -> Tensor:
+        """Outputs as one tensor [b ...], for ratios of signal to noise."""
+        return outputs
+
+    def check(self, outputs: Any) -> None:
+        """Refuses outputs that are NaN.
+
+        Raises:
+            RuntimeError: the message says of how many images.
+        """
+        values = self.tensor(outputs).flatten(1)
+        if bad := int(values.isnan().any(1).sum()):
+            raise RuntimeError(f"the model's outputs are NaN for {bad} of {len(values)} images; is an input NaN?")
+
+    @abstractmethod
+    def answer(self, output: Any, info: ModelInfo) -> dict[str, Any]:
+        """What a person reads of one image's output, as JSON values."""
+
+    # ---- targets
+
+    @abstractmethod
+    def require(self, dataset: Dataset, source: str, info: ModelInfo) -> None:
+        """Refuses a data set, spelled `source`, that does not pose this task as the model knows it.
+
+        Raises:
+            ValueError: what was given, what is allowed, what to do.
+        """
+
+    @abstractmethod
+    def draw(self, info: ModelInfo, seed: int, first: int, count: int) -> Any:
+        """Targets of the synthetic images first .. first + count, each a function of (seed, its number) alone."""
+
+    # ---- both
+
+    @abstractmethod
+    def loss(self, outputs: Any, targets: Any, kind: str) -> Tensor:
+        """How far synthetic images are from their targets, [b]: L_O of OuroMamba; no sample sees another.
+
+        Raises:
+            ValueError: an unknown kind.
+        """
+
+    @abstractmethod
+    def divergence(self, exact: Any, rounded: Any) -> Tensor:
+        """How far rounded outputs are from those they stand for, [b], float64, 0 where they are equal."""
+
+    @abstractmethod
+    def agreement(self, exact: Any, rounded: Any) -> Tensor:
+        """To which part the answers are the same, [b] in 0 to 1."""
+
+    @abstractmethod
+    def outcomes(self, outputs: Any, targets: Any) -> Tensor:
+        """What there is to score image by image, [b ...], on the CPU.
+
+        Raises:
+            ValueError: there are no targets.
+        """
+
+    @abstractmethod
+    def score(self, outcomes: Tensor) -> dict[str, Any]:
+        """{n, `metric`, ci95} of outcomes; shares are parts of 1.
+
+        Raises:
+            ValueError: no image.
+        """
+
+    def primary(self, outcomes: Tensor) -> float:
+        """The main score of outcomes."""
+        return self.score(outcomes)[self.metric]
+
+
+def task_of(model: VisionModel | ModelInfo) -> Task:
+    """The task that a model is for.
+
+    Raises:
+        ValueError: it is for one that is not here.
+    """
+    info = model if isinstance(model, ModelInfo) else model.info
+    if info.task not in TASKS:
+        raise ValueError(f"{info.name} is for {info.task}, which cannot be scored here; known: {', '.join(TASKS)}")
+    return TASKS.get(info.task)()

@@ -1,0 +1,117 @@
+"""Classification: logits [b k], one label per image, top-1."""
+
+from __future__ import annotations
+
+import re
+from math import sqrt
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ouro.data import Dataset
+from ouro.streams import stream
+from ouro.tasks import Task
+from ouro.types import ModelInfo
+
+_CLASSES = 1
+"""Purpose of the stream that shuffles target classes."""
+
+
+class Classification(Task):
+    """One class per image, the largest logit's."""
+
+    name = "classification"
+    metric = "top1"
+
+    def check(self, outputs: Tensor) -> None:
+        if bad := int(outputs.isnan().any(1).sum()):
+            raise RuntimeError(f"the model's logits are NaN for {bad} of {len(outputs)} images; is an input NaN?")
+
+    def answer(self, output: Tensor, info: ModelInfo) -> dict[str, Any]:
+        """{predicted: class name, or number where there are no names; confidence} of logits [k]."""
+        confidence, predicted = output.softmax(-1).max(-1)
+        names = info.class_names
+        return {"predicted": names[int(predicted)] if names else int(predicted), "confidence": confidence.item()}
+
+    def require(self, dataset: Dataset, source: str, info: ModelInfo) -> None:
+        """As many classes as the model has, and the same where both have names; folders 0, 1, ... have none."""
+        given, known = dataset.classes, info.class_names
+        if not given:
+            raise ValueError(f"{source} has no labels; accuracy needs a data set with one folder per class")
+        if len(given) != info.num_classes:
+            raise ValueError(f"{source} has {len(given)} classes, {info.name} tells {info.num_classes} apart")
+        if not known or all(name.isdecimal() for name in given):
+            return
+        pairs = [(a, b) for a, b in zip(given, known, strict=True) if _plain(a) != _plain(b)]
+        if not pairs:
+            return
+        a, b = pairs[0]
+        if {_plain(name) for name in given} == {_plain(name) for name in known}:
+            words = f"{source} has the classes of {info.name} in another order"
+            raise ValueError(f"{words}: {a!r} where the model has {b!r}; say the model's own order with class names")
+        raise ValueError(
+            f"{source} has a class {a!r} where {info.name} knows {b!r}; take its own data set, rename the folders, or say "
+            "with class names what its classes are"
+        )
+
+    def draw(self, info: ModelInfo, seed: int, first: int, count: int) -> Tensor:
+        """Every class once per round, each round shuffled anew; int64 [count]."""
+        rounds = range(first // info.num_classes, (first + count - 1) // info.num_classes + 1)
+        orders = [torch.from_numpy(stream(seed, _CLASSES, r).permutation(info.num_classes)) for r in rounds]
+        skipped = first - rounds.start * info.num_classes
+        return torch.cat(orders)[skipped : skipped + count]
+
+    def loss(self, outputs: Tensor, targets: Tensor, kind: str = "cross_entropy") -> Tensor:
+        """How far the model is from the target class, [b].
+
+        "mae" is the paper's word: the absolute error of the probabilities, summed over classes. Its gradient vanishes
+        at uniform logits (2e-6 of the cross-entropy's with 1000 classes), hence the default.
+        """
+        if kind == "cross_entropy":
+            return F.cross_entropy(outputs, targets, reduction="none")
+        if kind == "mae":
+            return (outputs.softmax(-1) - F.one_hot(targets, outputs.shape[-1])).abs().sum(-1)
+        raise ValueError(f"unknown output loss {kind!r}; known: cross_entropy, mae")
+
+    def divergence(self, exact: Tensor, rounded: Tensor) -> Tensor:
+        """KL(exact || rounded) of the class distributions, in nats."""
+        wanted, given = (F.log_softmax(logits.double(), -1) for logits in (exact, rounded))
+        return (wanted.exp() * (wanted - given)).sum(-1)
+
+    def agreement(self, exact: Tensor, rounded: Tensor) -> Tensor:
+        """Whether the first guess is the same."""
+        return (exact.argmax(1) == rounded.argmax(1)).double()
+
+    def outcomes(self, outputs: Tensor, targets: Tensor | None) -> Tensor:
+        """Whether the first guess is right, bool [b]."""
+        if targets is None:
+            raise ValueError("these images have no labels; accuracy needs a data set with one folder per class")
+        return outputs.argmax(1).cpu() == targets.cpu()
+
+    def score(self, outcomes: Tensor) -> dict[str, Any]:
+        """{n, top1, ci95}, the interval by Wilson."""
+        hits, n = int(outcomes.sum()), len(outcomes)
+        low, high = wilson(hits, n)
+        return {"n": n, "top1": hits / n, "ci95": [low, high]}
+
+
+def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson score interval of a proportion: 95 % by default, inside [0, 1], honest at both ends.
+
+    Raises:
+        ValueError: no trial, or more successes than trials.
+    """
+    if not 0 <= right <= n or n < 1:
+        raise ValueError(f"{right} of {n} is no proportion")
+    share = right / n
+    center = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    # the share itself belongs to the interval, whatever rounding says
+    return max(0.0, min(share, center - half)), min(1.0, max(share, center + half))
+
+
+def _plain(name: str) -> str:
+    """A class name without what people write it with: case, spaces, hyphens, underscores."""
+    return re.sub(r"[\s_-]+", "", name).casefold()
