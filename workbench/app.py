@@ -56,9 +56,11 @@ def build() -> gr.Blocks:
                 elem_id="wb-model", min_width=190, scale=0,
             )  # fmt: skip
             theme = gr.Button("◐", size="sm", elem_id="wb-theme", min_width=40, scale=0)
+        # not inside the tabs, which count all that is in them
+        brought = gr.State(0)
         kept = gr.BrowserState(model, storage_key="wb.model", secret="wb.model")
         with gr.Tabs(selected="start", elem_id="wb-tabs") as tabs:
-            page = Page(chosen, device, tabs, gr.State(0))
+            page = Page(chosen, device, tabs, brought)
             with gr.Tab("Start", id="start"):
                 first = start.build(page, model)
             with gr.Tab("Attention", id="attention"):

@@ -18,6 +18,7 @@ from workbench.plot import figure, nothing, plot_view
 
 KIND = "attention scores"
 WINDOWS = (3, 5, 7)
+UNKNOWN = "A score needs to know where the object is, which is known for the scenes and digits of the embedded models."
 DIRECTIONS = {"both": "all directions", "forward": "forward scan", "backward": "backward scan"}
 REDUCTIONS = {
     "received": "attention received",
@@ -155,6 +156,8 @@ def scores_chart(result: engine.Result, direction: str, reduction: str) -> str:
 
 def latest_scores(model: str, direction: str, reduction: str) -> str:
     """The chart of the last scoring of this model, in this direction and reduction."""
+    if not engine.own_data(model):
+        return nothing(UNKNOWN)
     job = runner.latest(KIND)
     if job is None or job.state != "done" or job.result.values["model"] != model:
         return nothing("One image proves little. Score some more: 20 take a few seconds.")

@@ -86,7 +86,7 @@ def build(page: Page) -> dict[str, Any]:
         with gr.Column(min_width=300, elem_classes="wb-form"):
             title("Your model", "a checkpoint of a Vim, VMamba, LocalMamba or MambaVision")
             file = gr.File(
-                label="Weights", file_types=list(workspace.SUFFIXES), height=118, elem_id="wb-start-model-file"
+                label="Weights", file_types=list(workspace.SUFFIXES), height=136, elem_id="wb-start-model-file"
             )
             path = gr.Textbox(
                 label="or where they lie on this machine", placeholder="/data/checkpoints/vim.pth",
@@ -101,19 +101,28 @@ def build(page: Page) -> dict[str, Any]:
                     label="Class names: one a line, or JSON", file_types=[".txt", ".json"], height=96,
                     elem_id="wb-start-model-classes",
                 )  # fmt: skip
-            read = gr.Button("Read it", elem_id="wb-start-model-read", min_width=100)
+            read = gr.Button(
+                "Read it", size="md", elem_id="wb-start-model-read", elem_classes="wb-narrow", min_width=100
+            )
             said = gr.HTML(elem_id="wb-start-model-said", apply_default_css=False)
             models = acting_view("wb-start-own")
         with gr.Column(min_width=300, elem_classes="wb-form"):
             title("Your pictures", "to look at, to calibrate on, and with one folder per class to measure on")
             files = gr.File(
-                label="Pictures", file_count="multiple", file_types=["image"], height=118, elem_id="wb-start-files"
+                label="Pictures", file_count="multiple", file_types=["image"], height=136, elem_id="wb-start-files"
             )
             folder = gr.Textbox(
                 label="or a folder on this machine", placeholder="/data/pictures", elem_id="wb-start-folder",
                 visible=False,
             )  # fmt: skip
-            add = gr.Button("Add the folder", elem_id="wb-start-folder-add", min_width=100, visible=False)
+            add = gr.Button(
+                "Add it",
+                size="md",
+                elem_id="wb-start-folder-add",
+                elem_classes="wb-narrow",
+                min_width=100,
+                visible=False,
+            )
             pictures = acting_view("wb-start-pictures")
 
     def shown() -> dict[Any, Any]:
@@ -140,7 +149,9 @@ def build(page: Page) -> dict[str, Any]:
             yield update | {said: refused(line_of(error))}
             return
         if got.entry is None:
-            yield update | {said: reading(got.facts) + refused(got.refusal)}
+            # of a file that belongs to no model there is nothing to list
+            facts = reading(got.facts) if got.facts["name"] else ""
+            yield update | {said: facts + refused(got.refusal)}
             return
         cleared = {file: None, path: "", names: None, name: ""}
         yield update | cleared | shown() | {said: "", page.brought: brought + 1}

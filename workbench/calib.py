@@ -74,21 +74,28 @@ def measured(model: str, data: str | None) -> str:
         return ""
     if data == engine.own_data(model):
         return ACCURACY
-    entry = next((entry for entry in workspace.pictures() if entry.data == data), None)
+    entry = _pictures(data)
     if entry is None:
         return ""
-    return ACCURACY if len(entry.classes) == engine.model_row(model)["classes"] else AGREEMENT
+    # the model is only opened, to compare names, where the number is right
+    right = len(entry.classes) == engine.model_row(model)["classes"] and not engine.misfit(model, data)
+    return ACCURACY if right else AGREEMENT
 
 
 def verdict(model: str, data: str | None) -> str:
     """What is measured on these images, or what it would take, in a line."""
-    kind = measured(model, data)
+    kind, classes = measured(model, data), engine.model_row(model)["classes"]
     if kind == ACCURACY:
         return "accuracy, with its interval"
+    if kind == AGREEMENT and (entry := _pictures(data)) and len(entry.classes) == classes:
+        return f"agreement with the float model; no accuracy, because {engine.misfit(model, str(data))}"
     if kind == AGREEMENT:
-        classes = engine.model_row(model)["classes"]
-        return f"no labels: agreement with the float model; accuracy needs one folder for each of its {classes} classes"
+        return f"agreement with the float model; accuracy needs one folder for each of its {classes} classes"
     return f"nothing to measure on, the model is only calibrated: {NO_PICTURES}"
+
+
+def _pictures(data: str | None) -> workspace.Pictures | None:
+    return next((entry for entry in workspace.pictures() if entry.data == data), None)
 
 
 def source(tab: str, page: Page) -> Source:
@@ -138,7 +145,7 @@ def spelled(kind: str, count: float, chosen: str | None) -> str:
         if not chosen:
             raise ValueError("no generated set is chosen; make one in Samples, or calibrate on other images")
         return chosen
-    entry = next((entry for entry in workspace.pictures() if entry.data == kind), None)
+    entry = _pictures(kind)
     return f"{kind}:{int(count if entry is None else min(count, entry.count))}"
 
 

@@ -130,7 +130,9 @@ def model_row(name: str) -> Mapping[str, Any]:
 
 def models() -> list[str]:
     """What can be opened at once: one's own models, those in the package and those downloaded; mere judges last."""
-    rows = sorted(catalog(), key=lambda row: row["name"].endswith("_witness"))
+    # a model of latents has no picture to show
+    pictured = (row for row in catalog() if row["input_size"][0] == 3)
+    rows = sorted(pictured, key=lambda row: row["name"].endswith("_witness"))
     own = [entry.alias for entry in workspace.models() if not entry.fault]
     return [*own, *(row["name"] for row in rows if at_hand(row))]
 
@@ -237,6 +239,18 @@ def _dataset(model: str, data: str, stamp: str) -> Any:
     from ouro.data.source import open_data
 
     return open_data(data, "test", _model(model).info)
+
+
+def misfit(model: str, data: str) -> str:
+    """Why the labels of a data set cannot score a model, "" where they can."""
+    from ouro.tasks import task_of
+
+    info, dataset = _model(model).info, _dataset(model, data, _stamp({"model": model, "data": data}))
+    try:
+        task_of(info).require(dataset, data, info)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def picture(model: str, sample: int | None, image: str | None = None, data: str = "") -> np.ndarray:

@@ -197,7 +197,7 @@ def build(page: Page) -> dict[str, Any]:
             clear = gr.Button(
                 "Clear the comparison", size="sm", visible=False, elem_id="wb-quantize-clear", min_width=160
             )
-    gr.HTML(stored_table(), elem_id="wb-quantize-stored", apply_default_css=False)
+    gr.HTML(stored_table(), elem_id="wb-quantize-stored", elem_classes="wb-tall", apply_default_css=False)
 
     followed = [progress, chart, rows, done, clear, go, stop]
 

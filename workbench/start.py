@@ -80,7 +80,9 @@ def model_table(rows: Sequence[Mapping[str, Any]]) -> str:
             top = f'{row["top1"]:.1f}\u00a0% <span class="wb-note">{source}</span>'
         name = row["name"]
         act = '<span class="wb-note">never published</span>'
-        if engine.at_hand(row):
+        if row["input_size"][0] != 3:
+            act = '<span class="wb-note">takes no pictures</span>'
+        elif engine.at_hand(row):
             act = button("Open", "open", name)
         elif busy and loading is not None and loading.about == name:
             act = button("Cancel", "cancel", name)

@@ -230,4 +230,4 @@ def _sha256(path: Path) -> str:
 
 
 def _first_line(error: object) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    return next(iter(str(error).splitlines()), "").rstrip(".") or type(error).__name__
