@@ -56,8 +56,11 @@ def build() -> gr.Blocks:
                 elem_id="wb-model", min_width=190, scale=0,
             )  # fmt: skip
             theme = gr.Button("◐", size="sm", elem_id="wb-theme", min_width=40, scale=0)
+        # not inside the tabs, which count all that is in them
+        brought = gr.State(0)
+        kept = gr.BrowserState(model, storage_key="wb.model", secret="wb.model")
         with gr.Tabs(selected="start", elem_id="wb-tabs") as tabs:
-            page = Page(chosen, tabs)
+            page = Page(chosen, device, tabs, brought)
             with gr.Tab("Start", id="start"):
                 first = start.build(page, model)
             with gr.Tab("Attention", id="attention"):
@@ -75,12 +78,13 @@ def build() -> gr.Blocks:
 
         theme.click(None, None, None, js="() => wb.toggleTheme()", api_visibility="private")
         whole.load(None, None, None, js="() => wb.applyTheme()", api_visibility="private")
-        whole.load(first["look"], None, [first["models"], first["health"], device], **PRIVATE)
-        whole.load(_models, chosen, chosen, **PRIVATE)
+        whole.load(_models, [chosen, kept, page.brought], [chosen, page.brought], **PRIVATE)
+        page.brought.change(_offered, chosen, chosen, **PRIVATE)
+        chosen.change(_remembered, chosen, kept, **PRIVATE)
         for tab in (made, measured, ranked):
             choose, target = tab["methods"]
             whole.load(choose, None, target, **PRIVATE)
-        for tab in (made, measured, ranked, checked):
+        for tab in (first, made, measured, ranked, checked):
             for resume, inputs, outputs in tab["loads"]:
                 whole.load(resume, inputs, outputs, concurrency_limit=None, **PRIVATE)
         made["use"].click(_use, made["chosen"], [tabs, *measured["images"].inputs, chosen], **PRIVATE)
@@ -91,9 +95,18 @@ def build() -> gr.Blocks:
 
 
 @guarded
-def _models(chosen: str) -> gr.Dropdown:
-    names = engine.models() or [chosen]
-    return gr.Dropdown(choices=names, value=chosen if chosen in names else names[0])
+def _models(chosen: str, kept: str | None, brought: int) -> tuple[gr.Dropdown, int]:
+    """The model list as the page opens, with the model that was looked at last; then pictures and sets are looked for."""
+    return start.offered(kept or chosen), brought + 1
+
+
+@guarded
+def _offered(chosen: str) -> gr.Dropdown:
+    return start.offered(chosen)
+
+
+def _remembered(chosen: str) -> str:
+    return chosen
 
 
 @guarded

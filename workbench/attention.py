@@ -13,11 +13,12 @@ from workbench import engine, runner
 from workbench.board import attention_board, board
 from workbench.errors import guarded
 from workbench.page import DIMMED, PRIVATE, Page, lead, percent, title
-from workbench.pictures import START, name_of, picker, reset
+from workbench.pictures import missing, name_of, picker, reset, source_of, start, there
 from workbench.plot import figure, nothing, plot_view
 
 KIND = "attention scores"
 WINDOWS = (3, 5, 7)
+UNKNOWN = "A score needs to know where the object is, which is known for the scenes and digits of the embedded models."
 DIRECTIONS = {"both": "all directions", "forward": "forward scan", "backward": "backward scan"}
 REDUCTIONS = {
     "received": "attention received",
@@ -34,15 +35,24 @@ def first_layer(model: str) -> int:
 
 def first_spec(model: str) -> dict[str, Any]:
     """What the tab opens with."""
-    return spec_of(model, START, first_layer(model), 5, "delta")
+    return spec_of(model, start(model), first_layer(model), 5, "delta")
 
 
 def spec_of(model: str, picture: Mapping[str, Any], layer: int, window: int, weights: str) -> dict[str, Any]:
     """The arguments of the explain job for one picture."""
-    spec = {"model": model, "layer": int(layer), "window": int(window), "weights": weights}
-    if picture["path"]:
-        return {**spec, "sample": None, "image": picture["path"]}
-    return {**spec, "sample": picture["sample"], "data": engine.model_row(model)["data"]}
+    spec = {"model": model, "layer": int(layer), "window": fitting(model, window), "weights": weights}
+    return {**spec, **source_of(picture)}
+
+
+def windows(model: str) -> list[int]:
+    """The windows of h_p that fit the smallest grid of patches of a model."""
+    side = min(engine.model_row(model)["grid"])
+    return [window for window in WINDOWS if window <= side] or [1]
+
+
+def fitting(model: str, window: int) -> int:
+    """The window, or the widest one that fits the model."""
+    return min(int(window), max(windows(model)))
 
 
 def available(result: engine.Result) -> tuple[list[str], list[str]]:
@@ -82,7 +92,7 @@ def image_chart(result: engine.Result, layer: int, direction: str, reduction: st
     """AUROC of this image's maps, layer by layer, as a heat map with the numbers in it."""
     rows = table_rows(result, direction, reduction)
     if not rows:
-        return nothing("No mask is known for this image, so there is nothing to score. The held-out scenes have one.")
+        return nothing("Nobody knows where the object is in this image, so there is nothing to score.")
     layers = sorted({row["layer"] for row in rows})
     sources = [source for source in ("delta", "h_p", "h") if any(row["source"] == source for row in rows)]
     grid = {(row["source"], row["layer"]): row["auroc"] for row in rows}
@@ -146,6 +156,8 @@ def scores_chart(result: engine.Result, direction: str, reduction: str) -> str:
 
 def latest_scores(model: str, direction: str, reduction: str) -> str:
     """The chart of the last scoring of this model, in this direction and reduction."""
+    if not engine.own_data(model):
+        return nothing(UNKNOWN)
     job = runner.latest(KIND)
     if job is None or job.state != "done" or job.result.values["model"] != model:
         return nothing("One image proves little. Score some more: 20 take a few seconds.")
@@ -159,7 +171,10 @@ def verdict(result: engine.Result, layer: int, direction: str, reduction: str) -
     }
     place = f"Layer {layer}, {DIRECTIONS.get(direction, direction)}"
     values = result.values
-    seen = f"The model takes the image for <b>{html.escape(str(values['predicted']).replace('_', ' '))}</b>"
+    taken = values["predicted"]
+    # without names a class is a number
+    taken = f"class {taken}" if isinstance(taken, int) else str(taken).replace("_", " ")
+    seen = f"The model takes the image for <b>{html.escape(taken)}</b>"
     seen += f" ({percent(values['confidence'], 0)})."
     h, h_p = auroc.get("h"), auroc.get("h_p")
     if h is None or h_p is None:
@@ -175,6 +190,10 @@ def verdict(result: engine.Result, layer: int, direction: str, reduction: str) -
     )
 
 
+def _sized(sides: list[int]) -> list[tuple[str, int]]:
+    return [(f"{side}×{side}", side) for side in sides]
+
+
 def build(page: Page, model: str) -> None:
     """Fills the tab."""
     layer, last = first_layer(model), engine.model_row(model)["layers"] - 1
@@ -187,7 +206,7 @@ def build(page: Page, model: str) -> None:
         "reads came from patch <i>j</i>. Unrolling <b>h</b> gives the implicit attention; mixing each state with its "
         "neighbors first gives the patched <b>h_p</b>, which OuroMamba generates its data from."
     )
-    pick = picker("attention", page, model, upload=True)
+    pick = picker("attention", page, model)
     with gr.Row(elem_classes="wb-controls"):
         at = gr.Slider(
             0, max(1, last), layer, step=1, label="Layer", elem_id="wb-attention-layer", min_width=140, scale=2
@@ -201,8 +220,8 @@ def build(page: Page, model: str) -> None:
             elem_id="wb-attention-reduction", min_width=240, scale=3, filterable=False,
         )  # fmt: skip
         window = gr.Radio(
-            [(f"{w}×{w}", w) for w in WINDOWS],
-            value=5,
+            _sized(windows(model)),
+            value=fitting(model, 5),
             label="Window of h_p",
             elem_id="wb-attention-window",
             min_width=264,
@@ -217,7 +236,7 @@ def build(page: Page, model: str) -> None:
             verdict(result, layer, direction, reduction), elem_id="wb-attention-verdict", apply_default_css=False
         )
         view = attention_board(
-            "wb-attention", value=board_value(result, layer, direction, reduction, name_of(model, START))
+            "wb-attention", value=board_value(result, layer, direction, reduction, name_of(model, start(model)))
         )
     with gr.Row():
         with gr.Column(min_width=300):
@@ -250,8 +269,11 @@ def build(page: Page, model: str) -> None:
     def show(
         model: str, picture: dict[str, Any], layer: int, way: str, summed: str, window: int, weights: str
     ) -> tuple:
+        if not there(picture):
+            return "", f'<p class="wb-lead">{html.escape(missing(model))}</p>', nothing(""), nothing("")
+        # a layer of the model before may be asked for once more while the slider is on its way
+        layer = min(int(layer), engine.model_row(model)["layers"] - 1)
         result = engine.explained(**spec_of(model, picture, layer, window, weights))
-        layer = int(layer)
         return (
             board_value(result, layer, way, summed, name_of(model, picture)),
             verdict(result, layer, way, summed),
@@ -270,19 +292,23 @@ def build(page: Page, model: str) -> None:
     mine.select(jump, None, at, **PRIVATE).then(show, settings, shown, show_progress_on=[view], **DIMMED)
 
     @guarded
-    def other_model(model: str) -> tuple:
+    def other_model(model: str, window: int) -> tuple:
         last = engine.model_row(model)["layers"] - 1
-        return gr.Slider(maximum=max(1, last), value=first_layer(model)), *reset(model)
+        sizes = gr.Radio(choices=_sized(windows(model)), value=fitting(model, window))
+        return gr.Slider(maximum=max(1, last), value=first_layer(model)), sizes, *reset(model)
 
-    changed = page.model.change(other_model, page.model, [at, pick.view, pick.chosen], **PRIVATE)
-    changed.success(show, settings, shown, show_progress_on=[view], **DIMMED)
+    page.model.change(other_model, [page.model, window], [at, window, *pick.parts], **PRIVATE)
 
     @guarded
     def score(model: str, layer: int, way: str, summed: str, window: int, weights: str, n: float) -> Iterator[tuple]:
+        data = engine.own_data(model)
+        if not data:
+            raise ValueError(
+                f"nobody knows where the objects are in images for {model}; embedded models come with some"
+            )
         spec = {
-            "model": model, "sample": None, "layer": int(layer), "window": int(window), "weights": weights,
-            "n": int(n or 2),
-            "data": engine.model_row(model)["data"],
+            "model": model, "sample": None, "layer": int(layer), "window": fitting(model, window), "weights": weights,
+            "n": int(n or 2), "data": data,
         }  # fmt: skip
         for job in runner.follow(runner.start(KIND, lambda: engine.explain_job(**spec))):
             chart = latest_scores(model, way, summed) if job.state == "done" else gr.skip()

@@ -1,4 +1,4 @@
-"""Which images a model is calibrated on: the same three choices wherever something is quantized."""
+"""Which images a model is calibrated on, and which it is measured on: the same choices wherever it is quantized."""
 
 from __future__ import annotations
 
@@ -8,22 +8,94 @@ from typing import Any
 
 import gradio as gr
 
-from workbench import sets
+from workbench import engine, sets, workspace
 from workbench.errors import guarded
 from workbench.page import PRIVATE, Page
+
+ACCURACY, AGREEMENT = "accuracy", "agreement"
+"""What can be measured: with labels of the model's classes, or without."""
+
+NO_PICTURES = "add pictures on Start, in one folder per class if accuracy is to be measured."
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """The components: real images, noise or a generated set; how many of the first two, which of the last."""
+    """The components: which images calibrate, how many of them, which generated set; and those to measure on."""
 
     kind: gr.Radio
     count: gr.Slider
     chosen: gr.Dropdown
+    data: gr.Dropdown
 
     @property
     def inputs(self) -> list[Any]:
         return [self.kind, self.count, self.chosen]
+
+
+def choices(model: str) -> list[tuple[str, str]]:
+    """(words, kind) of what can calibrate a model: its own images where they come along, one's pictures, and the rest."""
+    own = [("Real images", "real")] if engine.own_data(model) else []
+    pictures = [(entry.name, entry.data) for entry in workspace.pictures() if not entry.fault]
+    return [*own, *pictures, ("Noise", "noise"), ("A generated set", "set")]
+
+
+def measures(model: str) -> list[tuple[str, str]]:
+    """(words, data) of what a model can be measured on, that with labels first."""
+    own = engine.own_data(model)
+    held_out = [(_held_out(own), own)] if own else []
+    pictures = sorted(
+        (entry for entry in workspace.pictures() if not entry.fault),
+        key=lambda entry: measured(model, entry.data) != ACCURACY,
+    )
+    return held_out + [(f"{entry.name}: {measured(model, entry.data)}", entry.data) for entry in pictures]
+
+
+def _held_out(own: str) -> str:
+    return f"Held-out {own}"
+
+
+def real(model: str, count: int) -> str:
+    """Real images for a model, as jobs take them: of its own set, or else pictures, as many of them as there are.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if engine.own_data(model):
+        return f"real:{count}"
+    entry = next((entry for entry in workspace.pictures() if not entry.fault), None)
+    if entry is None:
+        raise ValueError(f"there are no real images for {model}: {NO_PICTURES}")
+    return spelled(entry.data, count, None)
+
+
+def measured(model: str, data: str | None) -> str:
+    """What images of this set tell of a model: ACCURACY, AGREEMENT with the float model, or "" without images."""
+    if not data:
+        return ""
+    if data == engine.own_data(model):
+        return ACCURACY
+    entry = _pictures(data)
+    if entry is None:
+        return ""
+    # the model is only opened, to compare names, where the number is right
+    right = len(entry.classes) == engine.model_row(model)["classes"] and not engine.misfit(model, data)
+    return ACCURACY if right else AGREEMENT
+
+
+def verdict(model: str, data: str | None) -> str:
+    """What is measured on these images, or what it would take, in a line."""
+    kind, classes = measured(model, data), engine.model_row(model)["classes"]
+    if kind == ACCURACY:
+        return "accuracy, with its interval"
+    if kind == AGREEMENT and (entry := _pictures(data)) and len(entry.classes) == classes:
+        return f"agreement with the float model; no accuracy, because {engine.misfit(model, str(data))}"
+    if kind == AGREEMENT:
+        return f"agreement with the float model; accuracy needs one folder for each of its {classes} classes"
+    return f"nothing to measure on, the model is only calibrated: {NO_PICTURES}"
+
+
+def _pictures(data: str | None) -> workspace.Pictures | None:
+    return next((entry for entry in workspace.pictures() if entry.data == data), None)
 
 
 def source(tab: str, page: Page) -> Source:
@@ -34,49 +106,65 @@ def source(tab: str, page: Page) -> Source:
     )  # fmt: skip
     count = gr.Slider(8, 256, 32, step=8, label="How many", elem_id=f"wb-{tab}-count")
     chosen = gr.Dropdown([], label="Generated set", visible=False, elem_id=f"wb-{tab}-set", info=sets.NO_SET)
+    own = engine.own_data(page.model.value)
+    data = gr.Dropdown(
+        [(_held_out(own), own)], value=own, label="Measured on", filterable=False, elem_id=f"wb-{tab}-measured",
+        info="accuracy, with its interval",
+    )  # fmt: skip
 
     @guarded
-    def fitting(model: str, kind: str, path: str | None) -> tuple:
+    def fitting(model: str, kind: str, path: str | None, data: str | None) -> tuple:
+        kinds, places = choices(model), measures(model)
+        # what was chosen stays as long as it is there
+        kind = kind if kind in dict(map(reversed, kinds)) else kinds[0][1]
+        data = data if data in dict(map(reversed, places)) else next((data for _, data in places), "")
         options = sets.choices(model) if kind == "set" else []
         paths = [path for _, path in options]
-        # a set that was handed over together with its model stays
         value = path if path in paths else next(iter(paths), None)
         words = f"{len(options)} for this model" if options else "None for this model yet: make one in Samples."
         return (
+            gr.Radio(choices=kinds, value=kind),
             gr.Slider(visible=kind != "set"),
             gr.Dropdown(visible=kind == "set", choices=options, value=value, info=words),
+            gr.Dropdown(choices=places or [("Nothing yet", "")], value=data, info=verdict(model, data)),
         )
 
-    kind.input(fitting, [page.model, kind, chosen], [count, chosen], **PRIVATE)
-    page.model.change(fitting, [page.model, kind, chosen], [count, chosen], **PRIVATE)
-    return Source(kind, count, chosen)
+    inputs = [page.model, kind, chosen, data]
+    for event in (kind.input, data.input, page.model.change, page.brought.change):
+        event(fitting, inputs, [kind, count, chosen, data], **PRIVATE)
+    return Source(kind, count, chosen, data)
 
 
 def spelled(kind: str, count: float, chosen: str | None) -> str:
-    """The choice as jobs take it: real:32, noise:32, or the path of a set.
+    """The choice as jobs take it: real:32, noise:32, folder:PATH:32, or the path of a set.
 
     Raises:
         ValueError: a set is wanted and none is chosen.
     """
-    if kind != "set":
-        return f"{kind}:{int(count)}"
-    if not chosen:
-        raise ValueError("no generated set is chosen; make one in Samples, or calibrate on real images")
-    return chosen
+    if kind == "set":
+        if not chosen:
+            raise ValueError("no generated set is chosen; make one in Samples, or calibrate on other images")
+        return chosen
+    entry = _pictures(kind)
+    return f"{kind}:{int(count if entry is None else min(count, entry.count))}"
 
 
 def told(calib: Any) -> str:
-    """real:128 -> 128 real; noise:128 -> 128 noise; a path -> synthetic."""
-    kind, _, count = str(calib).partition(":")
-    if kind in ("real", "noise") and count.isdigit():
-        return f"{count} {kind}"
+    """real:128 -> 128 real; folder:/data/bees:32 -> 32 bees; the path of a set -> synthetic."""
+    kind, _, rest = str(calib).partition(":")
+    if kind in ("real", "noise") and rest.isdigit():
+        return f"{rest} {kind}"
+    if kind == "folder":
+        path, _, number = rest.rpartition(":")
+        entry = next((entry for entry in workspace.pictures() if entry.path == path), None)
+        return f"{number} {entry.name if entry else path.rpartition('/')[2]}"
     return "synthetic" if calib else ""
 
 
 def handed(model: str, path: str, options: Sequence[tuple[str, str]]) -> tuple:
     """Updates of a source's components that choose this set."""
     return (
-        "set",
+        gr.Radio(choices=choices(model), value="set"),
         gr.Slider(visible=False),
         gr.Dropdown(choices=list(options), value=path, visible=True, info=f"{len(options)} for {model}"),
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from workbench import engine, runner, sets, stored
+from workbench import calib, engine, runner, sets, stored
 from workbench.errors import guarded
 from workbench.page import PRIVATE, title
 from workbench.plot import from_figures, nothing, plot_view
@@ -23,6 +23,7 @@ ITEMS = {
 }
 """Figures of `ouro.figures.quality` that say more than the chart of recognition."""
 REAL = "real images"
+_REFERENCE = 128
 UNKNOWN = "These sets have not been measured against real images yet."
 
 
@@ -111,12 +112,16 @@ def build() -> dict[str, Any]:
         models = sorted({values["model"] for values in found})
         if len(found) < 2 or len(models) > 1:
             raise ValueError(f"choose two sets or more of one model; these are of {', '.join(models) or 'none'}")
-        count = min(128, max(values["num"] for values in found))
+        model, count = models[0], min(_REFERENCE, max(values["num"] for values in found))
+        data = next((data for _, data in calib.measures(model)), "")
+        if accuracy and calib.measured(model, data) != calib.ACCURACY:
+            raise ValueError(f"accuracy of {model} needs labels: {calib.NO_PICTURES}")
         spec = {
-            "model": models[0], "methods": ("clipped", "ouro") if accuracy else (),
-            "sets": (*zip(sets.labels(found), paths, strict=True), (REAL, f"real:{count}")),
+            "model": model, "methods": ("clipped", "ouro") if accuracy else (), "data": data,
+            "sets": (*zip(sets.labels(found), paths, strict=True), (REAL, calib.real(model, count))),
+            "reference": calib.real(model, _REFERENCE),
         }  # fmt: skip
-        job = runner.start(KIND, lambda: engine.quality_job(**spec), f"{models[0]} · {', '.join(sets.labels(found))}")
+        job = runner.start(KIND, lambda: engine.quality_job(**spec), f"{model} · {', '.join(sets.labels(found))}")
         yield from follow(job, paths, item)
 
     followed = [progress, go, stop, beside, figure]

@@ -94,7 +94,7 @@ def curve_chart(values: Values) -> str:
             {"xref": "paper", "x": int(log), "xanchor": "right" if log else "left", "y": log10(whole) if log else whole,
              "yanchor": "bottom", "showarrow": False, "text": "all rounded", "font": {"color": "$muted", "size": 11}}
         ]  # fmt: skip
-    if mode == "cumulative":
+    if mode == "cumulative" and values["fp_top1"] is not None:
         top1 = [100 * (values["fp_top1"] - row["top1_drop"]) for row in rows]
         data.append(
             {"type": "scatter", "mode": "lines", "name": "top-1", "x": places, "y": top1, "yaxis": "y2",
@@ -151,13 +151,15 @@ def told(values: Values) -> str:
     """The finding in a sentence or two, without markup."""
     rows, whole = values["rows"], values["whole"]
     most = max(rows, key=lambda row: damage(values, row))
-    left = percent(values["fp_top1"] - whole["top1_drop"])
-    all_of_it = f"With everything rounded top-1 is {left} of {percent(values['fp_top1'])}, KL {_small(whole['kl'])}"
+    all_of_it, images = f"With everything rounded KL is {_small(whole['kl'])}", "images without labels"
+    if values["fp_top1"] is not None:
+        left, images = percent(values["fp_top1"] - whole["top1_drop"]), "held-out images"
+        all_of_it = f"With everything rounded top-1 is {left} of {percent(values['fp_top1'])}, KL {_small(whole['kl'])}"
     if values["mode"] == "leave_one_float":
         finding = f"{most['name']} in float saves the most, KL {_small(damage(values, most))}"
     else:
         finding = f"{most['name']} costs the most of all alone, KL {_small(damage(values, most))}"
-    return f"{all_of_it} ({values['n']} held-out images). {finding}."
+    return f"{all_of_it} ({values['n']} {images}). {finding}."
 
 
 def about(values: Values) -> str:
@@ -206,12 +208,12 @@ def budget_table(rows: Sequence[Values]) -> str:
              ("KL measured", True), ("Top-1", True), ("95 % interval", True), ("Float", True)]  # fmt: skip
     lines = []
     for row in reversed(rows):
-        mean, (low, high) = row["mean_bits"], row["ci95"]
+        mean, (low, high) = row["mean_bits"], row["ci95"] or (None, None)
         lines.append(
             [
                 f"{row['budget']:g}", " ".join(map(str, row["widths"])), html.escape(row["method"]),
                 f"{mean['weights']:.2f} / {mean['activations']:.2f}", _small(row["predicted_kl"]),
-                _small(row["measured_kl"]), percent(row["top1"]), f"{100 * low:.1f} – {100 * high:.1f}",
+                _small(row["measured_kl"]), percent(row["top1"]), "–" if low is None else f"{100 * low:.1f} – {100 * high:.1f}",
                 percent(row["fp_top1"]),
             ]
         )  # fmt: skip

@@ -1,6 +1,7 @@
 """The only door from the page to the library: imports it when first needed, hands out plain arrays, remembers results.
 
-`import ouro.jobs...` costs seconds, so nothing here happens before `warm_up`, which runs beside the first page.
+`import ouro.jobs...` costs seconds, so nothing here happens before `warm_up`, which runs beside the first page. Models go
+by the name that stands in the model list; one of a person's own is turned into its source here and nowhere else.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,13 @@ from typing import Any
 import numpy as np
 
 from ouro.progress import finish
+from workbench import workspace
 
 log = logging.getLogger(__name__)
 
 _REMEMBERED = 48
+SHOWN = 12
+"""Images that are offered, and read, at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class Result:
 _KEPT: OrderedDict[str, Result] = OrderedDict()
 _LOCK = threading.Lock()
 _CLICK = threading.Lock()
+_KNOWING = threading.Lock()
 
 
 def plain(report: Any) -> Result:
@@ -61,8 +67,22 @@ def remembered(kind: str, spec: Mapping[str, Any], make: Callable[[], Result]) -
 
 
 def _stamp(spec: Mapping[str, Any]) -> str:
-    files = [Path(value) for value in spec.values() if isinstance(value, str) and len(value) < 4096]
-    return "".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.is_file())
+    """What the files behind a spec hold now: pictures by their bytes, folders and weights by when they were changed."""
+    parts = []
+    for value in (value for value in spec.values() if isinstance(value, str) and len(value) < 4096):
+        path = Path(value.removeprefix("folder:"))
+        if value.startswith("folder:") and path.is_dir():
+            parts.append(str([folder.stat().st_mtime_ns for folder in (path, *_folders(path))]))
+        elif path.is_file():
+            parts.append(hashlib.sha256(path.read_bytes()).hexdigest())
+    entry = workspace.model(str(spec.get("model", "")))
+    if entry is not None:
+        parts.append(f"{entry.path} {entry.size} {entry.changed} {entry.class_names}")
+    return "".join(parts)
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(Path(entry.path) for entry in os.scandir(path) if entry.is_dir())
 
 
 _ROWS: dict[str, dict[str, Any]] = {}
@@ -93,24 +113,63 @@ def catalog() -> tuple[dict[str, Any], ...]:
     return tuple(rows())
 
 
-def model_row(name: str) -> dict[str, Any]:
-    """One row of `catalog`.
+def model_row(name: str) -> Mapping[str, Any]:
+    """One row of `catalog`, or of a model of one's own.
 
     Raises:
         ValueError: unknown model.
     """
     if name in _ROWS:
         return _ROWS[name]
-    found = next((row for row in catalog() if row["name"] == name), None)
-    if found is None:
+    own = workspace.model(name)
+    known = own.row if own else next((row for row in catalog() if row["name"] == name), None)
+    if known is None:
         raise ValueError(f"unknown model {name!r}; choose one of {', '.join(models())}")
-    return found
+    return known
 
 
 def models() -> list[str]:
-    """Models whose weights lie in the package, those that only judge others last."""
-    names = [row["name"] for row in catalog() if row["weights"] == "embedded"]
-    return sorted(names, key=lambda name: name.endswith("_witness"))
+    """What can be opened at once: one's own models, those in the package and those downloaded; mere judges last."""
+    # a model of latents has no picture to show
+    pictured = (row for row in catalog() if row["input_size"][0] == 3)
+    rows = sorted(pictured, key=lambda row: row["name"].endswith("_witness"))
+    own = [entry.alias for entry in workspace.models() if not entry.fault]
+    return [*own, *(row["name"] for row in rows if at_hand(row))]
+
+
+def at_hand(row: Mapping[str, Any]) -> bool:
+    """Whether the weights of a row of the catalog lie on this machine."""
+    if row["weights"] != "hub":
+        return row["weights"] == "embedded"
+    from ouro.jobs.download import is_here
+
+    return is_here(row["name"])
+
+
+def check(model: str) -> None:
+    """Opens a model, so that whatever is wrong with its weights is told before a tab shows it.
+
+    Raises:
+        ValueError: they are gone, damaged, or those of another model.
+    """
+    if model not in _ROWS:
+        _model(model)
+
+
+def source(model: str) -> Any:
+    """What jobs take for a name of the model list: the name itself, or the source of a model of one's own.
+
+    Raises:
+        ValueError: its file is gone or was changed.
+    """
+    own = workspace.model(model)
+    if own is None:
+        return model
+    if own.fault:
+        raise ValueError(own.fault)
+    from ouro.types import ModelSource
+
+    return ModelSource(own.name, own.path, (), own.class_names)
 
 
 def methods() -> list[str]:
@@ -180,27 +239,74 @@ def device() -> str:
 # ---- pictures --------------------------------------------------------------------------------------------------
 
 
+def own_data(model: str) -> str:
+    """The data set that a model was trained on, as far as it comes along; "" where it does not."""
+    data = model_row(model)["data"]
+    return "" if data == "folder" else data
+
+
+def image_count(model: str, data: str) -> int:
+    """How many images a data set holds, of its test split where it has several."""
+    return len(_dataset(model, data, _stamp({"model": model, "data": data})))
+
+
+def images(model: str, data: str, start: int, count: int) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Images start.. of a data set as a model sees them, uint8 [n 3 h w], and their classes, or else their files."""
+    size = model_row(model)["input_size"][-1]
+    stored = _PICTURES.get((data, start, count, size))
+    return stored or _images(model, data, start, count, _stamp({"model": model, "data": data}))
+
+
 @lru_cache(maxsize=16)
-def held_out_count(data: str) -> int:
-    """How many images the test split has."""
-    from ouro.data import load
-
-    return len(load(data, split="test"))
-
-
-def held_out(data: str, start: int, count: int, size: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Images start.. of the test split, uint8 [n 3 h w], and the names of their classes."""
-    return _PICTURES.get((data, start, count, size)) or _held_out(data, start, count, size)
+def _images(model: str, data: str, start: int, count: int, stamp: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    dataset = _dataset(model, data, stamp)
+    pixels, labels = dataset.images(start, min(count, len(dataset) - start))
+    if labels is None:
+        return pixels.numpy(), tuple(path.stem for path in dataset.paths[start : start + len(pixels)])
+    return pixels.numpy(), tuple(dataset.classes[int(label)].replace("_", " ") for label in labels)
 
 
-@lru_cache(maxsize=16)
-def _held_out(data: str, start: int, count: int, size: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    from ouro.data import load
+@lru_cache(maxsize=8)
+def _dataset(model: str, data: str, stamp: str) -> Any:
+    from ouro.data.source import open_data
 
-    dataset = load(data, split="test", size=size)
-    images, labels = dataset.images(start, count)
-    names = ["" if labels is None else dataset.classes[int(labels[i])].replace("_", " ") for i in range(count)]
-    return images.numpy(), tuple(names)
+    return open_data(data, "test", _model(model).info)
+
+
+def misfit(model: str, data: str) -> str:
+    """Why the labels of a data set cannot score a model, "" where they can."""
+    from ouro.tasks import task_of
+
+    info, dataset = _model(model).info, _dataset(model, data, _stamp({"model": model, "data": data}))
+    try:
+        task_of(info).require(dataset, data, info)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def picture(model: str, sample: int | None, image: str | None = None, data: str = "") -> np.ndarray:
+    """One image as a model sees it, uint8 [3 h w]: a file, or image `sample` of a data set."""
+    if image is None and sample is not None:
+        first = sample - sample % SHOWN
+        return images(model, data, first, SHOWN)[0][sample - first]
+    from ouro.jobs.inputs import image_file
+
+    return image_file(str(image), _model(model).info)[0].numpy()
+
+
+def picture_size(model: str, data: str, sample: int | None, path: str | None) -> tuple[int, int]:
+    """(width, height) of a picture before a model sees it: of an upload, or of image `sample` of a data set."""
+    from PIL import Image
+
+    if not path:
+        dataset = _dataset(model, data, _stamp({"model": model, "data": data}))
+        if not dataset.files:
+            size = model_row(model)["input_size"]
+            return size[2], size[1]
+        path = str(dataset.paths[sample])
+    with Image.open(path) as picture:
+        return picture.size
 
 
 def check_picture(path: str) -> str:
@@ -222,21 +328,46 @@ def check_picture(path: str) -> str:
     return path
 
 
+def pixels(model: str) -> tuple[tuple[float, ...], tuple[float, ...], tuple[str, ...]]:
+    """(mean, std, class names) of a model: how its images become pixels, and what they may show."""
+    if workspace.model(model) is None:
+        from ouro.models import variant
+
+        config = variant(model).config
+        return config.mean, config.std, getattr(config, "class_names", ()) or ()
+    info = _model(model).info
+    return info.mean, info.std, info.class_names
+
+
 # ---- jobs ------------------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=2)
 def _model(name: str) -> Any:
-    from ouro.models import create_model
+    return _opened(name, _stamp({"model": name}))
 
-    return create_model(name, pretrained=True)
+
+@lru_cache(maxsize=2)
+def _opened(name: str, stamp: str) -> Any:
+    from ouro.jobs.inputs import open_model
+
+    return open_model(source(name))
+
+
+def _sourced(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {**spec, "model": source(spec["model"])}
+
+
+def _named(job: Generator[Any, None, Any], model: str) -> Generator[Any, None, Any]:
+    """The job, whose report calls a model of one's own as the page does."""
+    report = yield from job
+    return report if workspace.model(model) is None else replace(report, values={**report.values, "model": model})
 
 
 def explain_job(built: Any = None, /, **spec: Any) -> Generator[Any, None, Any]:
     """The job behind the Attention tab; builds the model of its spec unless it is given."""
     from ouro.jobs.explain import ExplainSpec, explain
 
-    return explain(ExplainSpec(**spec), built)
+    return _named(explain(ExplainSpec(**_sourced(spec)), built), spec["model"])
 
 
 def explained(**spec: Any) -> Result:
@@ -257,44 +388,67 @@ def outliers(**spec: Any) -> Result:
         from ouro.jobs.outliers import OutlierSpec
         from ouro.jobs.outliers import outliers as job
 
-        return plain(finish(job(OutlierSpec(**spec))))
+        with _CLICK:
+            return plain(finish(_named(job(OutlierSpec(**_sourced(spec)), _model(spec["model"])), spec["model"])))
 
     return remembered("outliers", spec, make)
+
+
+def familiar(**spec: Any) -> Result:
+    """How far a picture is from what a model was trained on, remembered."""
+
+    def make() -> Result:
+        from ouro.jobs.familiar import FamiliarSpec
+        from ouro.jobs.familiar import familiar as job
+
+        # one at a time: the first one of a model takes many forwards
+        with _KNOWING:
+            return plain(finish(_named(job(FamiliarSpec(**_sourced(spec))), spec["model"])))
+
+    return remembered("familiar", spec, make)
 
 
 def synthesis_job(**spec: Any) -> Generator[Any, None, Any]:
     """The job behind the Samples tab."""
     from ouro.jobs.synthesize import SynthesisSpec, synthesize
 
-    return synthesize(SynthesisSpec(**spec))
+    return _named(synthesize(SynthesisSpec(**_sourced(spec))), spec["model"])
 
 
 def quality_job(**spec: Any) -> Generator[Any, None, Any]:
     """What sets of images are worth, measured against real ones."""
     from ouro.jobs.quality import QualitySpec, quality
 
-    return quality(QualitySpec(**spec))
+    return _named(quality(QualitySpec(**_sourced(spec))), spec["model"])
 
 
 def quantize_job(**spec: Any) -> Generator[Any, None, Any]:
     """Calibration of one configuration."""
     from ouro.jobs.quantize import QuantizeSpec, quantize
 
-    return quantize(QuantizeSpec(**spec))
+    return _named(quantize(QuantizeSpec(**_sourced(spec))), spec["model"])
 
 
 def sensitivity_job(**spec: Any) -> Generator[Any, None, Any]:
     """What rounding the sites of one configuration costs."""
     from ouro.jobs.sensitivity import SensitivitySpec, measure_sensitivity
 
-    return measure_sensitivity(SensitivitySpec(**spec))
+    return _named(measure_sensitivity(SensitivitySpec(**_sourced(spec))), spec["model"])
 
 
-def evaluate_job(**spec: Any) -> Generator[Any, None, Any]:
-    """Accuracy of one configuration."""
+def measure_job(kind: str, **spec: Any) -> Generator[Any, None, Any]:
+    """The "accuracy" of a quantized file, or its "agreement" with the float model on images without labels."""
+    from ouro.jobs.agreement import AgreementSpec, agreement
     from ouro.jobs.evaluate import EvaluateSpec, evaluate
 
-    return evaluate(EvaluateSpec(**spec))
+    return evaluate(EvaluateSpec(**spec)) if kind == "accuracy" else agreement(AgreementSpec(**spec))
+
+
+def download_job(name: str) -> Generator[Any, None, Any]:
+    """The published weights of a model, brought here."""
+    from ouro.jobs.download import DownloadSpec, download
+
+    return download(DownloadSpec(name))
 
 
 def gate_job(names: tuple[str, ...]) -> Generator[Any, None, Any]:

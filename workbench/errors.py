@@ -12,22 +12,24 @@ from typing import Any
 
 import gradio as gr
 
-from workbench.runner import first_line
+from workbench.runner import EXPECTED, first_line
 
 log = logging.getLogger(__name__)
 
-_EXPECTED = (ValueError, OSError, RuntimeError)
+
+def line_of(error: Exception) -> str:
+    """What an exception says, in one line for a person; the home folder is not shown."""
+    words = first_line(error)
+    if not isinstance(error, EXPECTED):
+        words = f"{type(error).__name__}: {words}"
+    words = words.replace(str(Path.home()) + os.sep, "~/")
+    # the name of a file stays as it is
+    return words[:1].upper() + words[1:] if words.split(" ")[0].isalpha() else words
 
 
 def told(error: Exception) -> gr.Error:
-    """The exception as a toast; the home folder is not shown."""
-    words = first_line(error)
-    if not isinstance(error, _EXPECTED):
-        words = f"{type(error).__name__}: {words}"
-    words = words.replace(str(Path.home()) + os.sep, "~/")
-    if words.split(" ")[0].isalpha():
-        words = words[:1].upper() + words[1:]
-    return gr.Error(words, duration=12, print_exception=False)
+    """The exception as a toast."""
+    return gr.Error(line_of(error), duration=12, print_exception=False)
 
 
 def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,6 +58,6 @@ def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
 def _converted(error: Exception) -> Exception:
     if isinstance(error, gr.Error):
         return error
-    if not isinstance(error, _EXPECTED):
+    if not isinstance(error, EXPECTED):
         log.exception("unforeseen error")
     return told(error)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench import attention, engine, outliers, pictures
+from workbench import attention, engine, outliers
 
 MODEL = "vim_nano"
 _HERE = Path(__file__).resolve().parent / "first_view"
@@ -31,7 +31,7 @@ def weights_digest(model: str) -> str:
 def save(model: str = MODEL) -> Path:
     """Computes the first view and writes it; returns the path of the JSON file."""
     row = engine.model_row(model)
-    images, names = pictures.row(model, 0)
+    images, names = engine.images(model, engine.own_data(model), 0, engine.SHOWN)
     arrays: dict[str, np.ndarray] = {"pictures": images}
     stored: dict[str, Any] = {"model": model, "weights": weights_digest(model), "row": row, "names": list(names)}
     stored["results"] = {}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -10,7 +12,7 @@ import gradio as gr
 from workbench import engine
 from workbench.errors import guarded
 from workbench.page import DIMMED, PRIVATE, Page, facts, lead, percent
-from workbench.pictures import START, picker, reset, row
+from workbench.pictures import missing, picker, reset, source_of, start, there
 from workbench.player import step_player, steps
 
 TENSORS = {
@@ -26,12 +28,14 @@ TENSORS = {
     "y": "Scan output y",
 }
 """What the job can look at -> its name here."""
+CALIBRATION = 16
+"""Images behind the static list."""
 
 
 def first_spec(model: str) -> dict[str, Any]:
     """What the tab opens with: the last layer, whose outliers are the most pronounced."""
     layer = engine.model_row(model)["layers"] - 1
-    return spec_of(model, START, layer, "in_proj", scans(model, layer)[0][1], 3.0, 10)
+    return spec_of(model, start(model), layer, "in_proj", scans(model, layer)[0][1], 3.0, 10)
 
 
 def scans(model: str, layer: int) -> list[tuple[str, str]]:
@@ -42,24 +46,28 @@ def scans(model: str, layer: int) -> list[tuple[str, str]]:
 def spec_of(
     model: str, picture: Mapping[str, Any], layer: int, tensor: str, way: str, kappa: float, refresh: float
 ) -> dict[str, Any]:
-    """The arguments of the outlier job for one picture."""
-    return {
-        "model": model, "sample": picture["sample"], "layer": int(layer), "tensor": tensor, "direction": way,
-        "kappa": float(kappa), "refresh": int(refresh),
+    """The arguments of the outlier job for one picture; the static list is made from images of the same set."""
+    spec = {
+        "model": model, "layer": int(layer), "tensor": tensor, "direction": way, "kappa": float(kappa),
+        "refresh": int(refresh), **source_of(picture),
     }  # fmt: skip
+    if picture["path"]:
+        # an upload is of no set: that of the row, or else the upload alone
+        spec["data"] = picture["data"] or f"folder:{Path(picture['path']).parent}"
+    count = CALIBRATION if spec["data"] == engine.own_data(model) else engine.image_count(model, spec["data"])
+    return {**spec, "n": min(CALIBRATION, count)}
 
 
 def player_value(result: engine.Result, model: str, picture: Mapping[str, Any]) -> str:
     """The map of one result."""
     arrays = result.arrays
-    images, _ = row(model, picture["first"])
     return steps(
         arrays["magnitude"],
         arrays["raw"],
         arrays["dynamic"],
         arrays["static"],
         title=f"outliers of {result.values['path']}",
-        image=images[picture["sample"] - picture["first"]],
+        image=engine.picture(model, **source_of(picture)),
         grid=tuple(result.values["grid"]),
         cells=arrays["cells"].tolist(),
         theta=arrays["threshold"],
@@ -74,11 +82,15 @@ def numbers(result: engine.Result) -> str:
         (f"{per_step.mean():.1f}", f"outliers per step, of {values['channels']} channels; at most {per_step.max()}"),
         (f"{raw.any(axis=0).sum()}", "channels are an outlier at some step"),
         (percent(values["jaccard"], 0), "overlap from one step to the next"),
-        (f"{(result.arrays['static'] > 0).sum()}", f"channels in the static list, from {values['n']} images"),
+        (f"{(result.arrays['static'] > 0).sum()}", f"channels in the static list, from {_images(values['n'])}"),
         (percent(values["missed_by_static"], 0), "of the outliers are not in the static list"),
         (percent(values["share_dynamic"]), "of all values in high precision by the dynamic list"),
     ]
     return facts(pairs)
+
+
+def _images(count: int) -> str:
+    return f"{count} images" if count > 1 else "this image alone"
 
 
 def build(page: Page, model: str) -> None:
@@ -110,7 +122,7 @@ def build(page: Page, model: str) -> None:
         )
     with gr.Column(elem_classes="wb-frame"):
         told = gr.HTML(numbers(result), elem_id="wb-outliers-facts", apply_default_css=False)
-        view = step_player("wb-outliers-step", value=player_value(result, model, START))
+        view = step_player("wb-outliers-step", value=player_value(result, model, start(model)))
 
     settings = [page.model, pick.chosen, at, tensor, way, kappa, refresh]
 
@@ -118,7 +130,12 @@ def build(page: Page, model: str) -> None:
     def show(
         model: str, picture: dict[str, Any], layer: int, tensor: str, way: str, kappa: float, refresh: float
     ) -> tuple:
+        # a layer of the model before may be asked for once more while the slider is on its way
+        layer = min(int(layer), engine.model_row(model)["layers"] - 1)
         offered = scans(model, layer)
+        if not there(picture):
+            words = f'<p class="wb-lead">{html.escape(missing(model))}</p>'
+            return "", words, gr.Dropdown(offered, value=offered[0][1])
         # layers of some models have scans of their own
         way = way if way in dict(offered).values() else offered[0][1]
         result = engine.outliers(**spec_of(model, picture, layer, tensor, way, kappa, refresh))
@@ -135,5 +152,4 @@ def build(page: Page, model: str) -> None:
         last = engine.model_row(model)["layers"] - 1
         return gr.Slider(maximum=max(1, last), value=last), *reset(model)
 
-    changed = page.model.change(other_model, page.model, [at, pick.view, pick.chosen], **PRIVATE)
-    changed.success(show, settings, shown, show_progress_on=[view], **DIMMED)
+    page.model.change(other_model, page.model, [at, *pick.parts], **PRIVATE)

@@ -17,10 +17,12 @@ DIMMED = {**PRIVATE, "show_progress": "minimal"}
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Components that belong to no single tab."""
+    """Components that belong to no single tab; `brought` changes whenever models or pictures came or went."""
 
     model: gr.Dropdown
+    device: gr.HTML
     tabs: gr.Tabs
+    brought: gr.State
 
 
 def lead(words: str) -> gr.HTML:
@@ -37,6 +39,11 @@ def title(words: str, aside: str = "") -> gr.HTML:
 def percent(value: float | None, digits: int = 1) -> str:
     """0.943 -> "94.3 %"."""
     return "–" if value is None else f"{100 * value:.{digits}f}\u00a0%"
+
+
+def count(n: int) -> str:
+    """7148008 -> "7.1 M"."""
+    return f"{n / 1e6:.1f} M" if n >= 1e6 else f"{n / 1e3:.0f} k"
 
 
 def facts(pairs: Iterable[tuple[str, str]]) -> str:

@@ -1,70 +1,113 @@
-"""The row of held-out images above a tab: choose one, turn to others, or upload one's own."""
+"""The row of images above a tab: held-out ones of the model's own set, or a person's pictures, or a single upload."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import html
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-import numpy as np
 
-from workbench import engine
+from workbench import engine, workspace
 from workbench.errors import guarded
 from workbench.page import DIMMED, PRIVATE, Page
-from workbench.strip import strip, strip_view
+from workbench.strip import empty_strip, strip, strip_view
 
-SHOWN = 12
-"""Images offered at once."""
-
-START = {"sample": 0, "path": None, "first": 0}
-"""The chosen picture: number in the test split, or path of an upload; `first` is the first number in the row."""
+HELD_OUT = "Held-out images"
 
 
-def row(model: str, first: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The images from number `first` on, at the model's size, and their classes."""
-    entry = engine.model_row(model)
-    return engine.held_out(entry["data"], first, SHOWN, entry["input_size"][-1])
+def choices(model: str) -> list[tuple[str, str]]:
+    """(words, data) of every set that has images for a model: its own as far as it comes along, then one's pictures."""
+    own = engine.own_data(model)
+    held_out = [(HELD_OUT, own)] if own else []
+    return held_out + [(entry.name, entry.data) for entry in workspace.pictures() if not entry.fault]
+
+
+def start(model: str, data: str | None = None) -> dict[str, Any]:
+    """The picture that is chosen first, from this set or from the model's own; see `Picker`."""
+    if data is None:
+        data = engine.own_data(model) or next((data for _, data in choices(model)), "")
+    return {"data": data, "sample": 0 if data else None, "path": None, "first": 0}
+
+
+def there(picture: Mapping[str, Any]) -> bool:
+    """Whether any picture is chosen."""
+    return picture["path"] is not None or picture["sample"] is not None
+
+
+def missing(model: str) -> str:
+    """What to do where a model has no pictures to look at."""
+    return (
+        f"The images that {model} was trained on do not come along: add pictures of yours on Start, or upload one here."
+    )
 
 
 def name_of(model: str, picture: Mapping[str, Any]) -> str:
     """What a chosen picture is called."""
     if picture["path"]:
         return "your image"
-    names = row(model, picture["first"])[1]
+    names = engine.images(model, picture["data"], picture["first"], engine.SHOWN)[1]
     return f"{names[picture['sample'] - picture['first']]} (no. {picture['sample']})"
+
+
+def source_of(picture: Mapping[str, Any]) -> dict[str, Any]:
+    """A chosen picture as jobs take it.
+
+    Raises:
+        ValueError: none is chosen.
+    """
+    if not there(picture):
+        raise ValueError("there is no picture to look at; add some on Start, or upload one here")
+    if picture["path"]:
+        return {"sample": None, "image": picture["path"]}
+    return {"sample": picture["sample"], "data": picture["data"]}
 
 
 @dataclass(frozen=True, slots=True)
 class Picker:
-    """The components of one row, and the events after which another picture is chosen."""
+    """The components of one row.
+
+    The state `chosen` is {data, sample, path, first}: image number `sample` of the set `data`, or the upload at `path`;
+    `first` is the first number in the row. Nothing is chosen where both are None.
+    """
 
     chosen: gr.State
     view: gr.HTML
-    events: tuple[Any, ...]
+    data: gr.Dropdown
+
+    @property
+    def parts(self) -> list[Any]:
+        """What `reset` has values for."""
+        return [self.data, self.view, self.chosen]
 
     def then(self, handler: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any], dim: Any) -> None:
         """Calls the handler when another picture was chosen; `dim` is dimmed until it is through."""
-        for event in self.events:
-            event.success(handler, inputs, outputs, show_progress_on=[dim], **DIMMED)
+        self.chosen.change(handler, inputs, outputs, show_progress_on=[dim], trigger_mode="always_last", **DIMMED)
 
 
-def reset(model: str) -> tuple[str, dict[str, Any]]:
-    """Values of a picker's view and choice for the first images of this model's data."""
-    return _strip(model, 0, 0), dict(START)
+def reset(model: str) -> tuple[gr.Dropdown, str, dict[str, Any]]:
+    """Values of a picker's parts for the first images of this model."""
+    picture = start(model)
+    # another model is another choice, even where its picture is the same
+    return _offered(model, picture), _strip(model, picture), {**picture, "model": model}
 
 
-def picker(tab: str, page: Page, model: str, *, upload: bool = False) -> Picker:
+def picker(tab: str, page: Page, model: str) -> Picker:
     """Builds the row inside a tab."""
-    chosen = gr.State(dict(START))
+    picture = start(model)
+    chosen = gr.State(picture)
     with gr.Row(elem_classes="wb-pickrow"):
         with gr.Column(scale=8, min_width=260):
-            view = strip_view(f"wb-{tab}-images", value=_strip(model, 0, 0))
-        with gr.Column(scale=0, min_width=132, elem_classes="wb-sideways"):
+            view = strip_view(f"wb-{tab}-images", value=_strip(model, picture))
+        with gr.Column(scale=0, min_width=160, elem_classes="wb-sideways"):
+            data = gr.Dropdown(
+                [(HELD_OUT, picture["data"])], value=picture["data"], label="Images from", show_label=False,
+                container=False, filterable=False, elem_id=f"wb-{tab}-data", min_width=130,
+            )  # fmt: skip
             more = gr.Button("Other images", size="sm", elem_id=f"wb-{tab}-more")
-            own = gr.UploadButton(
-                "Upload yours", size="sm", file_types=["image"], elem_id=f"wb-{tab}-upload", visible=upload
-            )
+            own = gr.UploadButton("Upload one", size="sm", file_types=["image"], elem_id=f"wb-{tab}-upload")
+    note = gr.HTML(elem_id=f"wb-{tab}-hint", apply_default_css=False)
 
     @guarded
     def pick(picture: dict[str, Any], event: gr.EventData) -> dict[str, Any]:
@@ -72,23 +115,91 @@ def picker(tab: str, page: Page, model: str, *, upload: bool = False) -> Picker:
 
     @guarded
     def turn(model: str, picture: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        first = picture["first"] + SHOWN
-        if first + SHOWN > engine.held_out_count(engine.model_row(model)["data"]):
-            first = 0
-        return _strip(model, first, 0), {"sample": first, "path": None, "first": first}
+        if not picture["data"]:
+            raise ValueError("there are no other images; add pictures on Start")
+        first = picture["first"] + engine.SHOWN
+        picture = {
+            **picture,
+            "first": 0 if first >= engine.image_count(model, picture["data"]) else first,
+            "path": None,
+        }
+        picture["sample"] = picture["first"]
+        return _strip(model, picture), picture
 
     @guarded
     def take(model: str, picture: dict[str, Any], path: str) -> tuple[str, dict[str, Any]]:
-        engine.check_picture(path)
-        return _strip(model, picture["first"], -1), {**picture, "path": path}
+        picture = {**picture, "path": engine.check_picture(path)}
+        return _strip(model, picture), picture
 
-    events = (
-        view.select(pick, chosen, chosen, **PRIVATE),
-        more.click(turn, [page.model, chosen], [view, chosen], **PRIVATE),
-        own.upload(take, [page.model, chosen, own], [view, chosen], **PRIVATE),
+    @guarded
+    def switch(model: str, before: dict[str, Any], data: str) -> tuple[str, dict[str, Any]]:
+        picture = {**before, **start(model, data)}
+        return _strip(model, picture), picture
+
+    @guarded
+    def refreshed(model: str, picture: dict[str, Any]) -> tuple[Any, ...]:
+        # a set that was removed, or the first one that was added
+        if picture["data"] not in [data for _, data in choices(model)] and not picture["path"]:
+            return reset(model)
+        return _offered(model, picture), gr.skip(), gr.skip()
+
+    view.select(pick, chosen, chosen, **PRIVATE)
+    more.click(turn, [page.model, chosen], [view, chosen], **PRIVATE)
+    own.upload(take, [page.model, chosen, own], [view, chosen], **PRIVATE)
+    data.input(switch, [page.model, chosen, data], [view, chosen], **PRIVATE)
+    page.brought.change(refreshed, [page.model, chosen], [data, view, chosen], **PRIVATE)
+    chosen.change(hints, [page.model, chosen], note, trigger_mode="always_last", concurrency_limit=None, **PRIVATE)
+    return Picker(chosen, view, data)
+
+
+@guarded
+def hints(model: str, picture: Mapping[str, Any]) -> Iterator[str]:
+    """What there is to know of a picture of one's own: its size at once, how familiar it is when that is known."""
+    if not there(picture) or (picture["data"] == engine.own_data(model) and not picture["path"]):
+        yield ""
+        return
+    fact = scaled(model, picture)
+    yield hint(fact)
+    own = engine.own_data(model)
+    if not own:
+        return
+    known = engine.familiar(model=model, **source_of(picture)).values
+    trained = f"{model} was trained on {known['data']}"
+    if not known["far"]:
+        yield hint(f"{fact} {trained}.")
+        return
+    yield hint(
+        f"{fact} It is far from what {trained}: strangeness {known['strangeness']:.1f}, where 99 of 100 of its held-out "
+        f"images stay below {known['limit']:.1f}. Take what the model makes of it with care.",
+        far=True,
     )
-    return Picker(chosen, view, events)
 
 
-def _strip(model: str, first: int, chosen: int) -> str:
-    return strip(*row(model, first), chosen, f"held-out images {first} to {first + SHOWN - 1}")
+def scaled(model: str, picture: Mapping[str, Any]) -> str:
+    """How much of a picture is left when a model sees it."""
+    width, height = engine.picture_size(model, picture["data"], picture["sample"], picture["path"])
+    seen = engine.model_row(model)["input_size"]
+    if (height, width) == tuple(seen[1:]):
+        return f"{width}×{height} pixels."
+    return f"{width}×{height} pixels, seen at {seen[2]}×{seen[1]}."
+
+
+def hint(words: str, *, far: bool = False) -> str:
+    """A small note under the pictures."""
+    return f'<p class="wb-hint{" wb-far" if far else ""}" role="status">{html.escape(words)}</p>'
+
+
+def _offered(model: str, picture: Mapping[str, Any]) -> gr.Dropdown:
+    options = choices(model)
+    if picture["data"] not in [data for _, data in options]:
+        options = [("No pictures yet", "")]
+    return gr.Dropdown(choices=options, value=picture["data"], interactive=len(options) > 1)
+
+
+def _strip(model: str, picture: Mapping[str, Any]) -> str:
+    data, first = picture["data"], picture["first"]
+    if not data:
+        return empty_strip("Your image is shown." if picture["path"] else missing(model))
+    images, names = engine.images(model, data, first, engine.SHOWN)
+    at = -1 if picture["path"] else picture["sample"] - first
+    return strip(images, names, at, f"images {first} to {first + len(images) - 1}")

@@ -13,7 +13,7 @@ from ouro.progress import PARTS, mapped, staged
 from workbench import calib, engine, runner, stored
 from workbench.errors import guarded
 from workbench.page import PRIVATE, Page, lead, percent, table
-from workbench.plot import from_figures, nothing, plot_view
+from workbench.plot import figure, from_figures, nothing, plot_view
 
 KIND = "quantization"
 BITS = ("w8a8", "w4a8", "w4a4o8", "w4a4", "w6a6")
@@ -26,8 +26,14 @@ SCOPES = {
 NOTHING = "Nothing has been measured yet. Choose methods and run them: two of them take about half a minute."
 
 
-def compare(specs: Sequence[Mapping[str, Any]], limit: int) -> Generator[Any, None, list[dict[str, Any]]]:
-    """Calibrates and measures one configuration after the other; the rows so far travel with every beat."""
+def compare(
+    specs: Sequence[Mapping[str, Any]], limit: int, data: str = ""
+) -> Generator[Any, None, list[dict[str, Any]]]:
+    """Calibrates and measures one configuration after the other; the rows so far travel with every beat.
+
+    Rows have {top1, ci95, fp_top1} where `data` has labels of the model, {agreement, agreement_ci95} where it has none,
+    and neither where there is no data.
+    """
     from ouro.types import Progress
 
     rows: list[dict[str, Any]] = []
@@ -39,12 +45,21 @@ def compare(specs: Sequence[Mapping[str, Any]], limit: int) -> Generator[Any, No
         where = f"{spec['method']} {spec['bits']} ({number + 1} of {len(specs)})"
         begin, middle, end = ((number + part) / len(specs) for part in (0, 0.5, 1))
         report = yield from mapped(staged(engine.quantize_job(**spec), begin, middle, where), with_rows)
-        quantized = dict(report.values)
-        job = engine.evaluate_job(model=quantized["path"], limit=limit, seed=spec["seed"])
-        report = yield from mapped(staged(job, middle, end, where), with_rows)
-        rows.append({**spec, **quantized, **dict(report.values), "calib": spec["calib"]})
+        row = {**_UNMEASURED, **spec, **dict(report.values), "data": data}
+        kind = calib.measured(spec["model"], data)
+        if kind:
+            job = engine.measure_job(kind, model=row["path"], data=data, limit=limit, seed=spec["seed"])
+            values = dict((yield from mapped(staged(job, middle, end, where), with_rows)).values)
+            if kind == calib.AGREEMENT:
+                values["agreement_ci95"] = values.pop("ci95")
+            row |= values
+        # by the names that the page knows them by
+        rows.append(row | {key: spec[key] for key in ("model", "calib")} | {"data": data})
         yield Progress(round(PARTS * end), PARTS, f"{where}: measured", {"rows": list(rows)})
     return rows
+
+
+_UNMEASURED = {"top1": None, "ci95": None, "fp_top1": None, "agreement": None, "agreement_ci95": None}
 
 
 def bars(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -57,7 +72,35 @@ def bars(rows: Sequence[Mapping[str, Any]]) -> str:
     alike = [
         {**row, "calib": calib.told(row["calib"])} for row in rows if all(row[key] == rows[-1][key] for key in kind)
     ]
+    if rows[-1]["top1"] is None:
+        return agreements(alike)
     return from_figures(accuracy.screen(alike), alt=accuracy.alt(alike), height=360, name="accuracy")
+
+
+def agreements(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How often quantized models say what the float model says, with intervals, where nobody knows what is right."""
+    shown = [row for row in rows if row["agreement"] is not None]
+    if not shown:
+        return nothing("Calibrated, and nothing to measure on: " + calib.NO_PICTURES)
+    names = [f"{row['method']} {row['bits']}<br>{row['calib']}" for row in shown]
+    shares = [100 * row["agreement"] for row in shown]
+    low, high = zip(*(row["agreement_ci95"] for row in shown), strict=True)
+    bar = {
+        "type": "bar", "x": list(range(len(shown))), "y": shares, "marker": {"color": "$hp"},
+        "text": [f"{share:.1f} %" for share in shares], "textposition": "inside", "insidetextanchor": "start",
+        "error_y": {
+            "type": "data", "array": [100 * top - share for top, share in zip(high, shares, strict=True)],
+            "arrayminus": [share - 100 * end for end, share in zip(low, shares, strict=True)],
+        },
+        "hovertemplate": "%{text} of the images<extra></extra>",
+    }  # fmt: skip
+    layout = {
+        "yaxis": {"title": {"text": "same answer as the float model, %"}, "range": [0, 104]},
+        "xaxis": {"tickmode": "array", "tickvals": bar["x"], "ticktext": names}, "bargap": 0.5,
+        "margin": {"l": 56, "r": 8, "t": 16, "b": 56},
+    }  # fmt: skip
+    told = ", ".join(f"{row['method']} {row['bits']} {percent(row['agreement'])}" for row in shown)
+    return figure([bar], layout, alt=f"agreement with the float model: {told}", height=320, name="agreement")
 
 
 _COLUMNS = (
@@ -65,10 +108,11 @@ _COLUMNS = (
     ("95 % interval", True), ("Float", True), ("Bits w / a", True), ("Images", True),
 )  # fmt: skip
 """Of the table of accuracies; the next to last are the effective widths of weights and activations."""
+_AGREEMENT = ("As float", True)
 
 
-def cells(row: Mapping[str, Any]) -> list[str]:
-    """One row of the table, in the order of the columns."""
+def cells(row: Mapping[str, Any], *, agreement: bool = False) -> list[str]:
+    """One row of the table, in the order of the columns; with `agreement`, that is the last."""
     effective = row.get("effective_bits")
     lo, hi = row.get("ci95") or (None, None)
     interval = "–" if lo is None else f"{100 * lo:.1f} – {100 * hi:.1f}"
@@ -84,7 +128,8 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         interval,
         percent(row.get("fp_top1")),
         "–" if not effective else f"{effective['weights']:.2f} / {effective['activations']:.2f}",
-        str(row.get("n", "–")),
+        str(row.get("n", "–")) if row.get("top1") is not None or row.get("agreement") is not None else "–",
+        *([percent(row.get("agreement"))] if agreement else []),
     ]
 
 
@@ -92,10 +137,12 @@ def listed(rows: Sequence[Mapping[str, Any]], *, numbered: bool = True) -> str:
     """Rows of accuracy as an HTML table."""
     if not rows:
         return ""
-    lines = [[html.escape(cell) for cell in cells(row)] for row in rows]
+    agreement = any(row.get("agreement") is not None for row in rows)
+    columns = [*_COLUMNS, _AGREEMENT] if agreement else list(_COLUMNS)
+    lines = [[html.escape(cell) for cell in cells(row, agreement=agreement)] for row in rows]
     if not numbered:
-        return table(_COLUMNS, lines)
-    return table([("#", True), *_COLUMNS], [[str(at + 1), *line] for at, line in enumerate(lines)])
+        return table(columns, lines)
+    return table([("#", True), *columns], [[str(at + 1), *line] for at, line in enumerate(lines)])
 
 
 def build(page: Page) -> dict[str, Any]:
@@ -137,7 +184,7 @@ def build(page: Page) -> dict[str, Any]:
             clear = gr.Button(
                 "Clear the comparison", size="sm", visible=False, elem_id="wb-quantize-clear", min_width=160
             )
-    gr.HTML(stored_table(), elem_id="wb-quantize-stored", apply_default_css=False)
+    gr.HTML(stored_table(), elem_id="wb-quantize-stored", elem_classes="wb-tall", apply_default_css=False)
 
     followed = [progress, chart, rows, done, clear, go, stop]
 
@@ -155,7 +202,7 @@ def build(page: Page) -> dict[str, Any]:
     @guarded
     def run(
         model: str, method: list[str], bits: str, kind: str, count: int, chosen: str | None, scope: str, limit: int,
-        seed: float, done: list[dict[str, Any]],
+        seed: float, data: str, done: list[dict[str, Any]],
     ) -> Iterator[tuple]:  # fmt: skip
         if not method:
             raise ValueError("no method is chosen; tick at least one")
@@ -171,9 +218,9 @@ def build(page: Page) -> dict[str, Any]:
             }
             for name in method
         ]
-        yield from follow(runner.start(KIND, lambda: compare(specs, int(limit))), done)
+        yield from follow(runner.start(KIND, lambda: compare(specs, int(limit), data)), done)
 
-    inputs = [page.model, method, bits, *images.inputs, scope, limit, seed, done]
+    inputs = [page.model, method, bits, *images.inputs, scope, limit, seed, images.data, done]
     go.click(run, inputs, followed, concurrency_limit=None, **PRIVATE)
     stop.click(lambda: runner.cancel(KIND) and None, None, None, queue=False, **PRIVATE)
     clear.click(

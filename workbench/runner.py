@@ -1,4 +1,4 @@
-"""Long jobs: one worker thread at a time, followed by any number of pages, paused and cancelled at once.
+"""Long jobs: one that computes at a time, followed by any number of pages, paused and cancelled at once.
 
 A page that is reloaded finds its job again, because the job lives here and not in the page's event.
 """
@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +24,10 @@ _DEVICE = threading.Lock()
 """Held by the job that computes: two at once on one device only slow each other down."""
 
 
+EXPECTED = (ValueError, OSError, RuntimeError)
+"""What a job or a handler raises on purpose: its message is meant for a person and says it all."""
+
+
 class _Cancelled(Exception):
     """Ends a job between two of its steps."""
 
@@ -32,12 +37,13 @@ class Job:
     """One run of a generator of Progress, `about` something.
 
     `state` goes waiting -> running -> done, failed or cancelled; a running job may be paused and goes on by way of
-    waiting.
+    waiting. A job that only waits for a network does not `compute`, and so waits for no other and is not paused.
     """
 
     kind: str
     make: Callable[[], Generator[Any, None, Any]]
     about: str = ""
+    computes: bool = True
     state: str = "waiting"
     beats: int = 0
     step: int = 0
@@ -82,7 +88,7 @@ class Job:
 
     def pause(self) -> bool:
         """Stops for whoever follows it, now, and computes no more after the next beat; False if it does not run."""
-        if self.state != "running":
+        if self.state != "running" or not self.computes:
             return False
         self._go.clear()
         self.state, self.paused = "paused", time.monotonic()
@@ -101,7 +107,7 @@ class Job:
 
     def run(self) -> None:
         """Iterates the generator to its end, or to the cancellation."""
-        with _DEVICE:
+        with _DEVICE if self.computes else nullcontext():
             if self._stop.is_set():
                 return
             self.state, self.started = "running", time.monotonic()
@@ -115,7 +121,10 @@ class Job:
             # whatever the job raises belongs to the page that asked for it
             except Exception as error:
                 if not self._stop.is_set():
-                    log.exception("%s failed", self.kind)
+                    if isinstance(error, EXPECTED):
+                        log.warning("%s failed: %s", self.kind, first_line(error))
+                    else:
+                        log.exception("%s failed", self.kind)
                     self.error, self.state = error, "failed"
             finally:
                 self.ended = self.ended or time.monotonic()
@@ -155,7 +164,7 @@ _JOBS: dict[str, Job] = {}
 _GATE = threading.Lock()
 
 
-def start(kind: str, make: Callable[[], Generator[Any, None, Any]], about: str = "") -> Job:
+def start(kind: str, make: Callable[[], Generator[Any, None, Any]], about: str = "", *, computes: bool = True) -> Job:
     """Starts a job of this kind; `about` is told above its bar until it is done.
 
     Raises:
@@ -165,7 +174,7 @@ def start(kind: str, make: Callable[[], Generator[Any, None, Any]], about: str =
         running = _JOBS.get(kind)
         if running is not None and not running.over:
             raise RuntimeError(f"{kind} is already at work; wait for it or cancel it first")
-        job = _JOBS[kind] = Job(kind, make, about)
+        job = _JOBS[kind] = Job(kind, make, about, computes)
     threading.Thread(target=job.run, name=f"job-{kind}", daemon=True).start()
     return job
 

@@ -162,14 +162,17 @@ def build(page: Page, model: str) -> dict[str, Any]:
     @guarded
     def measure(
         model: str, method: str, bits: str, scope: str, seed: float, kind: str, count: float, path: str | None,
-        by: str, limit: int, mode: str,
+        by: str, limit: int, data: str, mode: str,
     ) -> Iterator[dict[Any, Any]]:  # fmt: skip
         spec = settings(model, method, bits, scope, seed, kind, count, path)
-        spec |= {"by": by, "limit": int(limit), "mode": mode}
+        kind = calib.measured(model, data)
+        if not kind:
+            raise ValueError(f"there are no images to measure {model} on: {calib.NO_PICTURES}")
+        spec |= {"by": by, "limit": int(limit), "mode": mode, "data": data, "labels": kind == calib.ACCURACY}
         job = runner.start(KIND, lambda: engine.sensitivity_job(**spec), damage.about(spec))
         yield from follow(job)
 
-    common = [page.model, method, bits, scope, seed, *images.inputs, by, limit]
+    common = [page.model, method, bits, scope, seed, *images.inputs, by, limit, images.data]
     followed = [progress, go, stop, *shown]
     go.click(measure, [*common, mode], followed, concurrency_limit=None, **PRIVATE)
     stop.click(lambda: runner.cancel(KIND) and None, None, None, queue=False, **PRIVATE)
@@ -191,14 +194,14 @@ def build(page: Page, model: str) -> dict[str, Any]:
     @guarded
     def buy(
         model: str, method: str, bits: str, scope: str, seed: float, kind: str, count: float, path: str | None,
-        by: str, limit: int, budget: float | None, widths: list[int], before: list[dict[str, Any]],
+        by: str, limit: int, data: str, budget: float | None, widths: list[int], before: list[dict[str, Any]],
     ) -> Iterator[dict[Any, Any]]:  # fmt: skip
         if budget is None:
             raise ValueError("the average is empty; give a number of bits, such as 4.5")
         spec = settings(model, method, bits, scope, seed, kind, count, path)
         about = f"{model} · {method}, scope {scope} · {budget:g} bits on average"
         spec |= {"by": by, "budget": float(budget), "widths": tuple(sorted(widths))}
-        job = runner.start(BUDGET, lambda: quantize.compare([spec], int(limit)), about)
+        job = runner.start(BUDGET, lambda: quantize.compare([spec], int(limit), data), about)
         yield from follow_budget(job, before)
 
     budgeted = [paid, spend, halt, frontier, bought, done]

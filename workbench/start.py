@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
 import numpy as np
 
-from workbench import attention, engine, outliers, pack
+from workbench import attention, bring, engine, outliers, pack, runner, workspace
+from workbench.acts import acting_view, button
 from workbench.errors import guarded
-from workbench.page import PRIVATE, Page, table, title
+from workbench.page import PRIVATE, Page, count, table, title
+
+LOADING = "download"
 
 _HERO = """<div class="wb-hero"><h2>Quantize Vision Mamba models <em>without data</em>.</h2>
 <p class="wb-lead">Ouro Workbench shows why these models resist low bit widths (implicit attention that makes weak
 synthetic data, outlier channels that move from one time step to the next) and runs the methods that answer it.
-Everything here is computed on this machine, on small trained models that ship with the package.</p></div>"""
+Everything is computed on this machine: with small trained models that ship with the package, with the official ones, or
+with yours.</p></div>"""
 
 _WAIT = '<p class="wb-note">Looking …</p>'
 
@@ -63,28 +67,35 @@ def _lists(result: engine.Result) -> np.ndarray:
 
 
 def model_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The models with what is known of their accuracy."""
+    """Models with what is known of their accuracy, and a button that opens each."""
     heads = [("Model", False), ("Data", False), ("Input", False), ("Steps", True), ("Layers", True),
-             ("Parameters", True), ("Top-1", True), ("Weights", False)]  # fmt: skip
-    place = {"embedded": "in the package", "hub": "downloaded on request", "none": "not there"}
+             ("Parameters", True), ("Top-1", True), ('<span class="wb-unseen">What to do</span>', True)]  # fmt: skip
+    loading = runner.latest(LOADING)
+    busy = loading is not None and not loading.over
     lines = []
-    for row in sorted(rows, key=lambda row: list(place).index(row["weights"])):
+    for row in rows:
         top = "–"
         if row["top1"] is not None:
             source = f"of {row['top1_n']} held-out" if row["top1_n"] else "published"
             top = f'{row["top1"]:.1f}\u00a0% <span class="wb-note">{source}</span>'
+        name = row["name"]
+        act = '<span class="wb-note">never published</span>'
+        if row["input_size"][0] != 3:
+            act = '<span class="wb-note">takes no pictures</span>'
+        elif engine.at_hand(row):
+            act = button("Open", "open", name)
+        elif busy and loading is not None and loading.about == name:
+            act = button("Cancel", "cancel", name)
+        elif row["weights"] == "hub":
+            act = button("Download", "download", name)
         lines.append(
             [
-                f"<code>{html.escape(row['name'])}</code>", "ImageNet-1k" if row["data"] == "folder" else row["data"],
+                f"<code>{html.escape(name)}</code>", "ImageNet-1k" if row["data"] == "folder" else row["data"],
                 "×".join(map(str, row["input_size"][1:])), str(row["steps"]), str(row["layers"]),
-                _count(row["parameters"]), top, place[row["weights"]],
+                count(row["parameters"]), top, act,
             ]
         )  # fmt: skip
     return table(heads, lines)
-
-
-def _count(n: int) -> str:
-    return f"{n / 1e6:.1f} M" if n >= 1e6 else f"{n / 1e3:.0f} k"
 
 
 def health_list(found: Mapping[str, Any]) -> str:
@@ -143,16 +154,73 @@ def build(page: Page, model: str) -> dict[str, Any]:
                 target = "samples" if key == "quantize" else key
                 go = gr.Button(button, size="md", elem_id=f"wb-start-{target}", variant="secondary")
                 go.click(lambda target=target: gr.Tabs(selected=target), None, page.tabs, **PRIVATE)
-    title("Models")
-    models = gr.HTML(_WAIT, elem_id="wb-start-models", apply_default_css=False)
+    title("Models", "trained on small data sets that come along, so all of it works offline")
+    embedded = acting_view("wb-start-models", value=_WAIT)
+    with gr.Accordion("Official models: published weights, downloaded once", open=False, elem_id="wb-start-more"):
+        progress = gr.HTML(elem_id="wb-start-job", apply_default_css=False)
+        official = acting_view("wb-start-official")
+    own = bring.build(page)
     title("This machine")
     health = gr.HTML(_WAIT, elem_id="wb-start-health", apply_default_css=False)
 
-    @guarded
-    def look() -> tuple:
-        return model_table(engine.catalog()), health_list(engine.health()), pill(engine.device())
+    def listed() -> dict[Any, Any]:
+        rows = engine.catalog()
+        return {
+            embedded: model_table([row for row in rows if row["weights"] == "embedded"]),
+            official: model_table([row for row in rows if row["weights"] != "embedded"]),
+        }
 
-    return {"look": look, "models": models, "health": health}
+    def follow(job: runner.Job, brought: int) -> Iterator[dict[Any, Any]]:
+        for at, _ in enumerate(runner.follow(job)):
+            # the list changes when the download begins and when it ends
+            update = {progress: runner.bar(job)} | (listed() if at == 0 or job.over else {})
+            yield update | ({page.brought: brought + 1} if job.state == "done" else {})
+
+    @guarded
+    def act(model: str, brought: int, event: gr.EventData) -> Iterator[dict[Any, Any]]:
+        wanted, name = str(event._data["act"]), str(event._data["name"])
+        if wanted == "open":
+            engine.check(name)
+            yield {page.model: offered(name), page.tabs: gr.Tabs(selected="attention")}
+        elif wanted == "download":
+            yield from follow(runner.start(LOADING, lambda: engine.download_job(name), name, computes=False), brought)
+        elif wanted == "cancel":
+            runner.cancel(LOADING)
+            yield listed()
+        elif wanted == "remove":
+            workspace.remove_model(name)
+            yield own["shown"]() | {page.brought: brought + 1}
+
+    changed = [embedded, official, progress, page.model, page.tabs, page.brought, *own["views"]]
+    for view in (embedded, official, own["models"]):
+        view.select(
+            act, [page.model, page.brought], changed, concurrency_limit=None, trigger_mode="multiple", **PRIVATE
+        )
+
+    @guarded
+    def look() -> dict[Any, Any]:
+        return listed() | {health: health_list(engine.health()), page.device: pill(engine.device())}
+
+    @guarded
+    def resume(brought: int) -> Iterator[dict[Any, Any]]:
+        job = runner.latest(LOADING)
+        if job is not None and not job.over:
+            yield from follow(job, brought)
+        else:
+            yield {progress: ""}
+
+    loads = [
+        (look, [], [embedded, official, health, page.device]),
+        (resume, [page.brought], [embedded, official, progress, page.brought]),
+        own["load"],
+    ]
+    return {"loads": loads}
+
+
+def offered(chosen: str) -> gr.Dropdown:
+    """The model list, with this one chosen, or the first where it is not there."""
+    names = engine.models() or [chosen]
+    return gr.Dropdown(choices=names, value=chosen if chosen in names else names[0])
 
 
 def _rounding() -> str:

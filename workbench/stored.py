@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from workbench import engine, workspace
+
 log = logging.getLogger(__name__)
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
@@ -23,18 +25,21 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 
 
 def sets() -> list[dict[str, Any]]:
-    """Finished synthetic sets of this machine, newest first: the report of each, with its `path`."""
+    """Finished synthetic sets of this machine, newest first: the report of each, with its `path`.
+
+    `model` is what the page calls it; `registered` is the name behind one of a person's own.
+    """
     from ouro.store import Store
 
     found = []
     for run in Store().runs():
         # a run that is being written, or was damaged, is no finished set
         try:
-            report = run.report()
+            report, spec = run.report(), run.spec()
         except (ValueError, OSError):
             continue
         if report and "recognized" in report and Path(report.get("path", "")).is_file():
-            found.append(report)
+            found.append({**report, "model": _called(spec), "registered": report["model"]})
     return found[::-1]
 
 
@@ -55,9 +60,15 @@ def unfinished() -> list[dict[str, Any]]:
         chunks = 0 if over or not asked <= set(spec) else len(run.chunks())
         if chunks:
             kept = {key: spec[key] for key in asked} | {"options": tuple(spec["options"].items())}
+            kept["model"] = _called(spec)
             finished = min(spec["num"], chunks * spec["batch"])
             found.append({"path": str(run.path), "spec": kept, "finished": finished})
     return found[::-1]
+
+
+def _called(spec: Mapping[str, Any]) -> str:
+    """What the page calls the model of a run."""
+    return workspace.alias_of(spec["model"], spec.get("weights", ""))
 
 
 def discard(path: str) -> None:
@@ -73,14 +84,12 @@ def discard(path: str) -> None:
 
 def pictures(found: Mapping[str, Any], most: int = 64) -> tuple[np.ndarray, list[str]]:
     """The first images of a set as uint8 [n 3 h w], and the class that each was made for ("" if nobody knows)."""
-    from ouro.models import variant
     from ouro.store import read_tensors
 
     tensors = read_tensors(found["path"])[0]
-    config = variant(found["model"]).config
-    mean, std = (np.asarray(x, np.float32)[:, None, None] for x in (config.mean, config.std))
-    images = np.rint((tensors["images"][:most].numpy() * std + mean) * 255).clip(0, 255).astype(np.uint8)
-    names = getattr(config, "class_names", None) or ()
+    mean, std, names = engine.pixels(found["model"])
+    scale, shift = (np.asarray(x, np.float32)[:, None, None] for x in (std, mean))
+    images = np.rint((tensors["images"][:most].numpy() * scale + shift) * 255).clip(0, 255).astype(np.uint8)
     labels = tensors["labels"][:most].tolist() if "labels" in tensors else [-1] * len(images)
     return images, [names[label].replace("_", " ") if 0 <= label < len(names) else "" for label in labels]
 
@@ -97,7 +106,7 @@ def qualities(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | None
             continue
         if spec.get("job") == "quality" and report:
             known.setdefault((spec["weights"], spec["real"]), {})[f"{spec['model']} {spec['set']}"] = report
-    wanted = [f"{values['model']} {values['set_digest']}" for values in found]
+    wanted = [f"{values['registered']} {values['set_digest']}" for values in found]
     fitting = [reports for reports in known.values() if all(name in reports for name in wanted)]
     return [fitting[-1][name] for name in wanted] if fitting else None
 

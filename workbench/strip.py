@@ -27,3 +27,8 @@ def strip(images: np.ndarray, names: Sequence[str], chosen: int = 0, label: str 
         {"src": pack.png_url(image.transpose(1, 2, 0)), "name": name} for image, name in zip(images, names, strict=True)
     ]
     return pack.text({"items": items, "chosen": chosen, "label": label})
+
+
+def empty_strip(words: str) -> str:
+    """The value of a `strip_view` that has no picture, and why."""
+    return pack.text({"items": [], "words": words})

@@ -68,12 +68,13 @@ def screen_curve(values: Values) -> go.Figure:
         x=steps, y=kl, name="KL", mode="lines+markers", line={"color": _KL}, customdata=names,
         hovertemplate="%{x}: with %{customdata}<br>KL %{y:.3g}<extra></extra>",
     )  # fmt: skip
-    figure.add_scatter(
-        x=steps, y=top1, name="top-1", mode="lines", line={"color": _TOP1, "dash": "dash"}, secondary_y=True,
-        hovertemplate="%{x}: top-1 %{y:.1f} %<extra></extra>",
-    )  # fmt: skip
     figure.update_yaxes(title="KL, nats", type="log", secondary_y=False)
-    figure.update_yaxes(title="top-1, %", range=[0, 102], showgrid=False, secondary_y=True)
+    if top1:
+        figure.add_scatter(
+            x=steps, y=top1, name="top-1", mode="lines", line={"color": _TOP1, "dash": "dash"}, secondary_y=True,
+            hovertemplate="%{x}: top-1 %{y:.1f} %<extra></extra>",
+        )  # fmt: skip
+        figure.update_yaxes(title="top-1, %", range=[0, 102], showgrid=False, secondary_y=True)
     figure.update_layout(title=_title(values), template="plotly_white", xaxis={"title": _counted(values)},
                          legend={"orientation": "h", "y": -0.2})  # fmt: skip
     return figure
@@ -85,11 +86,13 @@ def alt(values: Values) -> str:
     alone = "alone" if rows[0]["isolated_kl"] is not None else "left out"
     key = "isolated_kl" if alone == "alone" else "kl"
     most, least = max(rows, key=lambda row: row[key]), min(rows, key=lambda row: row[key])
-    whole = values["whole"]
+    whole, top1 = values["whole"], ""
+    if values["fp_top1"] is not None:
+        left = values["fp_top1"] - whole["top1_drop"]
+        top1 = f", top-1 {100 * left:.1f} % of {100 * values['fp_top1']:.1f} %"
     return (
         f"{len(rows)} row(s) of {values['model']} at {values['bits']} {alone}: KL from {least[key]:.2g} ({least['name']}) "
-        f"to {most[key]:.2g} ({most['name']}). All rounded: KL {whole['kl']:.2g}, top-1 "
-        f"{100 * (values['fp_top1'] - whole['top1_drop']):.1f} % of {100 * values['fp_top1']:.1f} %."
+        f"to {most[key]:.2g} ({most['name']}). All rounded: KL {whole['kl']:.2g}{top1}."
     )
 
 
@@ -122,12 +125,14 @@ def _place(block: str) -> tuple[int, list[tuple[int, str]]]:
 
 
 def _curve(values: Values) -> tuple[list[int], list[float], list[float]]:
-    """Rows rounded so far, KL (NaN for none, which a logarithmic axis has no place for) and top-1 in percent."""
+    """Rows rounded so far, KL (NaN for none: a logarithmic axis has no place for it), top-1 in percent if it is known."""
     rows = _rows(values)
     if values["mode"] != "cumulative":
         raise ValueError(f"mode {values['mode']!r} rounds no row after another; draw one that was cumulative")
     kl = [row["kl"] if row["kl"] > 0 else np.nan for row in rows]
-    return list(range(1, len(rows) + 1)), kl, [100 * (values["fp_top1"] - row["top1_drop"]) for row in rows]
+    float_top1 = values["fp_top1"]
+    top1 = [] if float_top1 is None else [100 * (float_top1 - row["top1_drop"]) for row in rows]
+    return list(range(1, len(rows) + 1)), kl, top1
 
 
 def _rows(values: Values) -> list[Mapping[str, Any]]:

@@ -64,7 +64,7 @@ class OutlierSpec:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected {least} or more")
 
 
-def outliers(spec: OutlierSpec) -> Generator[Progress, None, Report]:
+def outliers(spec: OutlierSpec, model: VisionModel | None = None) -> Generator[Progress, None, Report]:
     """Traces one image for the dynamic list and `n` calibration images for the static one.
 
     Arrays: "magnitude" float32 [l c], |x| of the image; "raw" uint8 [l c], outliers of each step by itself; "dynamic"
@@ -76,11 +76,15 @@ def outliers(spec: OutlierSpec) -> Generator[Progress, None, Report]:
     raw outliers that the static list lacks, `jaccard` the mean overlap of raw outliers between neighboring steps;
     both are None where there is no outlier.
 
+    Args:
+        model: looked at in place of the one that `spec.model` stands for.
+
     Raises:
         ValueError: a layer, tensor, direction, image or number that does not exist or makes no sense.
     """
     started = time.perf_counter()
-    model = open_model(spec.model, spec.device)
+    if model is None:
+        model = open_model(spec.model, spec.device)
     path, tap = find_tap(model, spec.layer, spec.tensor, spec.direction)
     yield Progress(0, 2, f"{path} of one image")
     pixels, source = one_image(model.info, spec.sample, spec.image, spec.data)

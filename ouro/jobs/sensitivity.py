@@ -30,6 +30,7 @@ class SensitivitySpec:
     """What is rounded (as in `QuantizeSpec`), and how its sites are looked at (as in `ouro.evaluate.sensitivity`).
 
     data: "" is the set that the model was trained on. limit: the first so many images of its test split.
+    labels: False measures KL alone, as it is without labels; True refuses those of other classes than the model's.
     batch: images per forward; does not change the result.
     """
 
@@ -46,6 +47,7 @@ class SensitivitySpec:
     batch: int = BATCH
     options: tuple[tuple[str, Any], ...] = ()
     device: str = "auto"
+    labels: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", source_of(self.model))
@@ -64,7 +66,8 @@ def measure_sensitivity(
 
     The report has {model, method, bits, scope, calib, data, n, mode, by, fp_top1, whole: {kl, top1_drop, sqnr_db}, rows:
     [{name, block, kind, sites, bits, kl, top1_drop, sqnr_db, isolated_kl}], seconds, seed}. KL in nats, top-1 as a part
-    of 1; `sqnr_db` is None where the logits are the float model's, `isolated_kl` where it was not measured.
+    of 1, None without labels; `sqnr_db` is None where the logits are the float model's, `isolated_kl` where it was not
+    measured.
 
     Args:
         root: where runs are stored; `ouro.store.default_root()` by default.
@@ -79,16 +82,17 @@ def measure_sensitivity(
     make_plan(model, spec.method, spec.bits, spec.scope, spec.seed, options)
     dataset = open_data(data, "test", info)
     task = task_of(info)
-    task.require(dataset, data, info)
+    labelled = spec.labels and bool(dataset.classes)
+    if labelled:
+        task.require(dataset, data, info)
     yield Progress(0, 1000, f"calibration set {spec.calib}")
     images = calibration_set(spec.calib, spec.model, info, spec.seed, root=root, device=spec.device).images
     run = Store(root).open(identity(spec, model, job="sensitivity", data=data, options=options))
     job = calibrating(model, images, method=spec.method, bits=spec.bits, scope=spec.scope, seed=spec.seed, **options)
     calibration = yield from staged(job, 0, 0.3, "calibration")
     shown, labels = zip(*batches(dataset, spec.batch, limit=spec.limit, mean=info.mean, std=info.std), strict=True)
-    measuring = sensitivity(
-        model, calibration, torch.cat(shown), torch.cat(labels), mode=spec.mode, by=spec.by, batch=spec.batch
-    )
+    right = torch.cat(labels) if labelled and labels[0] is not None else None
+    measuring = sensitivity(model, calibration, torch.cat(shown), right, mode=spec.mode, by=spec.by, batch=spec.batch)
     measured = yield from staged(measuring, 0.3, 1, spec.mode)
     rows = [_row(row, task.metric) for row in measured.rows]
     values = {
@@ -107,9 +111,8 @@ def measure_sensitivity(
         "seconds": round(time.perf_counter() - started, 2),
         "seed": spec.seed,
     }
-    arrays = {
-        name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in ("kl", f"{task.metric}_drop")
-    }
+    kept = ("kl",) if right is None else ("kl", f"{task.metric}_drop")
+    arrays = {name: torch.tensor([row[name] for row in rows], dtype=torch.float64) for name in kept}
     run.save_tensors(arrays)
     run.save_report(values)
     return Report("sensitivity", values, run_info(spec.seed, started, model.device), arrays)

@@ -59,6 +59,13 @@ def test_a_second_job_of_a_kind_is_refused_and_one_of_another_kind_waits():
     assert first.state == "done" and states >= {"waiting", "done"}
 
 
+def test_a_job_that_only_waits_for_a_network_neither_takes_the_device_nor_waits_for_it():
+    first = runner.start("computing", lambda: counting(8, pause=0.2))
+    loads = runner.start("loading", lambda: counting(2), computes=False)
+    assert end_of(loads).state == "done" and not first.over
+    assert not loads.pause() and end_of(first).state == "done"
+
+
 def test_paused_job_computes_nothing_and_lends_the_device():
     began = time.monotonic()
     job = runner.start("long", lambda: counting(40, pause=0.05), about="forty <steps>")
@@ -111,6 +118,17 @@ def test_failure_is_kept_for_the_page():
     job = end_of(runner.start("failing", failing))
     assert job.state == "failed"
     assert "failed: bits &#x27;w9&#x27; cannot be read<" in runner.bar(job)
+
+
+@pytest.mark.parametrize(("error", "traced"), [(ValueError("no network"), False), (KeyError("lost"), True)])
+def test_only_what_is_unforeseen_is_logged_with_its_trace(error, traced, caplog):
+    def failing() -> Generator[Progress, None, None]:
+        yield Progress(1, 2, "well so far")
+        raise error
+
+    assert end_of(runner.start(f"fails {traced}", failing)).state == "failed"
+    (record,) = caplog.records
+    assert bool(record.exc_info) == traced
 
 
 def test_bar_tells_progress_and_time_left():

@@ -394,6 +394,7 @@
       download(canvas, "ouro-attention.png");
     };
     const load = () => {
+      root.hidden = !props.value;
       if (!props.value) return;
       const got = JSON.parse(props.value), [h, w] = got.size, rgb = bytes(got.image);
       for (const source of Object.keys(got.maps)) got.maps[source] = floats(got.maps[source]);
@@ -597,6 +598,7 @@
       } else steps.key(event);
     });
     const load = () => {
+      root.hidden = !props.value;
       if (!props.value) return;
       const got = JSON.parse(props.value);
       got.magnitude = floats(got.magnitude); got.dynamic = bytes(got.dynamic); got.raw = bytes(got.raw); got.fixed = bytes(got.fixed);
@@ -635,8 +637,9 @@
   const strip = (element, props, trigger, watch) => {
     const root = element.querySelector(".wb-strip");
     const load = () => {
-      const { items, chosen, label } = JSON.parse(props.value);
+      const { items, chosen, label, words: said } = JSON.parse(props.value);
       root.setAttribute("aria-label", label || "images");
+      if (!items.length) { root.replaceChildren(make("p", { class: "wb-empty" }, said || "")); return; }
       const buttons = items.map(({ src, name }, i) => make("button", {
         type: "button", role: "radio", "aria-checked": i === chosen, "aria-label": name, title: name, tabindex: i === Math.max(0, chosen) ? 0 : -1,
         onclick: () => { choose(i); trigger("select", { index: i }); },
@@ -655,6 +658,23 @@
     watch("value", load);
   };
 
+  // ---- text with buttons ---------------------------------------------------------------------------------------------
+  const acts = (element, props, trigger, watch) => {
+    const root = element.querySelector(".wb-acts");
+    const load = () => {
+      const held = root.contains(document.activeElement) ? document.activeElement.dataset.name : undefined;
+      root.innerHTML = props.value || "";
+      // whoever works with the keyboard stays where they were
+      if (held !== undefined) [...root.querySelectorAll("button[data-act]")].find((button) => button.dataset.name === held)?.focus();
+    };
+    root.addEventListener("click", (event) => {
+      const button = event.target.closest("button[data-act]");
+      if (button) trigger("select", { act: button.dataset.act, name: button.dataset.name });
+    });
+    load();
+    watch("value", load);
+  };
+
   // ---- page --------------------------------------------------------------------------------------------------------
   const toggleTheme = () => {
     const now = document.body.classList.toggle("dark");
@@ -667,5 +687,5 @@
     if (kept) document.body.classList.toggle("dark", kept === "dark");
   };
 
-  window.wb = { plot, board, stepmap, strip, toggleTheme, applyTheme };
+  window.wb = { plot, board, stepmap, strip, acts, toggleTheme, applyTheme };
 })();

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import threading
+import time
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from ouro.models import create_model, load_checkpoint, zoo
-from ouro.models.download import cached, content_digest, locate
+from ouro.models.download import at_hand, cached, content_digest, locate, locating
 
 CONFIG = {"depth": 1, "image": 16, "patch": 4, "stride": 4, "width": 16, "num_classes": 5}
 
@@ -135,7 +136,7 @@ def test_a_hub_file_has_the_commit_it_was_taken_from(monkeypatch, tmp_path, othe
     path.parent.mkdir(parents=True)
     torch.save(other.state_dict(), path)
 
-    def download(repository: str, file: str, revision: str | None = None) -> str:
+    def download(repository: str, file: str, revision: str | None = None, **_: object) -> str:
         calls.append((repository, file, revision))
         return str(path)
 
@@ -156,3 +157,65 @@ def test_a_hub_file_that_cannot_be_had_is_one_line(monkeypatch) -> None:
     assert str(error.value) == (
         "cannot download 'x.pth' of 'org/name' at 'abc': no such file in the cache; download it by hand and give its path"
     )
+
+
+def hub_client(monkeypatch, path: Path, blocks: int = 50) -> list[str]:
+    """A hub client that takes its time and shows it on a bar, as huggingface_hub's does; returns how it ended."""
+    ends: list[str] = []
+
+    def download(repository: str, file: str, revision: str | None = None, *, tqdm_class: type) -> str:
+        try:
+            with tqdm_class(total=10 * blocks, desc=file, unit="B") as bar:
+                for _ in range(blocks):
+                    time.sleep(0.01)
+                    bar.update(10)
+        except BaseException as error:
+            ends.append(type(error).__name__)
+            raise
+        ends.append("whole")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"weights")
+        return str(path)
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    return ends
+
+
+def test_a_hub_file_tells_its_bytes(monkeypatch, tmp_path) -> None:
+    path = tmp_path / "snapshots" / "0123abcd" / "x.pth"
+    ends = hub_client(monkeypatch, path)
+    sizes, job = [], locating("org/name:x.pth")
+    with pytest.raises(StopIteration) as end:
+        while True:
+            progress = next(job)
+            sizes.append(progress.step)
+            assert progress.total in (0, 500)
+    assert end.value.value == (path, "0123abcd") and ends == ["whole"]
+    assert sizes == sorted(sizes) and sizes[-1] == 500 and len(set(sizes)) > 5
+    assert progress.message == "0.0 of 0.0 MB"
+
+
+def test_a_hub_file_is_given_up_at_its_next_block(monkeypatch, tmp_path) -> None:
+    path = tmp_path / "snapshots" / "0123abcd" / "x.pth"
+    ends = hub_client(monkeypatch, path, blocks=1000)
+    job = locating("org/name:x.pth")
+    while next(job).step < 30:
+        pass
+    job.close()
+    for _ in range(100):
+        if ends:
+            break
+        time.sleep(0.02)
+    assert ends == ["_Stopped"] and not path.exists()
+
+
+def test_what_is_at_hand_needs_no_network(server, monkeypatch, tmp_path) -> None:
+    address, folder, asked = server
+    (folder / "x.pth").write_bytes(bytes(100))
+    assert not at_hand(f"{address}/x.pth") and asked == []
+    locate(f"{address}/x.pth")
+    assert at_hand(f"{address}/x.pth") and at_hand(str(folder / "x.pth"))
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: None)
+    assert not at_hand("org/name:x.pth")
+    with pytest.raises(ValueError, match="no checkpoint at 'x.pth'; give a .safetensors or .pth file, a URL"):
+        at_hand("x.pth")

@@ -1,0 +1,40 @@
+"""One app and one browser for the tests of a module."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ouro.jobs.doctor import find_browser
+from tests.browsing import Visit, started
+
+
+@pytest.fixture(scope="module")
+def server(ouro_home: Path) -> Iterator[str]:
+    with started([sys.executable, "workbench/app.py"], ouro_home) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    from playwright.sync_api import sync_playwright
+
+    quiet = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync"]  # fmt: skip
+    with sync_playwright() as playwright:
+        sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+        chromium = playwright.chromium.launch(executable_path=find_browser(), args=[*quiet, *sandbox])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(server: str, browser) -> Iterator[Visit]:
+    visit = Visit(browser, server)
+    yield visit
+    visit.page.close()
+    assert not visit.wrong, "\n".join(visit.wrong)
