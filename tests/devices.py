@@ -28,7 +28,7 @@ _TAKE_NUMBERS = {
 }  # fmt: skip
 """What takes one number that is on the CPU, besides operations element by element."""
 _COMPILED = (
-    "ouro.scan.dispatch", "ouro.scan.contract", "ouro.scan.transition", "ouro.gen.losses", "ouro.quant.outliers",
+    "ouro.scan.contract", "ouro.scan.transition", "ouro.gen.losses", "ouro.quant.outliers",
     "ouro.quant.packed.modules",
 )  # fmt: skip
 """Modules that choose between compiled loops and definitions."""
@@ -105,6 +105,7 @@ def by_definition() -> Iterator[None]:
     """While it lasts tensors of the CPU go by the definitions too, so that `elsewhere` has to give the same bits."""
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(patch.object(import_module("ouro.scan.dispatch"), "BACKENDS", ("reference",)))
         for name in _COMPILED:
             stack.enter_context(patch.object(import_module(name), "compiles", lambda x: False))
         yield

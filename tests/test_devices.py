@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from ouro.scan import contract
 from tests.devices import Away, LeftBehind, assert_same, both, by_definition, elsewhere
 
 
@@ -117,9 +118,7 @@ def test_results_that_stayed_elsewhere_or_differ_are_told():
 
 
 def test_definitions_serve_the_cpu_only_while_asked_for():
-    from ouro.scan import dispatch
-
     x = torch.ones(1)
     with by_definition():
-        assert not dispatch.compiles(x)
-    assert dispatch.compiles(x)
+        assert not contract.compiles(x)
+    assert contract.compiles(x)

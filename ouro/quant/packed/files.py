@@ -25,7 +25,7 @@ _CODES = f"{KEY}packed"
 def packed_tensors(
     model: VisionModel, calibration: Calibration, floats: str = "fp32"
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """(tensors, metadata) of a safetensors file from which `restore` makes the packed model again.
+    """(tensors, metadata) of a safetensors file from which `restore` makes the packed model again; on the CPU.
 
     Args:
         calibration: the one that was attached; its plan and provenance go into the header.
@@ -43,7 +43,7 @@ def packed_tensors(
     for key, tensor in model.state_dict().items():
         if key in hollow:
             continue
-        stored = tensor.to(FLOATS[floats]) if tensor.dtype == torch.float32 and KEY not in key else tensor
+        stored = (tensor.to(FLOATS[floats]) if tensor.dtype == torch.float32 and KEY not in key else tensor).cpu()
         if not stored.isfinite().all():
             raise ValueError(f"{key!r} holds numbers that {floats} cannot; store it as fp32")
         tensors[key] = stored

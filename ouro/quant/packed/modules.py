@@ -96,7 +96,7 @@ class PackedLinear(nn.Module):
         quantizer, packed = self._quantizers()
         weight = packed.rounded(packed.scale)
         if quantizer.spec.rotate:
-            weight = weight @ rotation(weight.shape[1]).to(weight).T
+            weight = weight @ rotation(weight.shape[1], weight.device, weight.dtype).T
         smooth = getattr(quantizer, "smooth", None)
         return weight if smooth is None else weight / smooth
 
