@@ -40,6 +40,25 @@ def models(json_: Json = False) -> None:
 
 
 @guarded
+def inspect(
+    file: Annotated[str, typer.Argument(help="A checkpoint: a file, a URL, or a hub file as org/name:file@revision.")],
+    name: Annotated[str, typer.Option(help="Look at it as this model, not as the one it is nearest to.")] = "",
+    json_: Json = False,
+) -> None:
+    """Say what a checkpoint holds, and for which model.
+
+    JSON: {label, family, name, input_size, classes, parameters, matched, missing, unmatched, first_missing, first_unmatched,
+    container, revision, digest, config, problem}.
+    """
+    from dataclasses import asdict
+
+    from ouro.models import inspect as look
+
+    values = asdict(look(file, name or None))
+    end(values | {"config": dict(values["config"])}, draw.inspection, json_=json_)
+
+
+@guarded
 def doctor(json_: Json = False) -> None:
     """Say what this machine can run, and why not. JSON: {ok, checks: [{name, ok, detail, fix, required}]}."""
     from ouro.jobs.doctor import doctor as examine
@@ -272,5 +291,5 @@ def train(
     end(run("train", train_job(spec, out or Path("out"))), draw.train, json_=json_)
 
 
-COMMANDS = (models, doctor, attention, generate, quantize, sensitivity, quality, evaluate, train)
+COMMANDS = (models, inspect, doctor, attention, generate, quantize, sensitivity, quality, evaluate, train)
 """In the order in which --help lists them."""

@@ -55,6 +55,23 @@ def doctor(values: Values) -> Drawn:
             yield f"[dim]      {check['fix']}[/]"
 
 
+def inspection(values: Values) -> Drawn:
+    """What a checkpoint is, what of it is used, and why it is refused where it is."""
+    yield f"{values['label']}: {values['name'] or 'no known model'} ({values['family'] or 'no known family'})"
+    if values["input_size"]:
+        size = "x".join(map(str, values["input_size"]))
+        yield f"input {size}, {values['classes']} classes, {values['parameters']:,} parameters, digest {values['digest']}"
+    for key, value in values["config"].items():
+        yield f"  {key} = {value}"
+    counts = ", ".join(f"{values[key]} {key}" for key in ("matched", "missing", "unmatched"))
+    yield f"tensors: {counts}; container {values['container'] or 'none'}"
+    for key in ("first_missing", "first_unmatched"):
+        if values[key]:
+            yield f"  {key.replace('_', ' ')}: {', '.join(values[key])}"
+    if values["problem"]:
+        yield f"refused: {values['problem']}"
+
+
 # ---- the journeys ------------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from safetensors import safe_open
 
 from ouro.data import comes_along
 from ouro.models import create_model, variant
-from ouro.models.zoo import WITNESSES, card, dataset_of, embedded_path, witnesses_of
+from ouro.models.zoo import WITNESSES, card, embedded_path, witnesses_of
 from ouro.registry import MODELS
 
 MICRO = ["vim_micro_cifar10", "vim_micro_cifar10_witness"]
@@ -28,7 +28,7 @@ def test_weights_stored_in_half_precision_are_loaded_as_float32(name) -> None:
 def test_judges_are_other_models_of_the_same_data_and_size(name) -> None:
     assert witnesses_of(name) == list(WITNESSES[name])
     for judge in WITNESSES[name]:
-        assert judge != name and dataset_of(judge) == dataset_of(name)
+        assert judge != name and MODELS.get(judge).data == variant(name).data
         assert variant(judge).config.image == variant(name).config.image
 
 
@@ -43,4 +43,4 @@ def test_the_models_of_cifar10_keep_what_was_measured_on_all_its_test_images() -
 
 
 def test_embedded_models_are_evaluated_on_data_that_comes_along() -> None:
-    assert all(comes_along(dataset_of(name)) for name in MODELS if variant(name).embedded)
+    assert all(comes_along(MODELS.get(name).data) for name in MODELS if variant(name).embedded)
