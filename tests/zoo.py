@@ -48,6 +48,12 @@ def small(name: str, seed: int = 0) -> Family:
     return model
 
 
+def skeleton(name: str) -> Family:
+    """The model at its full size, on the meta device: shapes without values."""
+    with torch.device("meta"):
+        return create_model(name)
+
+
 def inputs(model: Family, count: int = 3, seed: int = 0) -> Tensor:
     """Images in the model's own size."""
     return torch.randn(count, *model.info.input_size, generator=torch.Generator().manual_seed(seed))

@@ -227,14 +227,20 @@ def _next(content: dict[Any, Any], label: str) -> Any:
         return known
     if any(isinstance(value, Tensor) for value in content.values()):
         return None
-    holds = [
-        key
-        for key, below in inner.items()
-        if any(isinstance(value, Tensor) for value in below.values()) or any(below.get(name) for name in CONTAINERS)
-    ]
-    if len(holds) > 1:
-        raise ValueError(f"{label} holds several state dicts, {few(holds)}; choose one by container={str(holds[0])!r}")
-    return holds[0] if holds else None
+    full = [key for key, below in inner.items() if _has_weights(below)]
+    if len(full) > 1:
+        raise ValueError(f"{label} holds several state dicts, {few(full)}; choose one by container={str(full[0])!r}")
+    return full[0] if full else None
+
+
+def _has_weights(content: dict[Any, Any], depth: int = 0) -> bool:
+    """Whether there are tensors with names somewhere inside; those of an optimizer are numbered."""
+    if "param_groups" in content or depth > _DEPTH:
+        return False
+    named = [value for key, value in content.items() if isinstance(key, str)]
+    return any(isinstance(value, Tensor) for value in named) or any(
+        _has_weights(_items(value), depth + 1) for value in named if isinstance(value, Mapping)
+    )
 
 
 def _contents(content: dict[Any, Any]) -> str:

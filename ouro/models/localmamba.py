@@ -269,15 +269,17 @@ class LocalVMamba(HierarchicalModel):
     def config_from(cls, shapes: Shapes, config: LocalVMambaConfig) -> LocalVMambaConfig:
         first = "stages.0.blocks.0.mixer"
         width = shapes.size("embed.patches.proj.weight", 0, config.width)
-        inner = shapes.size(f"{first}.out_proj.weight", 1, int(config.expand * width))
         depths = shapes.depths() or config.depths
+        # in the widest stage: of a factor that is rounded off in the others, it has lost least
+        last, widest = f"stages.{len(depths) - 1}.blocks.0.mixer", width * 2 ** (len(depths) - 1)
+        inner = shapes.size(f"{last}.out_proj.weight", 1, int(config.expand * widest))
         return replace(
             config,
             width=width,
             patch=shapes.size("embed.patches.proj.weight", -1, config.patch),
             depths=depths,
             directions=_directions_for(sum(depths), config.directions),
-            expand=ratio(inner, width, config.expand),
+            expand=ratio(inner, widest, config.expand),
             states=shapes.size(f"{first}.scans.0.A_log", -1, config.states),
             kernel=shapes.size(f"{first}.conv.weight", -1, config.kernel),
             num_classes=shapes.size("head.weight", 0, config.num_classes),
@@ -312,15 +314,13 @@ _VMAMBA_NAMES = [
 
 
 def _directions_for(blocks: int, directions: tuple[tuple[str, ...], ...]) -> tuple[tuple[str, ...], ...]:
-    """The paths of so many blocks: the known ones, if they are as many or all the same.
+    """The paths of so many blocks: the known ones, if they are as many.
 
     Raises:
         ValueError: no checkpoint says which paths its blocks were trained on.
     """
     if not blocks or len(directions) == blocks:
         return directions
-    if len(set(directions)) == 1:
-        return directions[:1] * blocks
     raise ValueError(
         f"it has {blocks} blocks, paths are known for {len(directions)}, and no checkpoint says which it was trained on; "
         f"give directions, for each block a tuple such as {directions[0]}"

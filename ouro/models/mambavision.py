@@ -201,13 +201,23 @@ class MambaVision(HierarchicalModel):
 
     @classmethod
     def config_from(cls, shapes: Shapes, config: MambaVisionConfig) -> MambaVisionConfig:
-        """Everything but heads and windows, which leave no trace in a checkpoint."""
+        """Everything but heads and windows, which leave no trace in a checkpoint.
+
+        Raises:
+            ValueError: they are known for another number of stages.
+        """
         width = shapes.size("embed.conv2.weight", 0, config.width)
         depths = shapes.depths()
+        if depths and {len(config.heads), len(config.windows)} != {len(depths)}:
+            raise ValueError(
+                f"it has {len(depths)} stages, heads and windows are known for {len(config.heads)} and "
+                f"{len(config.windows)}, and no checkpoint says what they are; give heads and windows, one for each stage"
+            )
         convs = [f"stages.{stage}.blocks.0.conv1.weight" in shapes for stage in range(len(depths))]
         first = convs.index(False) if False in convs else len(depths)
-        block, wide = f"stages.{first}.blocks.0", width * 2**first
-        hidden = shapes.size(f"{block}.mlp.fc1.weight", 0, int(config.mlp_ratio * wide))
+        block, last = f"stages.{first}.blocks.0", max(len(depths) - 1, 0)
+        # in the widest stage: of a factor that is rounded off in the others, it has lost least
+        hidden = shapes.size(f"stages.{last}.blocks.0.mlp.fc1.weight", 0, int(config.mlp_ratio * width * 2**last))
         scale = config.layer_scale or _LAYER_SCALE
         return replace(
             config,
@@ -218,7 +228,7 @@ class MambaVision(HierarchicalModel):
             layer_scale=scale if f"{block}.gamma_1" in shapes else None,
             states=shapes.size(f"{block}.mixer.scans.0.A_log", -1, config.states),
             kernel=shapes.size(f"{block}.mixer.conv.weight", -1, config.kernel),
-            mlp_ratio=ratio(hidden, wide, config.mlp_ratio),
+            mlp_ratio=ratio(hidden, width * 2**last, config.mlp_ratio),
             num_classes=shapes.size("head.weight", 0, config.num_classes),
         )
 

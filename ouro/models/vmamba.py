@@ -118,18 +118,20 @@ class VMamba(HierarchicalModel):
 
     @classmethod
     def config_from(cls, shapes: Shapes, config: VMambaConfig) -> VMambaConfig:
-        first = "stages.0.blocks.0"
-        width = shapes.size("embed.conv2.weight", 0, config.width)
-        inner = shapes.size(f"{first}.mixer.out_proj.weight", 1, int(config.expand * width))
-        hidden = shapes.size(f"{first}.mlp.fc1.weight", 0, int(config.mlp_ratio * width))
+        first, width = "stages.0.blocks.0", shapes.size("embed.conv2.weight", 0, config.width)
+        depths = shapes.depths() or config.depths
+        # in the widest stage: of a factor that is rounded off in the others, it has lost least
+        last, widest = f"stages.{len(depths) - 1}.blocks.0", width * 2 ** (len(depths) - 1)
+        inner = shapes.size(f"{last}.mixer.out_proj.weight", 1, int(config.expand * widest))
+        hidden = shapes.size(f"{last}.mlp.fc1.weight", 0, int(config.mlp_ratio * widest))
         return replace(
             config,
             width=width,
-            depths=shapes.depths() or config.depths,
-            expand=ratio(inner, width, config.expand),
+            depths=depths,
+            expand=ratio(inner, widest, config.expand),
             states=shapes.size(f"{first}.mixer.scans.0.A_log", -1, config.states),
             kernel=shapes.size(f"{first}.mixer.conv.weight", -1, config.kernel),
-            mlp_ratio=ratio(hidden, width, config.mlp_ratio),
+            mlp_ratio=ratio(hidden, widest, config.mlp_ratio),
             num_classes=shapes.size("head.weight", 0, config.num_classes),
         )
 
