@@ -107,6 +107,9 @@ def pictures() -> list[Pictures]:
 
 def model(alias: str) -> Model | None:
     """The model of this name, None where it is not one of a person's own."""
+    # a registered name has no blank, and needs no look at the disk
+    if " " not in alias:
+        return None
     return next((entry for entry in models() if entry.alias == alias), None)
 
 
