@@ -61,7 +61,8 @@ class Visit:
 
     def __init__(self, browser, url: str, *, width: int = 1280, height: int = 900, theme: str = "light") -> None:
         self.page = browser.new_page(viewport={"width": width, "height": height})
-        self.page.set_default_timeout(20_000)
+        # the first answers import the library, which takes its time on busy cores
+        self.page.set_default_timeout(60_000)
         self.wrong: list[str] = []
         self.page.on("console", lambda message: self._note(message.type == "error", f"console: {message.text}"))
         self.page.on("pageerror", lambda error: self._note(True, f"error: {error}"))

@@ -46,7 +46,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def page(visit: Visit):
-    visit.page.set_default_timeout(60_000)
     visit.page.wait_for_selector("#wb-start-health li")
     return visit.page
 
