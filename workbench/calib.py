@@ -161,6 +161,12 @@ def told(calib: Any) -> str:
     return "synthetic" if calib else ""
 
 
+def called(data: str) -> str:
+    """A set to measure on by the name that a person knows it by."""
+    entry = _pictures(data)
+    return entry.name if entry else data
+
+
 def handed(model: str, path: str, options: Sequence[tuple[str, str]]) -> tuple:
     """Updates of a source's components that choose this set."""
     return (

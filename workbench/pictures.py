@@ -164,13 +164,13 @@ def hints(model: str, picture: Mapping[str, Any]) -> Iterator[str]:
     if not own:
         return
     known = engine.familiar(model=model, **source_of(picture)).values
-    trained = f"{model} was trained on {known['data']}"
     if not known["far"]:
-        yield hint(f"{fact} {trained}.")
+        yield hint(f"{fact} {model} was trained on {known['data']}.")
         return
     yield hint(
-        f"{fact} It is far from what {trained}: strangeness {known['strangeness']:.1f}, where 99 of 100 of its held-out "
-        f"images stay below {known['limit']:.1f}. Take what the model makes of it with care.",
+        f"{fact} It is far from the {known['data']} that {model} was trained on: strangeness "
+        f"{known['strangeness']:.1f}, where 99 of 100 held-out images stay below {known['limit']:.1f}. Take what the "
+        "model makes of it with care.",
         far=True,
     )
 

@@ -70,7 +70,9 @@ def bars(rows: Sequence[Mapping[str, Any]]) -> str:
 
     kind = ("model", "data", "scope")
     alike = [
-        {**row, "calib": calib.told(row["calib"])} for row in rows if all(row[key] == rows[-1][key] for key in kind)
+        {**row, "calib": calib.told(row["calib"]), "data": calib.called(row["data"])}
+        for row in rows
+        if all(row[key] == rows[-1][key] for key in kind)
     ]
     if rows[-1]["top1"] is None:
         return agreements(alike)

@@ -1,16 +1,18 @@
 """How far an image is from those that a model was trained on, as the model's own blocks see it.
 
-Every patch of every block is compared with a memory of patches of images that the model knows. What the classifier
-looks at says less: the features of a small model lie where its classes do, whatever the image.
+In every block, the patches of an image are compared with a memory of patches of images that the model knows, and the mean
+and spread of its patches with those of whole images. What the classifier looks at says less: the features of a small
+model lie where its classes do, whatever the image.
 
 Source: Roth et al. 2022, "Towards total recall in industrial anomaly detection" (a memory of patch features, distance to
-the nearest one), for all blocks together and with a random part of the patches in place of a coreset.
+the nearest one), here for all blocks, with a random part of the patches in place of a coreset; and Sun et al. 2022,
+"Out-of-distribution detection with deep nearest neighbors", for whole images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,20 +24,24 @@ from ouro.vision import VisionModel
 BATCH = 8
 PATCHES = 2048
 """Patches of a block that are remembered."""
+NEIGHBORS = 5
+"""Whole images that the distance to the nearest ones is the mean of."""
 QUANTILE = 0.99
 """Of held-out images that are not called strange."""
 
 
 @dataclass(frozen=True, slots=True)
 class Familiarity:
-    """What a model knows: patches of each block as unit vectors [k c], and how far from them held-out images are.
+    """What a model knows, and how far from it held-out images are.
 
-    usual: block -> median distance of held-out images, so that all blocks count alike. limit: `QUANTILE` of their
-    strangeness, which is 1 for the middle one of them.
+    patches: block -> unit vectors [k c]. images: block -> mean and spread over patches, as unit vectors [n 2c].
+    usual: block -> (mean, deviation) of the distances of held-out images, of patches and of whole images, so that all
+    of them count alike. limit: `QUANTILE` of the strangeness of held-out images, which is 0 on average.
     """
 
-    memory: Mapping[str, Tensor]
-    usual: Mapping[str, float]
+    patches: Mapping[str, Tensor]
+    images: Mapping[str, Tensor]
+    usual: Mapping[str, tuple[tuple[float, float], tuple[float, float]]]
     limit: float
 
 
@@ -54,22 +60,22 @@ def familiarity(model: VisionModel, known: Tensor, held_out: Tensor, *, seed: in
         raise ValueError(f"{model.info.name} has no blocks to look at")
     seen: dict[str, list[Tensor]] = {path: [] for path in paths}
     for path, patches in _patches(model, known, paths):
-        seen[path].append(patches.flatten(0, 1))
-    memory = {}
-    for path, parts in seen.items():
-        every = torch.cat(parts)
-        chosen = torch.randperm(len(every), generator=torch.Generator().manual_seed(seed))[:PATCHES]
-        memory[path] = every[chosen.to(every.device)]
-    distances = _distances(model, held_out, memory)
-    # a block that has never seen anything else is no measure, but no reason to divide by zero either
-    usual = {path: max(distance.median().item(), 1e-9) for path, distance in distances.items()}
+        seen[path].append(patches)
+    every = {path: torch.cat(parts) for path, parts in seen.items()}
+    around = Familiarity({}, {path: _summary(patches) for path, patches in every.items()}, {}, 0.0)
+    for path, patches in every.items():
+        loose = F.normalize(patches.flatten(0, 1), dim=-1)
+        chosen = torch.randperm(len(loose), generator=torch.Generator().manual_seed(seed))[:PATCHES]
+        around = replace(around, patches={**around.patches, path: loose[chosen.to(loose.device)]})
+    distances = _distances(model, held_out, around)
+    usual = {path: (_spread(one), _spread(other)) for path, (one, other) in distances.items()}
     limit = _together(distances, usual).quantile(QUANTILE).item()
-    return Familiarity(memory, usual, limit)
+    return replace(around, usual=usual, limit=limit)
 
 
 def strangeness(model: VisionModel, images: Tensor, known: Familiarity) -> Tensor:
-    """How strange images [s 3 h w] are, [s]: 1 is usual, above `known.limit` they are far from what the model knows."""
-    return _together(_distances(model, images, known.memory), known.usual)
+    """How strange images [s 3 h w] are, [s]: 0 is usual, above `known.limit` they are far from what the model knows."""
+    return _together(_distances(model, images, known), known.usual)
 
 
 def blocks(model: VisionModel) -> list[str]:
@@ -77,26 +83,49 @@ def blocks(model: VisionModel) -> list[str]:
     return [path for path, tap in taps(model) if tap.site == "block.out"]
 
 
-def _distances(model: VisionModel, images: Tensor, memory: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Block -> mean over its patches of the cosine distance to the nearest patch in memory, [s]."""
-    found: dict[str, list[Tensor]] = {path: [] for path in memory}
-    for path, patches in _patches(model, images, list(memory)):
-        known = memory[path].to(patches.device)
+def _distances(model: VisionModel, images: Tensor, known: Familiarity) -> dict[str, tuple[Tensor, Tensor]]:
+    """Block -> cosine distances to what is nearest in memory, of patches (their mean) and of the whole image, [s] each."""
+    found: dict[str, list[tuple[Tensor, Tensor]]] = {path: [] for path in known.patches}
+    for path, patches in _patches(model, images, list(known.patches)):
+        memory, whole = known.patches[path].to(patches.device), known.images[path].to(patches.device)
         # image by image, because all pairs of patches of many would not fit
-        nearest = torch.stack([(1 - (one @ known.T).amax(1)).mean() for one in patches])
-        found[path].append(nearest.cpu())
-    return {path: torch.cat(parts) for path, parts in found.items()}
+        near = torch.stack([(1 - (F.normalize(one, dim=-1) @ memory.T).amax(1)).mean() for one in patches])
+        alike = (_summary(patches) @ whole.T).topk(min(NEIGHBORS, len(whole)), dim=1).values
+        found[path].append((near.cpu(), (1 - alike.mean(1)).cpu()))
+    distances = {}
+    for path, parts in found.items():
+        patches_of, images_of = zip(*parts, strict=True)
+        distances[path] = (torch.cat(patches_of), torch.cat(images_of))
+    return distances
 
 
-def _together(distances: Mapping[str, Tensor], usual: Mapping[str, float]) -> Tensor:
-    return torch.stack([distance / usual[path] for path, distance in distances.items()]).mean(0)
+def _summary(patches: Tensor) -> Tensor:
+    """Mean and deviation over the patches of each image [b l c], as unit vectors [b 2c]."""
+    spread = patches.std(1, correction=0)
+    return F.normalize(torch.cat([patches.mean(1), spread], dim=-1), dim=-1)
+
+
+def _spread(distances: Tensor) -> tuple[float, float]:
+    # a block whose distances are all the same is no measure, but no reason to divide by zero either
+    return distances.mean().item(), max(distances.std(correction=0).item(), 1e-9)
+
+
+def _together(
+    distances: Mapping[str, tuple[Tensor, Tensor]], usual: Mapping[str, tuple[tuple[float, float], tuple[float, float]]]
+) -> Tensor:
+    """The mean over blocks, and over both distances, of how many deviations each is beyond its mean."""
+    beyond = [
+        (one - mean) / deviation
+        for path, both in distances.items()
+        for one, (mean, deviation) in zip(both, usual[path], strict=True)
+    ]
+    return torch.stack(beyond).mean(0)
 
 
 @torch.no_grad()
 def _patches(model: VisionModel, images: Tensor, paths: list[str]) -> Iterator[tuple[str, Tensor]]:
-    """(block, unit vectors of its patches [b l c]) of one batch after the other."""
+    """(block, its patches [b l c]) of one batch after the other."""
     for chunk in images.split(BATCH):
         with record(model, *paths) as trace:
             model(chunk.to(model.device))
-        for path, tensor in trace.tensors.items():
-            yield path, F.normalize(tensor, dim=-1)
+        yield from trace.tensors.items()

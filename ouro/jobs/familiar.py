@@ -10,7 +10,7 @@ from typing import Any
 
 from ouro.data import normalize
 from ouro.data.source import own_data, own_images
-from ouro.evaluate.familiarity import PATCHES, Familiarity, familiarity, strangeness
+from ouro.evaluate.familiarity import NEIGHBORS, PATCHES, Familiarity, familiarity, strangeness
 from ouro.jobs.inputs import one_image, open_model, source_of
 from ouro.jobs.provenance import run_info
 from ouro.quant.apply import weights_digest
@@ -45,7 +45,7 @@ class FamiliarSpec:
 def familiar(spec: FamiliarSpec, *, root: str | os.PathLike[str] | None = None) -> Generator[Progress, None, Report]:
     """What a model knows is remembered once per machine; every further picture takes one forward.
 
-    The report has {model, data, source, strangeness, limit, far, seed}: `data` is the model's own set, `strangeness` 1
+    The report has {model, data, source, strangeness, limit, far, seed}: `data` is the model's own set, `strangeness` 0
     for a usual image of it, and `limit` what one in a hundred of its held-out images is beyond.
 
     Args:
@@ -75,17 +75,24 @@ def _known(spec: FamiliarSpec, model: VisionModel, own: str, root: str | os.Path
         "weights": weights_digest(model),
         "data": own,
     }
-    key |= {"known": spec.known, "held_out": spec.held_out, "patches": PATCHES, "seed": spec.seed}
+    key |= {"known": spec.known, "held_out": spec.held_out, "patches": PATCHES, "neighbors": NEIGHBORS}
+    key["seed"] = spec.seed
     run = Store(root).open(key)
     report, memory = run.report(), run.load_tensors()
     if report is not None and memory is not None:
-        return Familiarity(memory, report["usual"], report["limit"])
+        patches, images = (
+            {name.partition(":")[2]: x for name, x in memory.items() if name.startswith(f"{kind}:")}
+            for kind in ("patches", "images")
+        )
+        usual = {path: (tuple(one), tuple(other)) for path, (one, other) in report["usual"].items()}
+        return Familiarity(patches, images, usual, report["limit"])
     known = familiarity(
         model,
         own_images(model.info, "calib", spec.known),
         own_images(model.info, "test", spec.held_out),
         seed=spec.seed,
     )
-    run.save_tensors(dict(known.memory))
+    kept = {f"patches:{path}": x for path, x in known.patches.items()}
+    run.save_tensors(kept | {f"images:{path}": x for path, x in known.images.items()})
     run.save_report({"usual": dict(known.usual), "limit": known.limit})
     return known

@@ -174,7 +174,7 @@ def test_generated_set_calibrates_a_quantized_model(visit: Visit):
     assert visit.page.locator("#wb-samples-gallery img").count() >= 8
     visit.page.locator("#wb-samples-use").click()
     visit.page.wait_for_selector("#wb-quantize-set input")
-    visit.page.get_by_label("OuroMamba: dynamic outliers").uncheck()
+    visit.page.get_by_label("OuroMamba-Quant").uncheck()
     visit.page.get_by_role("button", name="Advanced").last.click()
     visit.number("wb-quantize-limit", 50)
     visit.page.locator("#wb-quantize-go").click()

@@ -128,7 +128,7 @@ def test_a_model_and_pictures_go_through_every_tab(visit: Visit, page, brought: 
     page.locator("#wb-samples-use").click()
     page.wait_for_selector("#wb-quantize-set input")
     assert ALIAS in dropdown(page, "wb-quantize-set") and dropdown(page, "wb-quantize-measured") == "garden: accuracy"
-    page.get_by_label("OuroMamba: dynamic outliers").uncheck()
+    page.get_by_label("OuroMamba-Quant").uncheck()
     page.locator("#wb-quantize-go").click()
     assert visit.ended("wb-quantize-job").startswith("done")
     page.locator("#wb-quantize-calib").get_by_label("garden").check()
