@@ -120,7 +120,8 @@ def _use(path: str | None) -> tuple:
 
 def attention_scores(model: str, sample: int, layer: int, window: int = 5) -> dict:
     """AUROC and the other scores of one held-out image's maps, as the Attention tab shows them."""
-    spec = attention.spec_of(model, {"sample": int(sample), "path": None}, layer, window, "delta")
+    picture = {"data": engine.own_data(model), "sample": int(sample), "path": None}
+    spec = attention.spec_of(model, picture, layer, window, "delta")
     return dict(engine.explained(**spec).values)
 
 
