@@ -32,7 +32,6 @@ from workbench import (  # noqa: E402
 )
 from workbench.errors import guarded  # noqa: E402
 from workbench.page import PRIVATE, Page  # noqa: E402
-from workbench.pictures import start as first_picture  # noqa: E402
 from workbench.theme import CSS, HEAD, ICON, LOGO, THEME  # noqa: E402
 
 _BRAND = (
@@ -121,7 +120,8 @@ def _use(path: str | None) -> tuple:
 
 def attention_scores(model: str, sample: int, layer: int, window: int = 5) -> dict:
     """AUROC and the other scores of one held-out image's maps, as the Attention tab shows them."""
-    spec = attention.spec_of(model, {**first_picture(model), "sample": int(sample)}, layer, window, "delta")
+    picture = {"data": engine.own_data(model), "sample": int(sample), "path": None}
+    spec = attention.spec_of(model, picture, layer, window, "delta")
     return dict(engine.explained(**spec).values)
 
 

@@ -28,6 +28,7 @@ class Dataset(Protocol):
         "augmented": augmented(step_seed, n) -> random training images and their labels as `images` gives them, the
             same for the same `step_seed`; of the split "train".
         "series": any number of different images; the option `seed` says which endless series.
+    square: images have one side only; `size` is no (height, width).
     files: images are pictures of any size, cut to what a model wants to see: the set takes its crop_pct, interpolation,
         mean and std.
     """
@@ -37,6 +38,7 @@ class Dataset(Protocol):
     splits: ClassVar[tuple[str, ...]] = SPLITS
     provides: ClassVar[frozenset[str]] = frozenset()
     files: ClassVar[bool] = False
+    square: ClassVar[bool] = False
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]

@@ -31,6 +31,7 @@ class Digits(Dataset):
     """
 
     provides = frozenset({"masks", "augmented"})
+    square = True
     classes = tuple("0123456789")
     mean = MEAN
     std = STD

@@ -277,6 +277,7 @@ class Scenes(Dataset):
     """
 
     provides = frozenset({"masks", "series"})
+    square = True
     classes = CLASSES
     mean = MEAN
     std = STD

@@ -79,6 +79,11 @@ def open_data(data: str | DataSource, split: str, info: ModelInfo) -> Any:
             f"{source.kind} is for calibration and has no labels to score against; take a data set instead"
         )
     else:
+        height, width = info.input_size[1:]
+        if DATASETS.get(source.kind).square and height != width:
+            raise ValueError(
+                f"{name} has square images only, {info.name} takes {height}x{width}; name a folder instead"
+            )
         seen = transform(source, info)
         view = {key: seen[key] for key in ("crop_pct", "interpolation")} | {"mean": info.mean, "std": info.std}
         dataset = load(name, split=split, size=_size(info), **(view if seen["crop_pct"] else {}))

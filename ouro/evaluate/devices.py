@@ -17,15 +17,12 @@ import torch
 from torch import Tensor
 
 from ouro.attention import alpha, alpha_p
-from ouro.data import batches, comes_along
-from ouro.data.source import open_data
 from ouro.evaluate.sensitivity import divergence, sensitivity
-from ouro.gen.synthesize import initial_images, synthesize
-from ouro.models import create_model, variant
+from ouro.gen.synthesize import synthesize
 from ouro.progress import finish
 from ouro.quant import attach_calibration, quantize
 from ouro.quant.packed.lower import lower
-from ouro.registry import DATASETS, GENERATORS, QUANTIZERS
+from ouro.registry import GENERATORS, QUANTIZERS
 from ouro.scan import selective_scan
 from ouro.taps import record
 from ouro.tasks import Task, task_of
@@ -45,6 +42,8 @@ _SHORT: dict[str, dict[str, Any]] = {
     "qmamba": {"candidates": 10},
 }
 """Options that shorten what a method does over and over again."""
+_GENERATED = 0.1
+"""Adam makes whole steps of gradients that are next to nothing: the last bits of a loss show in the images."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,24 +74,6 @@ class _Part:
     compare: Callable[[Any, Any], tuple[float, str]]
 
 
-def agreement(name: str, device: str, *, seed: int = 0) -> list[dict[str, Any]]:
-    """`comparing` for a registered model: with its own weights and images where they come along, else random ones.
-
-    Raises:
-        ValueError: unknown model.
-    """
-    entry = variant(name)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = create_model(name, pretrained=entry.embedded)
-    if entry.data not in DATASETS or not comes_along(entry.data):
-        return list(comparing(model, device, initial_images(model.info, seed, 0, JUDGED), seed=seed))
-    info = model.info
-    dataset = open_data("", "test", info)
-    images, labels = next(batches(dataset, JUDGED, limit=JUDGED, mean=info.mean, std=info.std))
-    return list(comparing(model, device, images, labels, seed=seed))
-
-
 def comparing(
     model: VisionModel, device: str | torch.device, images: Tensor, labels: Tensor | None = None, *, seed: int = 0
 ) -> Iterator[dict[str, Any]]:
@@ -119,7 +100,7 @@ def parts() -> Iterator[_Part]:
     yield _Part("alpha", 1e-3, _alpha, _largest)
     yield _Part("alpha_p", 1e-3, _alpha_p, _largest)
     for method in GENERATORS:
-        yield _Part(f"generate {method}", 0.05, partial(_generate, method), _typical)
+        yield _Part(f"generate {method}", _GENERATED, partial(_generate, method), _typical)
     for method in QUANTIZERS:
         yield _Part(f"calibrate {method}", 0.2, partial(_calibrate, method), _damages)
     yield _Part("attached", 0.1, _attached, _predictions)

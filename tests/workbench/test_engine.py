@@ -77,6 +77,8 @@ def test_guarded_turns_exceptions_into_one_line():
 
 
 def test_unknown_model_names_the_known_ones(monkeypatch):
-    monkeypatch.setattr(engine, "catalog", lambda: ({"name": "vim_nano", "weights": "embedded"},))
+    monkeypatch.setattr(
+        engine, "catalog", lambda: ({"name": "vim_nano", "weights": "embedded", "input_size": [3, 56, 56]},)
+    )
     with pytest.raises(ValueError, match="unknown model 'vim_nono'; choose one of vim_nano"):
         engine.model_row("vim_nono")

@@ -146,6 +146,17 @@ def test_a_stored_set_is_a_data_set(tmp_path) -> None:
         open_data(path, "test", other)
 
 
+def test_a_set_of_squares_does_not_serve_a_model_of_another_aspect(tmp_path) -> None:
+    info = create_model("vim_nano", image=(28, 56)).info
+    with pytest.raises(
+        ValueError, match="^scenes has square images only, vim_nano takes 28x56; name a folder instead$"
+    ):
+        open_data("scenes", "test", info)
+    Image.new("RGB", (90, 40)).save(tmp_path / "x.png")
+    assert open_data(f"folder:{tmp_path}", "test", info).images(0, 1)[0].shape == (1, 3, 28, 56)
+    assert open_data("cifar10", "test", info).images(0, 1)[0].shape == (1, 3, 28, 56)
+
+
 def test_noise_is_no_data_set() -> None:
     with pytest.raises(ValueError, match="^noise is for calibration and has no labels to score against; "):
         open_data("noise:4", "test", create_model("vim_nano").info)

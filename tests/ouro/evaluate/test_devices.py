@@ -1,4 +1,4 @@
-"""What is evaluated on another device is what the CPU evaluates, and `agreement` says so part by part."""
+"""What is evaluated on another device is what the CPU evaluates, and `comparing` says so part by part."""
 
 import copy
 
@@ -7,12 +7,13 @@ import torch
 
 from ouro.evaluate import devices
 from ouro.evaluate.accuracy import outcomes
-from ouro.evaluate.devices import agreement, comparing
+from ouro.evaluate.devices import comparing
 from ouro.evaluate.fidelity import fidelity
 from ouro.evaluate.quality import coverage, diversity, features, frechet, similarity_density
 from ouro.evaluate.sensitivity import MODES, sensitivity
 from ouro.evaluate.widths import damages_by_width
 from ouro.models import create_model
+from ouro.progress import finish
 from ouro.quant import attach_calibration, quantize
 from ouro.registry import GENERATORS, QUANTIZERS
 from tests.devices import assert_same, both, elsewhere
@@ -39,14 +40,6 @@ def images(model):
 LABELS = torch.tensor([0, 1, 2, 0])
 
 
-def ended(job):
-    while True:
-        try:
-            next(job)
-        except StopIteration as end:
-            return end.value
-
-
 def test_accuracy_fidelity_and_quality(model, images):
     calibration = quantize(model, images, method="minmax", bits="w4a4")
 
@@ -57,12 +50,22 @@ def test_accuracy_fidelity_and_quality(model, images):
         return {
             "outcomes": list(outcomes(there, [(images, LABELS)])), "fidelity": fidelity(there, rounded, images),
             "features": seen, "diversity": diversity(seen.to(device), LABELS),
-            "frechet": frechet(seen.to(device), features(there, images.to(device) * 2)),
             "coverage": coverage(there, images, images.to(device) + 0.1),
             "density": similarity_density(there, images, bins=8),
         }  # fmt: skip
 
     assert_same(*both(run))
+
+
+def test_frechet_distance(model, images):
+    """Of few samples it hangs on eigenvalues that are zero but for rounding."""
+
+    def run(device):
+        there = copy.deepcopy(model).to(device)
+        return frechet(features(there, images).to(device), features(there, images.to(device) * 2))
+
+    here, there = both(run)
+    assert there == pytest.approx(here, rel=1e-6)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -71,7 +74,7 @@ def test_sensitivity(model, images, mode):
 
     def run(device):
         there = copy.deepcopy(model).to(device)
-        return ended(sensitivity(there, calibration, images, LABELS, mode=mode, by="group"))
+        return finish(sensitivity(there, calibration, images, LABELS, mode=mode, by="group"))
 
     assert_same(*both(run))
 
@@ -79,10 +82,11 @@ def test_sensitivity(model, images, mode):
 def test_damages_by_width(model, images):
     settings = {"by": "group", "method": "minmax", "bits": "w4a4", "scope": "lin", "seed": 0}
     assert_same(
-        *both(lambda device: ended(damages_by_width(copy.deepcopy(model).to(device), images, [3, 8], **settings)))
+        *both(lambda device: finish(damages_by_width(copy.deepcopy(model).to(device), images, [3, 8], **settings)))
     )
 
 
+@pytest.mark.slow
 def test_a_device_agrees_with_itself_in_every_part(model, images):
     rows = list(comparing(model, "cpu", images, LABELS))
     assert [row["part"] for row in rows] == [
@@ -91,7 +95,7 @@ def test_a_device_agrees_with_itself_in_every_part(model, images):
     ]  # fmt: skip
     assert all(row["max_error"] == 0 and row["passed"] for row in rows), rows
     notes = {row["part"]: row["note"] for row in rows}
-    assert notes["attached"].startswith("top-1 ") and notes["calibrate minmax"].startswith("KL ")
+    assert notes["attached"].startswith("top1 ") and notes["calibrate minmax"].startswith("KL ")
 
 
 @pytest.mark.slow
@@ -114,19 +118,8 @@ def test_a_part_that_fails_or_is_off_is_told_and_the_others_go_on(model, images,
         devices._Part("broken", 1.0, broken, devices._largest), devices._Part("off", 1e-3, off, devices._largest),
         devices._Part("forward", 1e-4, devices._forward, devices._largest),
     ]  # fmt: skip
-    monkeypatch.setattr(devices, "_parts", lambda: iter(parts))
+    monkeypatch.setattr(devices, "parts", lambda: iter(parts))
     failed, wrong, fine = comparing(model, "cpu", images)
     message = "RuntimeError: no kernel image"
     assert failed == {"part": "broken", "max_error": None, "tolerance": 1.0, "passed": False, "note": message}
     assert wrong["max_error"] > 1e-3 and not wrong["passed"] and fine["passed"]
-
-
-@pytest.mark.parametrize("name", ["vim_nano", "vim_tiny_patch16_224"])
-def test_a_registered_model_is_compared_on_its_own_images_or_on_noise(name, monkeypatch):
-    monkeypatch.setattr(devices, "JUDGED", 2)
-    forward = devices._Part(
-        "attached", 0.0, lambda model, case: (case.images.flatten(1), case.labels), devices._predictions
-    )
-    monkeypatch.setattr(devices, "_parts", lambda: iter([forward]))
-    (row,) = agreement(name, "cpu")
-    assert row["passed"] and bool(row["note"]) == (name == "vim_nano")

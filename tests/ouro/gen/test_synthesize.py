@@ -93,6 +93,7 @@ def test_pixels_survive_the_way_to_model_space_and_back(model) -> None:
 def untrained(monkeypatch, model):
     """The job on a model that trains in no time: what it makes of it is not the point here."""
     monkeypatch.setattr("ouro.jobs.synthesize.create_model", lambda name, pretrained: model)
+    monkeypatch.setattr("ouro.jobs.synthesize.open_model", lambda source, device: model)
 
 
 SPEC = {"num": 3, "steps": 4, "batch": 1, "options": (("window", 3), ("positives", 4))}
