@@ -96,5 +96,5 @@ def agreement(spec: AgreementSpec) -> Generator[Progress, None, Report]:
 
 
 def _interval(shares: Tensor) -> list[float]:
-    """Wilson's interval, for parts of an image as for whole ones: the wider one where they are parts."""
+    """Wilson's interval of their mean; parts of an answer vary less than whole ones, for which it is exact."""
     return list(wilson(round(shares.sum().item()), len(shares)))
