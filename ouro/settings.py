@@ -10,6 +10,7 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from math import isfinite
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -97,6 +98,8 @@ def check_options(kind: str, name: str, method: type, options: Mapping[str, Any]
         # True is an int to Python, and to nobody else
         if not isinstance(value, fits) or (isinstance(value, bool) and setting.kind is not bool):
             raise ValueError(f"{option} is {value!r}, expected {_KINDS[setting.kind]}")
+        if setting.kind is float and not isfinite(float(value)):
+            raise ValueError(f"{option} is {value}, expected a finite number")
         if setting.least is not None and not float(value) >= setting.least:
             raise ValueError(f"{option} is {value}, expected {setting.least:g} or more")
 
