@@ -48,7 +48,7 @@ def _field(method: str, setting: Any) -> gr.Dropdown | gr.Number | gr.Checkbox:
     words = setting.help.split(";")[0].split(". ")[0].rstrip(".")
     look = {
         "label": label(setting.name), "info": words if len(words) <= _LONGEST else None, "value": setting.default,
-        "elem_id": f"wb-samples-{method}-{setting.name}", "min_width": _WIDTH,
+        "elem_id": f"wb-samples-{method}-{setting.name}", "min_width": _WIDTH, "interactive": True,
     }  # fmt: skip
     if setting.choices:
         return gr.Dropdown([(str(choice), choice) for choice in setting.choices], filterable=False, **look)
