@@ -198,7 +198,7 @@ def test_where_it_runs_is_no_part_of_what_is_taken_up(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"data": "digits"}, "digits has 10 classes, vim_nano tells 12 apart; train a model of as many"),
+        ({"data": "digits"}, "digits has 10 classes, vim_nano tells 12 apart"),
         ({"data": "scene"}, "unknown data set 'scene'"),
         ({"device": "cuda:99"}, "device is 'cuda:99', but this machine has "),
         ({"device": "gpu"}, "device is 'gpu', allowed are auto, cpu, cuda and "),

@@ -129,7 +129,7 @@ def test_wrong_use_is_one_line(no_gpu):
     with pytest.raises(ValueError, match="vmamba_nano cannot be fused, it is no Vim"):
         finish(bench_fused(FusedBenchSpec("vmamba_nano")))
     for arguments, message in (
-        (["--b", "1,x"], "b is '1,x', expected whole numbers"),
+        (["--b", "1,x"], "b '1,x' cannot be read; write whole numbers with commas"),
         (["--backend", "gpu"], "backend is 'gpu'"),
         (["--b", "1,8"], "backend cpu takes one batch size"),
     ):
@@ -138,7 +138,7 @@ def test_wrong_use_is_one_line(no_gpu):
 
 
 def test_every_run_of_the_gpu_script_is_one_that_there_is(no_gpu, tmp_path):
-    script = Path(__file__).parents[3] / "results" / "gpu.sh"
+    script = Path(__file__).parents[4] / "results" / "gpu.sh"
     runs = [shlex.split(line)[2:] for line in script.read_text("utf-8").splitlines() if line.startswith("measure ")]
     assert {run[0] for run in runs} == {"model", "kernels", "gemm"} and len(runs) > 5
     for name, *rest in runs:
