@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from math import isfinite
+from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -94,7 +95,8 @@ def check_options(kind: str, name: str, method: type, options: Mapping[str, Any]
             continue
         if setting.choices and value not in setting.choices:
             raise ValueError(f"{option} is {value!r}; known: {', '.join(map(str, setting.choices))}")
-        fits = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}[setting.kind]
+        # numpy's numbers are numbers too
+        fits = {int: Integral, float: Real, bool: bool, str: str}[setting.kind]
         # True is an int to Python, and to nobody else
         if not isinstance(value, fits) or (isinstance(value, bool) and setting.kind is not bool):
             raise ValueError(f"{option} is {value!r}, expected {_KINDS[setting.kind]}")
@@ -111,13 +113,15 @@ def _setting(name: str, default: Any, hint: Any, words: str) -> Setting:
     least: float | None = None
     choices: tuple[Any, ...] = ()
     optional = False
-    if get_origin(hint) is Annotated:
-        hint, *marks = get_args(hint)
-        least = next((mark.value for mark in marks if isinstance(mark, Least)), None)
-    if get_origin(hint) in (Union, UnionType):
-        parts = get_args(hint)
-        optional = NoneType in parts
-        hint = next(part for part in parts if part is not NoneType)
+    # Annotated[X, ...] | None and Annotated[X | None, ...] are the same
+    while get_origin(hint) in (Annotated, Union, UnionType):
+        if get_origin(hint) is Annotated:
+            hint, *marks = get_args(hint)
+            least = next((mark.value for mark in marks if isinstance(mark, Least)), least)
+        else:
+            parts = get_args(hint)
+            optional = NoneType in parts
+            hint = next(part for part in parts if part is not NoneType)
     if get_origin(hint) is Literal:
         choices = get_args(hint)
         hint = type(choices[0])

@@ -33,7 +33,7 @@ def started(command: list[str], home: Path) -> Iterator[str]:
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
     url = f"http://127.0.0.1:{port}/"
     try:
-        for _ in range(300):
+        for _ in range(900):
             try:
                 with urllib.request.urlopen(url, timeout=2) as answer:
                     assert answer.status == 200
@@ -44,7 +44,7 @@ def started(command: list[str], home: Path) -> Iterator[str]:
                 time.sleep(0.2)
         else:
             log.seek(0)
-            pytest.fail(f"no answer within 60 s: {log.read()}")
+            pytest.fail(f"no answer within 180 s: {log.read()}")
         yield url
     finally:
         os.killpg(process.pid, signal.SIGTERM)

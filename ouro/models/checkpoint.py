@@ -11,6 +11,7 @@ import os
 import pickle
 import re
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -188,6 +189,9 @@ def _read(path: Path) -> tuple[dict[Any, Any], Mapping[str, str]]:
     # a crafted pickle calls the few functions it may with whatever it likes, and they fail in any way
     except Exception as error:
         detail = next(iter(str(error).splitlines()), "") or type(error).__name__
+        if not zipfile.is_zipfile(path) and path.read_bytes()[:1] != pickle.PROTO:
+            # what a text or a picture fails with says nothing about it
+            detail = "torch.save did not write it"
         raise ValueError(f"{path.name} is no readable checkpoint ({detail[:160]}); download it again") from error
     if not isinstance(content, dict):
         raise ValueError(

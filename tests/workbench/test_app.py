@@ -70,7 +70,7 @@ def test_endpoints_answer(server: str):
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_every_tab_opens_without_a_word(server: str, browser, theme: str):
     visit = Visit(browser, server, theme=theme)
-    visit.page.wait_for_selector("#wb-start-health li")
+    visit.page.wait_for_selector("#wb-start-health li", timeout=180_000)
     assert "CPU" in visit.page.inner_text("#wb-device") or "CUDA" in visit.page.inner_text("#wb-device")
     for tab in TABS:
         visit.open(tab)

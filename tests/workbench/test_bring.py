@@ -46,7 +46,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def page(visit: Visit):
-    visit.page.wait_for_selector("#wb-start-health li")
+    visit.page.wait_for_selector("#wb-start-health li", timeout=180_000)
     return visit.page
 
 
@@ -73,7 +73,7 @@ def test_a_broken_file_of_each_kind_gives_one_line(page, tmp_path: Path):
     said = page.locator("#wb-start-model-said [role=alert]")
     for name, words in (
         ("empty", "empty.pth is empty"),
-        ("text", "text.pth is no readable checkpoint"),
+        ("text", "text.pth is no readable checkpoint (torch.save did not write it)"),
         ("hostile", "hostile.pth holds more than tensors and was not opened"),
         ("resnet", "resnet.pth looks like none of Vim, VMamba"),
     ):
