@@ -43,11 +43,11 @@ def settings(method: type) -> tuple[Setting, ...]:
     """
     if is_dataclass(method):
         hints = get_type_hints(method, include_extras=True)
-        found = {one.name: (one.default, hints[one.name]) for one in fields(method)}
+        known = {one.name: (one.default, hints[one.name]) for one in fields(method)}
     else:
-        found = dict(_parameters(method))
-    words = _words(method, list(found))
-    return tuple(_setting(name, default, hint, words.get(name, "")) for name, (default, hint) in found.items())
+        known = dict(_parameters(method))
+    words = _words(method, list(known))
+    return tuple(_setting(name, default, hint, words.get(name, "")) for name, (default, hint) in known.items())
 
 
 def _parameters(method: type) -> Iterator[tuple[str, tuple[Any, Any]]]:
@@ -96,7 +96,7 @@ def check_options(kind: str, name: str, method: type, options: Mapping[str, Any]
         if setting.choices and value not in setting.choices:
             raise ValueError(f"{option} is {value!r}; known: {', '.join(map(str, setting.choices))}")
         # numpy's numbers are numbers too
-        fits = {int: Integral, float: Real, bool: bool, str: str}[setting.kind]
+        fits: Any = {int: Integral, float: Real, bool: bool, str: str}[setting.kind]
         # True is an int to Python, and to nobody else
         if not isinstance(value, fits) or (isinstance(value, bool) and setting.kind is not bool):
             raise ValueError(f"{option} is {value!r}, expected {_KINDS[setting.kind]}")

@@ -85,15 +85,15 @@ def blocks(model: VisionModel) -> list[str]:
 
 def _distances(model: VisionModel, images: Tensor, known: Familiarity) -> dict[str, tuple[Tensor, Tensor]]:
     """Block -> cosine distances to what is nearest in memory, of patches (their mean) and of the whole image, [s] each."""
-    found: dict[str, list[tuple[Tensor, Tensor]]] = {path: [] for path in known.patches}
+    near_each: dict[str, list[tuple[Tensor, Tensor]]] = {path: [] for path in known.patches}
     for path, patches in _patches(model, images, list(known.patches)):
         memory, whole = known.patches[path].to(patches.device), known.images[path].to(patches.device)
         # image by image, because all pairs of patches of many would not fit
         near = torch.stack([(1 - (F.normalize(one, dim=-1) @ memory.T).amax(1)).mean() for one in patches])
         alike = (_summary(patches) @ whole.T).topk(min(NEIGHBORS, len(whole)), dim=1).values
-        found[path].append((near.cpu(), (1 - alike.mean(1)).cpu()))
+        near_each[path].append((near.cpu(), (1 - alike.mean(1)).cpu()))
     distances = {}
-    for path, parts in found.items():
+    for path, parts in near_each.items():
         patches_of, images_of = zip(*parts, strict=True)
         distances[path] = (torch.cat(patches_of), torch.cat(images_of))
     return distances

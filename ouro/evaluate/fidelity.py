@@ -47,7 +47,7 @@ def fidelity(exact: VisionModel, rounded: VisionModel, images: Tensor, *patterns
     with torch.no_grad():
         with record(exact, *patterns) as wanted:
             logits = exact(images)
-        with record(rounded, *patterns) as found:
+        with record(rounded, *patterns) as taken:
             rounded_logits = rounded(images)
-    result = {path: compare(tensor, found.tensors[path]) for path, tensor in wanted.tensors.items()}
+    result = {path: compare(tensor, taken.tensors[path]) for path, tensor in wanted.tensors.items()}
     return {**result, "logits": compare(logits, rounded_logits)}

@@ -43,19 +43,19 @@ def features(model: VisionModel, images: Tensor) -> Tensor:
     return torch.cat([model.features(chunk.to(model.device)).cpu() for chunk in images.split(BATCH)])
 
 
-def diversity(found: Tensor, labels: Tensor | None = None) -> dict[str, float | None]:
+def diversity(vectors: Tensor, labels: Tensor | None = None) -> dict[str, float | None]:
     """{pairwise, within, between}: mean cosine distance of all pairs of features [s c], of pairs of one class, of two.
 
     None where there is no such pair, or no labels. In float64.
     """
-    unit = F.normalize(found.double(), dim=-1)
+    unit = F.normalize(vectors.double(), dim=-1)
     distances = 1 - unit @ unit.T
     pairs = torch.ones_like(distances, dtype=torch.bool).triu(1)
-    told = {"pairwise": _mean(distances[pairs]), "within": None, "between": None}
+    means = {"pairwise": _mean(distances[pairs]), "within": None, "between": None}
     if labels is not None:
         same = (labels[:, None] == labels[None, :]).to(distances.device)
-        told |= {"within": _mean(distances[pairs & same]), "between": _mean(distances[pairs & ~same])}
-    return told
+        means |= {"within": _mean(distances[pairs & same]), "between": _mean(distances[pairs & ~same])}
+    return means
 
 
 def frechet(first: Tensor, second: Tensor) -> float:

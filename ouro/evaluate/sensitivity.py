@@ -114,10 +114,10 @@ def grouped(model: VisionModel, plan: QuantPlan, image: Tensor, by: str) -> list
         raise ValueError(f"unknown grouping {by!r}; known: {', '.join(GROUPINGS)}")
     # where a site is does not depend on its width
     every = replace(plan, sites={path: replace(spec, bits=WIDE) for path, spec in plan.sites.items()})
-    found: dict[tuple[str, str], list[str]] = {}
+    by_group: dict[tuple[str, str], list[str]] = {}
     for part in sections(model, every, image):
         for path, (tap, _) in part.sites.items():
-            found.setdefault((part.name, GROUPINGS[by](part.name, path, tap.site)), []).append(path)
+            by_group.setdefault((part.name, GROUPINGS[by](part.name, path, tap.site)), []).append(path)
     return [
         Group(
             name=paths[0] if by == "site" else f"{block} {kind}",
@@ -126,7 +126,7 @@ def grouped(model: VisionModel, plan: QuantPlan, image: Tensor, by: str) -> list
             paths=tuple(paths),
             bits=tuple(sorted({plan.sites[path].bits for path in paths})),
         )
-        for (block, kind), paths in found.items()
+        for (block, kind), paths in by_group.items()
     ]
 
 

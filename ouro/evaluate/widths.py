@@ -45,7 +45,7 @@ def damages_by_width(
         path: spec for path, spec in plan.sites.items() if is_rounded(spec) and site_of[path] not in RECURRENT_SITES
     }
     groups = grouped(model, replace(plan, sites=chosen), images[:1], by)
-    found: list[dict[int, float]] = [{} for _ in groups]
+    by_width: list[dict[int, float]] = [{} for _ in groups]
     sizes: dict[str, int] = {}
     for number, width in enumerate(widths):
         begin, middle, end = (place / (2 * len(widths)) for place in range(2 * number, 2 * number + 3))
@@ -57,7 +57,7 @@ def damages_by_width(
         subsets = Subsets(model, calibration, images, BATCH)
         measuring = subsets.outputs([(), *(group.paths for group in groups)])
         exact, *alone = yield from staged(measuring, middle, end, f"damage at {width} bits")
-        for damages, rounded in zip(found, alone, strict=True):
+        for damages, rounded in zip(by_width, alone, strict=True):
             damages[width] = subsets.damage(exact, rounded).kl
         sizes = sizes or elements(model, calibration, images[:1])
     return [
@@ -68,7 +68,7 @@ def damages_by_width(
             sum(sizes[path] for path in group.paths),
             damages,
         )
-        for group, damages in zip(groups, found, strict=True)
+        for group, damages in zip(groups, by_width, strict=True)
     ]
 
 

@@ -58,9 +58,9 @@ def alt(study: Study) -> str:
     """What was seen of the paper's claims, in a sentence per measure."""
     parts = []
     for name in dict.fromkeys(claim["measure"] for claim in study["claims"]):
-        mine = [claim for claim in study["claims"] if claim["measure"] == name]
-        told = [f"{claim['better']} over {claim['worse']}: {claim['seen']}" for claim in mine]
-        parts.append(f"{name}: {'; '.join(told)}")
+        claims = [claim for claim in study["claims"] if claim["measure"] == name]
+        verdicts = [f"{claim['better']} over {claim['worse']}: {claim['seen']}" for claim in claims]
+        parts.append(f"{name}: {'; '.join(verdicts)}")
     return f"{study['title']} on {study['model']}. {'. '.join(parts)}."
 
 
@@ -86,11 +86,11 @@ def _series(study: Study) -> tuple[list[str], dict[str, tuple[list[float], list[
     rows = study["rows"]
     if not rows:
         raise ValueError("there is nothing to draw: give a study with at least one row")
-    found = {}
+    series = {}
     for name in rows[0]["top1"]:
         cells = [row["top1"][name] for row in rows]
-        found[name] = ([100 * cell["mean"] for cell in cells], [100 * cell["spread"] for cell in cells])
-    return [row["label"] for row in rows], found
+        series[name] = ([100 * cell["mean"] for cell in cells], [100 * cell["spread"] for cell in cells])
+    return [row["label"] for row in rows], series
 
 
 def _title(study: Study) -> str:

@@ -27,12 +27,12 @@ def screen(rows: Sequence[Row]) -> go.Figure:
     """
     bits, series = _series(rows)
     figure = go.Figure()
-    for (name, found), color in zip(series.items(), cycle(len(series)), strict=True):
-        top1, below, above = _heights(found, bits)
+    for (name, cells), color in zip(series.items(), cycle(len(series)), strict=True):
+        top1, below, above = _heights(cells, bits)
         figure.add_bar(
             x=bits, y=top1, name=name, marker={"color": color},
             error_y={"type": "data", "symmetric": False, "array": above, "arrayminus": below, "thickness": 1.2},
-            customdata=[found[b]["n"] if b in found else None for b in bits],
+            customdata=[cells[b]["n"] if b in cells else None for b in bits],
             hovertemplate="%{x}, " + name + ": %{y:.1f} % of %{customdata}<extra></extra>",
         )  # fmt: skip
     figure.add_hline(y=_float(rows), line={"dash": "dot", "color": "#444444"}, annotation_text="float")
@@ -53,8 +53,8 @@ def paper(rows: Sequence[Row]) -> Figure:
     figure = Figure(figsize=(max(4.0, 0.35 * len(bits) * len(series) + 2), 3.2), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(series)
-    for place, ((name, found), color) in enumerate(zip(series.items(), cycle(len(series)), strict=True)):
-        top1, below, above = _heights(found, bits)
+    for place, ((name, cells), color) in enumerate(zip(series.items(), cycle(len(series)), strict=True)):
+        top1, below, above = _heights(cells, bits)
         at = np.arange(len(bits)) + (place - (len(series) - 1) / 2) * width
         axes.bar(at, top1, width, label=name, color=color, yerr=[below, above], capsize=2, error_kw={"lw": 0.8})
     axes.axhline(_float(rows), ls=":", color="#444444", lw=1, label="float")
@@ -83,9 +83,9 @@ def _series(rows: Sequence[Row]) -> tuple[list[str], dict[str, dict[str, Row]]]:
     if not rows:
         raise ValueError("there is nothing to draw: give at least one evaluated model")
     for key in ("model", "data", "scope"):
-        found = sorted({str(row[key]) for row in rows})
-        if len(found) > 1:
-            raise ValueError(f"these rows differ in {key} ({', '.join(found)}); draw a figure for each")
+        values = sorted({str(row[key]) for row in rows})
+        if len(values) > 1:
+            raise ValueError(f"these rows differ in {key} ({', '.join(values)}); draw a figure for each")
     sets = {row.get("calib") for row in rows}
     series: dict[str, dict[str, Row]] = {}
     groups = []
@@ -98,10 +98,10 @@ def _series(rows: Sequence[Row]) -> tuple[list[str], dict[str, dict[str, Row]]]:
     return list(dict.fromkeys(groups)), series
 
 
-def _heights(found: Mapping[str, Row], bits: Sequence[str]) -> tuple[list[float], list[float], list[float]]:
+def _heights(cells: Mapping[str, Row], bits: Sequence[str]) -> tuple[list[float], list[float], list[float]]:
     """Per bit width: the bar in percent and how far its interval reaches below and above; NaN where there is none."""
     nothing = {"top1": np.nan, "ci95": (np.nan, np.nan)}
-    rows = [found.get(width, nothing) for width in bits]
+    rows = [cells.get(width, nothing) for width in bits]
     return (
         [100 * row["top1"] for row in rows],
         [100 * (row["top1"] - row["ci95"][0]) for row in rows],

@@ -258,9 +258,9 @@ def _grids(report: Report, direction: str) -> tuple[list[int], dict[str, tuple[l
     layers = sorted({row["layer"] for row in rows})
     grids = {}
     for source in _NAMES:
-        mine = {(row["layer"], row["reduction"]): row["auroc"] for row in rows if row["source"] == source}
-        reductions = list(dict.fromkeys(reduction for _, reduction in mine))
-        grids[source] = reductions, np.array([[mine[layer, name] for name in reductions] for layer in layers])
+        scores = {(row["layer"], row["reduction"]): row["auroc"] for row in rows if row["source"] == source}
+        reductions = list(dict.fromkeys(reduction for _, reduction in scores))
+        grids[source] = reductions, np.array([[scores[layer, name] for name in reductions] for layer in layers])
     return layers, grids
 
 

@@ -47,12 +47,12 @@ def paper(model: Model) -> Figure:
     Raises:
         ValueError: no row of h_p.
     """
-    found = [_grid(model, reduction) for reduction in REDUCTIONS]
-    reach = max(_reach(gains) for _, _, gains, _ in found)
-    count = len(found[0][0])
-    figure = Figure(figsize=(2 * 0.3 * count + 3.2, 0.26 * len(found[0][1]) + 1.4), layout="constrained")
+    grids = [_grid(model, reduction) for reduction in REDUCTIONS]
+    reach = max(_reach(gains) for _, _, gains, _ in grids)
+    count = len(grids[0][0])
+    figure = Figure(figsize=(2 * 0.3 * count + 3.2, 0.26 * len(grids[0][1]) + 1.4), layout="constrained")
     panels = figure.subplots(1, len(REDUCTIONS), sharey=True)
-    for axes, reduction, (layers, sources, gains, sure) in zip(panels, REDUCTIONS, found, strict=True):
+    for axes, reduction, (layers, sources, gains, sure) in zip(panels, REDUCTIONS, grids, strict=True):
         image = axes.imshow(gains, cmap="RdBu", vmin=-reach, vmax=reach, aspect="auto")
         rows, columns = np.nonzero(sure)
         axes.plot(columns, rows, "k.", ms=3)
@@ -69,8 +69,8 @@ def alt(model: Model) -> str:
     """Where h_p is ahead and behind, in a sentence."""
     gains = [row["gain"] for row in model["rows"] if row["gain"]]
     words = {word: sum(gain["seen"] == word for gain in gains) for word in ("better", "worse", "not resolved")}
-    told = ", ".join(f"{count} {word}" for word, count in words.items())
-    return f"AUROC of h_p less that of h on {model['scored']} images of {model['data']}, {model['model']}: {told}."
+    counts = ", ".join(f"{count} {word}" for word, count in words.items())
+    return f"AUROC of h_p less that of h on {model['scored']} images of {model['data']}, {model['model']}: {counts}."
 
 
 def table(model: Model) -> tuple[list[str], list[list[Any]]]:

@@ -97,17 +97,17 @@ def paper(values: Values, item: str) -> Figure:
 def alt(values: Values, item: str) -> str:
     """The figure in one sentence: the mean of every set."""
     if item in _PER_SITE:
-        told = [f"{row['label']} {row[_PER_SITE[item]]:.2f}" for row in values["rows"]]
-        return f"{ITEMS[item]}, mean over sites: {', '.join(told)}."
+        cells = [f"{row['label']} {row[_PER_SITE[item]]:.2f}" for row in values["rows"]]
+        return f"{ITEMS[item]}, mean over sites: {', '.join(cells)}."
     if item == "similarity":
-        told = [f"{row['label']} {row['similarity']:.2f}" for row in values["rows"]]
-        return f"Mean cosine between patches: {', '.join(told)}."
+        cells = [f"{row['label']} {row['similarity']:.2f}" for row in values["rows"]]
+        return f"Mean cosine between patches: {', '.join(cells)}."
     labels, series = _bars(values, item)
     parts = []
     for name, heights in series.items():
         found = zip(labels, heights, strict=True)
-        told = [f"{label} {height:.3g}" for label, height in found if height is not None]
-        parts.append(f"{name}: {', '.join(told)}")
+        cells = [f"{label} {height:.3g}" for label, height in found if height is not None]
+        parts.append(f"{name}: {', '.join(cells)}")
     return f"{ITEMS[item]}. {'; '.join(parts)}."
 
 

@@ -99,8 +99,8 @@ def _rules(values: Values) -> tuple[list[str], list[int]]:
 
 
 def _errors(values: Values, rules: Sequence[str], bits: int, key: str) -> list[float]:
-    found = {row["rule"]: row[key] for row in values["means"] if row["bits"] == bits}
-    return [found.get(rule, np.nan) for rule in rules]
+    errors = {row["rule"]: row[key] for row in values["means"] if row["bits"] == bits}
+    return [errors.get(rule, np.nan) for rule in rules]
 
 
 def _title(values: Values) -> str:

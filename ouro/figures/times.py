@@ -59,9 +59,9 @@ def alt(values: Values) -> str:
     _bars(values)
     parts = []
     for op, case in dict.fromkeys((row["op"], row["case"]) for row in values["rows"]):
-        mine = [row for row in values["rows"] if (row["op"], row["case"]) == (op, case)]
-        told = ", ".join(f"{row['backend']} {row['p50_ms']:.3g} ms" for row in mine)
-        parts.append(f"{op}, {case}: {told}.")
+        shown = [row for row in values["rows"] if (row["op"], row["case"]) == (op, case)]
+        times = ", ".join(f"{row['backend']} {row['p50_ms']:.3g} ms" for row in shown)
+        parts.append(f"{op}, {case}: {times}.")
     return f"Median times on {values['device']}. {' '.join(parts)}"
 
 

@@ -42,8 +42,8 @@ class Format:
 
 
 FORMATS = {
-    found.name: found
-    for found in (
+    one.name: one
+    for one in (
         Format("fp32", torch.float32),
         Format("fp16", torch.float16),
         Format("bf16", torch.bfloat16),
@@ -110,11 +110,11 @@ def check(model: VisionModel, simulated: VisionModel, fused: FusedModel, format:
     few = images[:CHUNK]
     precise = fused if format.dtype == torch.float32 else fused_of(simulated, _in_float32(format), fused.backend)
     exact = _worst_block(simulated, precise, few)
-    truth, wanted, found = (_logits(run, images) for run in (model, simulated, fused))
+    truth, wanted, logits = (_logits(run, images) for run in (model, simulated, fused))
     yardstick = _rounded(model, format.dtype, images) if format.bits is None else wanted
     task = task_of(model)
-    off, allowed = _distance(found, truth), _distance(yardstick, truth)
-    top1, own = (task.agreement(truth, outputs).mean().item() for outputs in (found, yardstick))
+    off, allowed = _distance(logits, truth), _distance(yardstick, truth)
+    top1, own = (task.agreement(truth, outputs).mean().item() for outputs in (logits, yardstick))
     limit = _limit(format, allowed, len(images))
     complaints = []
     if not exact <= EXACT:
@@ -129,7 +129,7 @@ def check(model: VisionModel, simulated: VisionModel, fused: FusedModel, format:
     if not top1 >= own - 0.02 - 1 / len(images):
         complaints.append(f"top-1 is the float model's on {top1:.1%}, expected {own:.1%}")
     why = "; ".join(complaints) or None
-    error, agreement = _distance(found, wanted), task.agreement(wanted, found).mean().item()
+    error, agreement = _distance(logits, wanted), task.agreement(wanted, logits).mean().item()
     return Verdict(
         format.name, len(images), error, agreement, off, top1, allowed, own, exact, passed=why is None, complaint=why
     )
@@ -182,8 +182,8 @@ def _rounded(model: VisionModel, dtype: torch.dtype, images: Tensor) -> Tensor:
 def _worst_block(simulated: VisionModel, fused: FusedModel, images: Tensor) -> float:
     state, worst = simulated.stem(images), 0.0
     for path, block in simulated.blocks().items():
-        wanted, found = block(*state), fused.blocks()[path](*state)
-        worst = max(worst, _distance(found[0], wanted[0]))
+        wanted, logits = block(*state), fused.blocks()[path](*state)
+        worst = max(worst, _distance(logits[0], wanted[0]))
         state = wanted
     return worst
 
@@ -202,9 +202,9 @@ def _in_float32(format: Format) -> Format:
     return replace(format, dtype=torch.float32)
 
 
-def _distance(found: Tensor, wanted: Tensor) -> float:
+def _distance(logits: Tensor, wanted: Tensor) -> float:
     """Root mean square of the difference, as a part of what is wanted."""
-    return ((found - wanted).double().square().mean() / wanted.double().square().mean()).sqrt().item()
+    return ((logits - wanted).double().square().mean() / wanted.double().square().mean()).sqrt().item()
 
 
 def main(arguments: Sequence[str]) -> None:

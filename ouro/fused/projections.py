@@ -47,10 +47,10 @@ class Encoder(nn.Module):
             outliers != FLOAT_OUTLIERS,
             f"the outliers of {path} stay in floating point, kernels multiply them as codes of 2 to 8 bits",
         )
-        found = steps if encoding.scale is None else len(encoding.scale)
+        count = steps if encoding.scale is None else len(encoding.scale)
         require(
-            found in (1, steps),
-            f"the input of {path} was calibrated for {found} time steps, the model has {steps}",
+            count in (1, steps),
+            f"the input of {path} was calibrated for {count} time steps, the model has {steps}",
         )
         self.bits = grid.high.bit_length() + self.signed
         self.has_outliers = rule is not None
@@ -76,8 +76,15 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Coded:
         assert self.scale is not None, "the range of a row is found behind a norm only"
-        found = quantize_outliers(x.contiguous(), self.scale, self.zero, self.theta, **self.settings)
-        return _flat(found.codes, found.scale, found.zero, found.outliers, found.outlier_scale, found.outlier_zero)
+        split = quantize_outliers(x.contiguous(), self.scale, self.zero, self.theta, **self.settings)
+        return _flat(
+            split.codes,
+            split.scale,
+            split.zero,
+            split.outliers,
+            split.outlier_scale,
+            split.outlier_zero,
+        )
 
 
 class Projection(nn.Module):

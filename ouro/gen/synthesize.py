@@ -220,8 +220,8 @@ def synthesize(
         made = finish(optimise(model, objective, steps=steps, seed=seed, first=first, count=count))
         images.append(made.images)
         losses.append(made.provenance["losses"])
-    told = {"model": model.info.name, "method": method, "steps": steps, "seed": seed, "options": options}
-    return CalibrationSet(torch.cat(images), torch.cat(labels), told | {"losses": losses})
+    recipe = {"model": model.info.name, "method": method, "steps": steps, "seed": seed, "options": options}
+    return CalibrationSet(torch.cat(images), torch.cat(labels), recipe | {"losses": losses})
 
 
 def to_pixels(images: Tensor, info: ModelInfo) -> Tensor:

@@ -118,9 +118,9 @@ def _from_url(url: str) -> Generator[Progress, None, Path]:
         digest = total.hexdigest()
         if wanted is not None and size != int(wanted):
             raise OSError(f"the connection ended after {size} of {wanted} bytes")
-        told = _HASH_IN_NAME.search(target.name)
-        if told and not digest.startswith(told[1]):
-            raise OSError(f"its SHA-256 is {digest[:DIGITS]}, its name says {told[1]}")
+        named = _HASH_IN_NAME.search(target.name)
+        if named and not digest.startswith(named[1]):
+            raise OSError(f"its SHA-256 is {digest[:DIGITS]}, its name says {named[1]}")
         os.replace(partial, target)
     except (OSError, HTTPException, ValueError) as error:
         if isinstance(error, HTTPError):

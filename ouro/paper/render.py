@@ -76,10 +76,10 @@ def attention() -> str | None:
     rows = [row for row in values["table"] if row["direction"] == "both"]
     columns = list(dict.fromkeys((row["reduction"], row["source"]) for row in rows))
     columns.sort(key=lambda pair: (pair[1] == "delta", pair[0]))
-    found = {(row["layer"], row["reduction"], row["source"]): row for row in rows}
+    cells_at = {(row["layer"], row["reduction"], row["source"]): row for row in rows}
     table: Rows = []
     for layer in sorted({row["layer"] for row in rows}):
-        cells = [found[(layer, *column)] for column in columns if (layer, *column) in found]
+        cells = [cells_at[(layer, *column)] for column in columns if (layer, *column) in cells_at]
         table.append([layer, *(f"{c['auroc']:.2f} ({c['auroc_lo']:.2f} to {c['auroc_hi']:.2f})" for c in cells)])
     head = ["layer", *("Δ" if source == "delta" else f"{SOURCES[source]} {name}" for name, source in columns)]
     command = f"ouro attention {values['model']} --n {values['n']} --json"
@@ -101,9 +101,9 @@ def quantization() -> str | None:
     table: Rows = []
     for calib in dict.fromkeys(row["calib"] for row in rows):
         for method in dict.fromkeys(row["method"] for row in rows):
-            mine = {row["bits"]: row for row in rows if row["calib"] == calib and row["method"] == method}
-            cells = [_cell(mine[b]) if b in mine else "" for b in bits]
-            last = mine.get("w4a4o8")
+            by_bits = {row["bits"]: row for row in rows if row["calib"] == calib and row["method"] == method}
+            cells = [_cell(by_bits[b]) if b in by_bits else "" for b in bits]
+            last = by_bits.get("w4a4o8")
             effective = "" if last is None else f"{last['effective_bits']['activations']:.2f}"
             table.append([calib, _title(method), *cells, effective])
     head = ["calibration", "method", *(b.upper().replace("O", " (O") + (")" if "o" in b else "") for b in bits)]
@@ -140,18 +140,18 @@ def methods() -> str | None:
     ]  # fmt: skip
     first: Rows = []
     for name in known:
-        found = [cells.get(("vim_nano", *column, name)) for column in columns]
+        row_cells = [cells.get(("vim_nano", *column, name)) for column in columns]
         last = cells.get(("vim_nano", "lin", "w4a4o8", "real", name))
-        told = ("", "") if last is None else (
+        last_cells = ("", "") if last is None else (
             f"{last['effective_bits']['activations']:.2f}", f"{last['calibration_seconds']:.0f}"
         )  # fmt: skip
-        first.append([_title(name), *("" if row is None else _cell(row) for row in found), *told])
+        first.append([_title(name), *("" if row is None else _cell(row) for row in row_cells), *last_cells])
     head = ["method", *(f"{scope} {bits.upper()[:4]}, {calib}" for scope, bits, calib in columns)]
     head += ["A bits at lin W4A4", "seconds"]
     others = [name for name in floats if name != "vim_nano"]
     second: Rows = []
     for name in known:
-        found = [
+        row_cells = [
             cells.get((model, scope, bits, calib, name))
             for model in others
             for scope, bits, calib in (
@@ -160,8 +160,8 @@ def methods() -> str | None:
                 ("rec", "w8a8", "real"),
             )
         ]
-        if any(found):
-            second.append([_title(name), *("" if row is None else _share(row["top1"]) for row in found)])
+        if any(row_cells):
+            second.append([_title(name), *("" if row is None else _share(row["top1"]) for row in row_cells)])
     words = [f"{model}: {what}" for model in others for what in ("W4A4, synthetic", "W4A4, real", "rec W8A8, real")]
     counts = {one["n"] for one in values["tables"]}
     note = (
@@ -178,16 +178,16 @@ def methods() -> str | None:
 
 def kscale() -> str | None:
     """W8A8 of everything, hidden state included, against the paper's band."""
-    found = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("kscale_full_*.json"))]
+    studies = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("kscale_full_*.json"))]
     rows: Rows = [
         (f"`{one['model']}`", row["calib"], _share(one["fp_top1"]), _cell(row),
          f"{100 * (one['fp_top1'] - row['top1']):+.1f}", one["n"])
-        for one in found for row in one["rows"]
+        for one in studies for row in one["rows"]
     ]  # fmt: skip
-    if not found:
+    if not studies:
         return None
     command = "ouro bench quantization MODEL --method kscale --bits w8a8 --scope full --calib real=real:128 --limit 500"
-    return _made(found[0], command) + _markdown(
+    return _made(studies[0], command) + _markdown(
         ("model", "calibration", "float", "k-scaled W8A8, scope full", "points lost", "n"), rows, 2
     )
 
@@ -261,11 +261,11 @@ def calibration() -> str | None:
     judges = list(sets[0]["judges"])
     rows: Rows = [
         (
-            found["seed"], found["num"], found["steps"], found["options"].get("features", "y_p"),
-            f"{found['seconds'] / 60:.1f}", _share(found["recognized"]["self"]),
-            *(_share(found["judges"].get(name)) for name in judges),
+            entry["seed"], entry["num"], entry["steps"], entry["options"].get("features", "y_p"),
+            f"{entry['seconds'] / 60:.1f}", _share(entry["recognized"]["self"]),
+            *(_share(entry["judges"].get(name)) for name in judges),
         )
-        for found in sets
+        for entry in sets
     ]  # fmt: skip
     head = ("seed", "images", "steps", "features", "minutes", "recognized by vim_nano, %")
     named = (*head, *(f"by {name}, %" for name in judges))
@@ -310,8 +310,8 @@ def ablations() -> str | None:
             )
             for row in study["rows"]
         ]  # fmt: skip
-        told = ("yes", "no", "not resolved")
-        seen = {word: [claim for claim in study["claims"] if claim["seen"] == word] for word in told}
+        verdicts = ("yes", "no", "not resolved")
+        seen = {word: [claim for claim in study["claims"] if claim["seen"] == word] for word in verdicts}
         claims = "; ".join(f"{word}: {', '.join(map(_claim, found))}" for word, found in seen.items() if found)
         head = (study["title"], "images", "recognized by the model, %", *map(_measured, measures))
         words = f"`{study['model']}`, {study['title'].lower()} ({study['source']} of the paper), n = {study['n']}"
@@ -343,8 +343,8 @@ def neighborhoods() -> str | None:
             counts = [sum(gain["seen"] == word for gain in gains) for word in ("better", "worse", "not resolved")]
             mean = f"{sum(gain['mean'] for gain in gains) / len(gains):+.3f}" if gains else ""
             where = f"{best['auroc']['mean']:.3f} (layer {best['layer']}, {best['reduction']})"
-            found = (f"{best['pointing']['mean']:.2f}", f"{best['leakage']['mean']:.2f}")
-            rows.append((f"`{one['model']}`", source, *(counts if gains else ("", "", "")), mean, where, *found))
+            best_cells = (f"{best['pointing']['mean']:.2f}", f"{best['leakage']['mean']:.2f}")
+            rows.append((f"`{one['model']}`", source, *(counts if gains else ("", "", "")), mean, where, *best_cells))
     head = ("model", "map of", "better than h", "worse", "not resolved", "mean gain in AUROC", "best AUROC",
             "pointing there", "leakage there")  # fmt: skip
     note = (
@@ -356,10 +356,10 @@ def neighborhoods() -> str | None:
 
 def quality() -> str | None:
     """Sets of images side by side."""
-    found = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("quality_*.json"))]
-    if not found:
+    studies = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("quality_*.json"))]
+    if not studies:
         return None
-    measures = list(found[0]["rows"][0]["accuracy"])
+    measures = list(studies[0]["rows"][0]["accuracy"])
     rows: Rows = [
         (
             f"`{one['model']}`", row["label"], row["n"],
@@ -368,12 +368,12 @@ def quality() -> str | None:
             f"{row['diversity']['pairwise']:.3f}", f"{row['frechet']:.1f}", _share(row["overlap"]), f"{row['ks']:.3f}",
             f"{row['similarity']:.2f}", *(_share(row["accuracy"].get(key)) for key in measures),
         )
-        for one in found for row in one["rows"]
+        for one in studies for row in one["rows"]
     ]  # fmt: skip
     head = ("model", "set", "images", "recognized by itself, %", "by others, %", "feature distance", "Fréchet",
             "range overlap, %", "KS", "patch cosine", *map(_measured, measures))  # fmt: skip
-    commits = ", ".join(dict.fromkeys(one["commit"] for one in found))
-    return _made(found[0] | {"commit": commits}, "ouro quality MODEL") + _markdown(head, rows, 2)
+    commits = ", ".join(dict.fromkeys(one["commit"] for one in studies))
+    return _made(studies[0] | {"commit": commits}, "ouro quality MODEL") + _markdown(head, rows, 2)
 
 
 def alpha_cpu() -> str | None:

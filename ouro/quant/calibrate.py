@@ -87,7 +87,7 @@ def calibrating(
     state: dict[str, Mapping[str, Tensor]] = {}
     log: list[dict[str, Any]] = []
     parts = sections(work, plan, exact[0][0][:1])
-    told = [part for part in parts if part.name not in ("stem", "head") or part.sites]
+    reported = [part for part in parts if part.name not in ("stem", "head") or part.sites]
     for number, part in enumerate(parts):
         exact = [_advance(part.run, chunk) for chunk in exact]
         losses: dict[str, list[float]] = {}
@@ -97,11 +97,11 @@ def calibrating(
         for path, (tap, _) in part.sites.items():
             assert tap.quantizer is not None
             state[path] = {key: value.detach().cpu() for key, value in tap.quantizer.state_dict().items()}
-        if part in told:
+        if part in reported:
             entry = {"block": part.name, "losses": losses.get("all", []), "error": _distance(exact, rounded)}
             entry |= {"losses_weights": losses["weights"]} if losses.get("weights") else {}
             log.append(entry)
-            yield Progress(len(log), len(told), f"{part.name}: cosine distance {entry['error']:.2e}", entry)
+            yield Progress(len(log), len(reported), f"{part.name}: cosine distance {entry['error']:.2e}", entry)
     provenance = {
         "model": model.info.name,
         "weights": weights_digest(model),

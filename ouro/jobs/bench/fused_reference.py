@@ -28,8 +28,8 @@ def main(name: str = "vim_nano", images: str = "1000") -> None:
         simulated = calibrated(model, format, seen)
         verdict = check(model, simulated, fused_of(simulated, format, "reference"), format, held_out)
         rows.append(asdict(verdict))
-        told = f"{format.name:7} same top-1 as simulated on {verdict.agreement:.1%}, passed: {verdict.passed}"
-        sys.stdout.write(f"{told}\n")
+        line = f"{format.name:7} same top-1 as simulated on {verdict.agreement:.1%}, passed: {verdict.passed}"
+        sys.stdout.write(f"{line}\n")
         sys.stdout.flush()
     made = asdict(run_info(0, started))
     path = Path("results") / f"fused_reference_{name}.json"

@@ -55,13 +55,13 @@ def check_budget(budget: float, widths: Sequence[int]) -> None:
     Raises:
         ValueError: no widths, one that is not 2 to 8 or comes twice, or a budget below the smallest.
     """
-    told = ", ".join(map(str, widths)) or "none"
+    allowed = ", ".join(map(str, widths)) or "none"
     if not widths or len(set(widths)) != len(widths) or not all(2 <= width <= 8 for width in widths):
-        raise ValueError(f"the widths to choose from are {told}; give different ones of 2 to 8 bits, as in 3,4,6,8")
+        raise ValueError(f"the widths to choose from are {allowed}; give different ones of 2 to 8 bits, as in 3,4,6,8")
     least = min(widths)
     if not budget >= least:
         raise ValueError(
-            f"budget is {budget:g} bits, the smallest width to choose from is {least} (of {told}); give a budget of at "
+            f"budget is {budget:g} bits, the smallest width to choose from is {least} (of {allowed}); give a budget of at "
             f"least {least}, or smaller widths"
         )
 
