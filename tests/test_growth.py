@@ -15,7 +15,7 @@ from ouro.cli import app
 from ouro.figures import accuracy
 from ouro.jobs.bench.compare import CompareSpec, as_csv, compare
 from ouro.models import create_model
-from ouro.paper import render
+from ouro.paper import markdown, render
 from ouro.progress import finish
 from ouro.registry import GENERATORS, QUANTIZERS
 from workbench import engine, generators
@@ -128,7 +128,7 @@ def test_a_new_quantizer_is_in_every_table_and_menu(power_of_two, tmp_path, monk
     row = values["rows"][0] | {key: values[key] for key in ("model", "data", "scope", "n", "fp_top1")}
     assert accuracy.alt([row | {"ci95": [0.1, 0.2]}])
     (tmp_path / "quantization_vim_nano.json").write_text(json.dumps(values | {"device": "here", "commit": "now"}))
-    monkeypatch.setattr(render, "RESULTS", tmp_path)
+    monkeypatch.setattr(markdown, "RESULTS", tmp_path)
     assert "power-of-two steps" in render.quantization()
     assert engine.method_titles()["power2"] == "power-of-two steps" and "power2" in engine.methods()
 

@@ -8,50 +8,20 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
+from ouro.paper.markdown import RESULTS, ROOT, Rows, load, made, markdown, share, title
+from ouro.paper.speed import alpha_cpu, fused_reference, gpu, packed, scan_cpu
 from ouro.registry import QUANTIZERS
 
-ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "results"
-"""Measurements that are kept with the source; they come with a checkout, not with an installed package."""
 RULES = {
     "tensor": "one step per tensor", "step": "one per time step", "shared factors": "one per tensor, rank-1 factors",
     "step factors": "one per time step, rank-1 factors", "searched": "one per time step, searched",
     "searched factors": "one per time step, rank-1 factors, searched",
 }  # fmt: skip
 SOURCES = {"h": "h", "h_p": "h_p", "delta": "Δ"}
-Rows = list[Sequence[object]]
-
-
-def _title(method: str) -> str:
-    return QUANTIZERS.get(method).title
-
-
-def _load(name: str) -> dict[str, Any] | None:
-    path = RESULTS / name
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def _markdown(head: Sequence[str], rows: Rows, left: int = 1) -> str:
-    """A Markdown table; the first `left` columns are aligned left."""
-    rule = ["---"] * left + ["---:"] * (len(head) - left)
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, rule, *rows))
-
-
-def _share(value: float | None, interval: Sequence[float] | None = None) -> str:
-    if value is None:
-        return "not measured"
-    text = f"{100 * value:.1f}"
-    return text if interval is None else f"{text} ({100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
-
-
-def _made(values: dict[str, Any], *commands: str) -> str:
-    made = ", ".join(f"`{command}`" for command in commands)
-    return f"{made}; {values['device']}; commit {values['commit']}.\n\n"
 
 
 def zoo() -> str | None:
@@ -60,17 +30,17 @@ def zoo() -> str | None:
     rows: Rows = [
         (
             f"`{card['model']}`", card["data"], f"{card['parameters']:,}", card["steps"],
-            f"{card['train_seconds'] / 60:.0f}", card["processor"], _share(card["top1"], card["ci95"]), card["n"],
+            f"{card['train_seconds'] / 60:.0f}", card["processor"], share(card["top1"], card["ci95"]), card["n"],
         )
         for card in cards
     ]  # fmt: skip
     head = ("model", "data", "parameters", "training steps", "minutes", "on", "held-out top-1, %", "n")
-    return "`ouro train NAME`.\n\n" + _markdown(head, rows, 2) if cards else None
+    return "`ouro train NAME`.\n\n" + markdown(head, rows, 2) if cards else None
 
 
 def attention() -> str | None:
     """AUROC per layer: every source, both directions merged."""
-    values = _load("attention_vim_nano.json")
+    values = load("attention_vim_nano.json")
     if values is None:
         return None
     rows = [row for row in values["table"] if row["direction"] == "both"]
@@ -83,17 +53,17 @@ def attention() -> str | None:
         table.append([layer, *(f"{c['auroc']:.2f} ({c['auroc_lo']:.2f} to {c['auroc_hi']:.2f})" for c in cells)])
     head = ["layer", *("Δ" if source == "delta" else f"{SOURCES[source]} {name}" for name, source in columns)]
     command = f"ouro attention {values['model']} --n {values['n']} --json"
-    return _made(values, command) + _markdown(head, table)
+    return made(values, command) + markdown(head, table)
 
 
 def _cell(row: dict[str, Any]) -> str:
     """Mean and spread over seeds; one seed has no spread."""
-    return _share(row["top1"]) + (f" ± {100 * row['spread']:.1f}" if row["seeds"] > 1 else "")
+    return share(row["top1"]) + (f" ± {100 * row['spread']:.1f}" if row["seeds"] > 1 else "")
 
 
 def quantization() -> str | None:
     """Top-1 by method and bits, one block of rows per calibration set."""
-    values = _load("quantization_vim_nano.json")
+    values = load("quantization_vim_nano.json")
     if values is None:
         return None
     rows = values["rows"]
@@ -105,26 +75,26 @@ def quantization() -> str | None:
             cells = [_cell(by_bits[b]) if b in by_bits else "" for b in bits]
             last = by_bits.get("w4a4o8")
             effective = "" if last is None else f"{last['effective_bits']['activations']:.2f}"
-            table.append([calib, _title(method), *cells, effective])
+            table.append([calib, title(method), *cells, effective])
     head = ["calibration", "method", *(b.upper().replace("O", " (O") + (")" if "o" in b else "") for b in bits)]
     head.append("effective A bits at W4A4")
     seeds = len(values["seeds"])
     note = (
         f"Top-1 in %, {f'mean ± standard deviation over {seeds} seeds' if seeds > 1 else 'one seed'}, "
         f"n = {values['n']} held-out scenes each, scope "
-        f"`{values['scope']}`. Float model: {_share(values['fp_top1'], values['fp_ci95'])}. (O8) and (O16) apply to "
+        f"`{values['scope']}`. Float model: {share(values['fp_top1'], values['fp_ci95'])}. (O8) and (O16) apply to "
         "OuroMamba-Quant only: the others have no outlier rule.\n\n"
     )
     return (
-        _made(values, f"ouro bench quantization vim_nano --seeds {seeds} --limit {values['n']}")
+        made(values, f"ouro bench quantization vim_nano --seeds {seeds} --limit {values['n']}")
         + note
-        + _markdown(head, table, 2)
+        + markdown(head, table, 2)
     )
 
 
 def methods() -> str | None:
     """Every method: on vim_nano over scopes and sets, then on the other models."""
-    values = _load("methods_zoo.json")
+    values = load("methods_zoo.json")
     if values is None:
         return None
     cells: dict[tuple[str, str, str, str, str], dict[str, Any]] = {}
@@ -145,7 +115,7 @@ def methods() -> str | None:
         last_cells = ("", "") if last is None else (
             f"{last['effective_bits']['activations']:.2f}", f"{last['calibration_seconds']:.0f}"
         )  # fmt: skip
-        first.append([_title(name), *("" if row is None else _cell(row) for row in row_cells), *last_cells])
+        first.append([title(name), *("" if row is None else _cell(row) for row in row_cells), *last_cells])
     head = ["method", *(f"{scope} {bits.upper()[:4]}, {calib}" for scope, bits, calib in columns)]
     head += ["A bits at lin W4A4", "seconds"]
     others = [name for name in floats if name != "vim_nano"]
@@ -161,18 +131,18 @@ def methods() -> str | None:
             )
         ]
         if any(row_cells):
-            second.append([_title(name), *("" if row is None else _share(row["top1"]) for row in row_cells)])
+            second.append([title(name), *("" if row is None else share(row["top1"]) for row in row_cells)])
     words = [f"{model}: {what}" for model in others for what in ("W4A4, synthetic", "W4A4, real", "rec W8A8, real")]
     counts = {one["n"] for one in values["tables"]}
     note = (
-        f"vim_nano (float {_share(floats['vim_nano'])}), top-1 in %, 32 calibration images, n = {max(counts)}; mean ± "
+        f"vim_nano (float {share(floats['vim_nano'])}), top-1 in %, 32 calibration images, n = {max(counts)}; mean ± "
         "standard deviation where there are three seeds. Outliers have 8 bits (OuroMamba-Quant only), the recurrence 8.\n\n"
     )
-    made = _made(values, "ouro bench methods --out results/methods_zoo.csv")
-    text = made + note + _markdown(head, first)
+    origin = made(values, "ouro bench methods --out results/methods_zoo.csv")
+    text = origin + note + markdown(head, first)
     if second:
-        shares = ", ".join(f"{model} {_share(floats[model])}" for model in others)
-        text += f"\n\nThe other embedded models, one seed; float: {shares}.\n\n" + _markdown(["method", *words], second)
+        shares = ", ".join(f"{model} {share(floats[model])}" for model in others)
+        text += f"\n\nThe other embedded models, one seed; float: {shares}.\n\n" + markdown(["method", *words], second)
     return text
 
 
@@ -180,21 +150,21 @@ def kscale() -> str | None:
     """W8A8 of everything, hidden state included, against the paper's band."""
     studies = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("kscale_full_*.json"))]
     rows: Rows = [
-        (f"`{one['model']}`", row["calib"], _share(one["fp_top1"]), _cell(row),
+        (f"`{one['model']}`", row["calib"], share(one["fp_top1"]), _cell(row),
          f"{100 * (one['fp_top1'] - row['top1']):+.1f}", one["n"])
         for one in studies for row in one["rows"]
     ]  # fmt: skip
     if not studies:
         return None
     command = "ouro bench quantization MODEL --method kscale --bits w8a8 --scope full --calib real=real:128 --limit 500"
-    return _made(studies[0], command) + _markdown(
+    return made(studies[0], command) + markdown(
         ("model", "calibration", "float", "k-scaled W8A8, scope full", "points lost", "n"), rows, 2
     )
 
 
 def state() -> str | None:
     """Errors of the hidden state by rule and width."""
-    values = _load("state_vim_nano.json")
+    values = load("state_vim_nano.json")
     if values is None:
         return None
     rows: Rows = [
@@ -203,54 +173,24 @@ def state() -> str | None:
         for row in values["means"]
     ]  # fmt: skip
     head = ("step of h", "bits", "error of h", "1 - cos y", "layers better than per tensor", "than per time step")
-    return _made(values, "ouro bench state vim_nano") + _markdown(head, rows)
+    return made(values, "ouro bench state vim_nano") + markdown(head, rows)
 
 
 def budget() -> str | None:
     """Uniform widths against searched ones."""
-    values = _load("budget_vim_nano.json")
+    values = load("budget_vim_nano.json")
     if values is None:
         return None
     rows: Rows = [
         (
             f"uniform {row['widths'][0]}" if len(row["widths"]) == 1 else f"budget {row['budget']:g}",
             f"{row['mean_bits']['weights']:.2f} / {row['mean_bits']['activations']:.2f}", f"{row['predicted_kl']:.3f}",
-            f"{row['measured_kl']:.3f}", _share(row["top1"], row["ci95"]),
+            f"{row['measured_kl']:.3f}", share(row["top1"], row["ci95"]),
         )
         for row in values["rows"]
     ]  # fmt: skip
     made = f"`{values['commands'][0]}`; n = {values['rows'][0]['n']}, one seed.\n\n"
-    return made + _markdown(("widths", "mean bits W / A", "predicted KL", "measured KL", "top-1, %"), rows)
-
-
-def packed() -> str | None:
-    """Latency of packed models against float32, and where it goes."""
-    files = [values for name in ("vim_nano", "vim_small_patch16_224") if (values := _load(f"packed_cpu_{name}.json"))]
-    if not files:
-        return None
-    rows: Rows = [
-        (
-            f"`{values['model']}`", row["op"], row["backend"], *(f"{row[key]:.1f}" for key in ("p20_ms", "p50_ms", "p80_ms")),
-            f"{row['ratio']:.2f}x", *(f"{row['parts'][part]:.1f}" for part in ("linear", "scan", "convolution", "norm", "rest")),
-        )
-        for values in files
-        for row in values["rows"]
-    ]  # fmt: skip
-    head = (
-        "model",
-        "what",
-        "by",
-        "p20 ms",
-        "p50 ms",
-        "p80 ms",
-        "ratio",
-        "linear",
-        "scan",
-        "convolution",
-        "norm",
-        "rest",
-    )
-    return _made(files[-1], "ouro bench packed MODEL") + _markdown(head, rows, 3)
+    return made + markdown(("widths", "mean bits W / A", "predicted KL", "measured KL", "top-1, %"), rows)
 
 
 def calibration() -> str | None:
@@ -262,42 +202,19 @@ def calibration() -> str | None:
     rows: Rows = [
         (
             entry["seed"], entry["num"], entry["steps"], entry["options"].get("features", "y_p"),
-            f"{entry['seconds'] / 60:.1f}", _share(entry["recognized"]["self"]),
-            *(_share(entry["judges"].get(name)) for name in judges),
+            f"{entry['seconds'] / 60:.1f}", share(entry["recognized"]["self"]),
+            *(share(entry["judges"].get(name)) for name in judges),
         )
         for entry in sets
     ]  # fmt: skip
     head = ("seed", "images", "steps", "features", "minutes", "recognized by vim_nano, %")
     named = (*head, *(f"by {name}, %" for name in judges))
-    return _made(sets[0], "ouro generate vim_nano --num 128 --seed SEED") + _markdown(named, rows)
-
-
-def scan_cpu() -> str | None:
-    """The compiled scan against the loop."""
-    values = _load("scan_cpu.json")
-    if values is None:
-        return None
-    models = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("model_cpu_*.json"))]
-    timed = [*values["rows"], *(row for model in models for row in model["rows"])]
-    rows: Rows = [
-        (
-            row["op"].replace("model", row["case"]), row["backend"],
-            *(f"{row[key]:.2f}" for key in ("p20_ms", "p50_ms", "p80_ms")), f"{row['ratio']:.3g}x", f"{row['peak_mb']:.1f}",
-        )
-        for row in timed
-    ]  # fmt: skip
-    note = (
-        f"Scan: {values['rows'][0]['case']}, {values['threads']} threads; gate passed with a largest relative error of "
-        f"{values['gate']['max_error']:.1e}; exponential within {values['exp_max_ulp']:.2f} ulp; operands "
-        f"{values['inputs_mb']} MB.\n\n"
-    )
-    head = ("what", "backend", "p20 ms", "p50 ms", "p80 ms", "ratio", "peak extra MB")
-    return _made(values, "ouro bench scan", "ouro bench model MODEL") + note + _markdown(head, rows, 2)
+    return made(sets[0], "ouro generate vim_nano --num 128 --seed SEED") + markdown(named, rows)
 
 
 def ablations() -> str | None:
     """Every study: top-1 by variant and measure, and what is seen of the paper's orderings."""
-    values = _load("ablations.json")
+    values = load("ablations.json")
     if values is None:
         return None
     measures = values["measures"]
@@ -305,7 +222,7 @@ def ablations() -> str | None:
     for study in values["studies"]:
         rows: Rows = [
             (
-                row["label"], row["num"], "" if row["recognized"] is None else _share(row["recognized"]["mean"]),
+                row["label"], row["num"], "" if row["recognized"] is None else share(row["recognized"]["mean"]),
                 *(f"{100 * row['top1'][key]['mean']:.1f} ± {100 * row['top1'][key]['spread']:.1f}" for key in measures),
             )
             for row in study["rows"]
@@ -315,14 +232,14 @@ def ablations() -> str | None:
         claims = "; ".join(f"{word}: {', '.join(map(_claim, found))}" for word, found in seen.items() if found)
         head = (study["title"], "images", "recognized by the model, %", *map(_measured, measures))
         words = f"`{study['model']}`, {study['title'].lower()} ({study['source']} of the paper), n = {study['n']}"
-        parts.append(f"{words}.\n\n{_markdown(head, rows)}\n\nThe paper's orderings: {claims}.")
+        parts.append(f"{words}.\n\n{markdown(head, rows)}\n\nThe paper's orderings: {claims}.")
     command = f"ouro bench ablations --out results/ablations.json; {values['seeds']} seeds"
-    return _made(values, command) + "\n\n".join(parts)
+    return made(values, command) + "\n\n".join(parts)
 
 
 def _measured(key: str) -> str:
     method, bits = key.split()
-    return f"{_title(method)} {bits.upper()}"
+    return f"{title(method)} {bits.upper()}"
 
 
 def _claim(claim: dict[str, Any]) -> str:
@@ -333,7 +250,7 @@ def _claim(claim: dict[str, Any]) -> str:
 
 def neighborhoods() -> str | None:
     """h against h_p: layers won and lost per family and window, and the best row of each."""
-    values = _load("neighborhoods.json")
+    values = load("neighborhoods.json")
     if values is None:
         return None
     rows: Rows = []
@@ -351,7 +268,7 @@ def neighborhoods() -> str | None:
         f"First {values['n']} held-out scenes. Counts are of (layer, reduction) with reductions *received* and *given*; better or "
         "worse where the 95 % interval of the paired difference in AUROC excludes zero. Best rows are picked after the fact.\n\n"
     )
-    return _made(values, f"ouro bench attention --n {values['n']}") + note + _markdown(head, rows, 2)
+    return made(values, f"ouro bench attention --n {values['n']}") + note + markdown(head, rows, 2)
 
 
 def quality() -> str | None:
@@ -363,54 +280,17 @@ def quality() -> str | None:
     rows: Rows = [
         (
             f"`{one['model']}`", row["label"], row["n"],
-            _share(row["recognized"]["itself"]) if row["recognized"] else "",
-            ", ".join(f"`{name}` {_share(share)}" for name, share in row["recognized"].items() if name != "itself"),
-            f"{row['diversity']['pairwise']:.3f}", f"{row['frechet']:.1f}", _share(row["overlap"]), f"{row['ks']:.3f}",
-            f"{row['similarity']:.2f}", *(_share(row["accuracy"].get(key)) for key in measures),
+            share(row["recognized"]["itself"]) if row["recognized"] else "",
+            ", ".join(f"`{name}` {share(part)}" for name, part in row["recognized"].items() if name != "itself"),
+            f"{row['diversity']['pairwise']:.3f}", f"{row['frechet']:.1f}", share(row["overlap"]), f"{row['ks']:.3f}",
+            f"{row['similarity']:.2f}", *(share(row["accuracy"].get(key)) for key in measures),
         )
         for one in studies for row in one["rows"]
     ]  # fmt: skip
     head = ("model", "set", "images", "recognized by itself, %", "by others, %", "feature distance", "Fréchet",
             "range overlap, %", "KS", "patch cosine", *map(_measured, measures))  # fmt: skip
     commits = ", ".join(dict.fromkeys(one["commit"] for one in studies))
-    return _made(studies[0] | {"commit": commits}, "ouro quality MODEL") + _markdown(head, rows, 2)
-
-
-def alpha_cpu() -> str | None:
-    """The compiled patched attention against its plain forms."""
-    values = _load("alpha_cpu.json")
-    if values is None:
-        return None
-    rows: Rows = [
-        (row["op"], row["case"], row["backend"], *(f"{row[key]:.1f}" for key in ("p20_ms", "p50_ms", "p80_ms")),
-         f"{row['ratio']:.3g}x")
-        for row in values["rows"]
-    ]  # fmt: skip
-    note = f"Per image, scan and block; gate passed with a largest relative error of {values['gate']['max_error']:.1e}.\n\n"
-    head = ("what", "case", "form", "p20 ms", "p50 ms", "p80 ms", "ratio")
-    return _made(values, "ouro bench alpha") + note + _markdown(head, rows, 3)
-
-
-def fused_reference() -> str | None:
-    """Fused Vims by the references of their kernels, against the models they were made from."""
-    values = _load("fused_reference_vim_nano.json")
-    if values is None:
-        return None
-    rows: Rows = [
-        (one["format"], _share(one["agreement"]), f"{one['error']:.3f}", _share(one["top1"]), _share(one["yardstick_top1"]),
-         "passed" if one["passed"] else one["complaint"])
-        for one in values["gates"]
-    ]  # fmt: skip
-    head = (
-        "format",
-        "same top-1 as simulated, %",
-        "logits away from it",
-        "top-1 of the float model, %",
-        "simulated, %",
-        "gate",
-    )
-    made = _made(values, f"python -m ouro.jobs.bench.fused_reference {values['model']} {values['n']}")
-    return made + _markdown(head, rows, 1)
+    return made(studies[0] | {"commit": commits}, "ouro quality MODEL") + markdown(head, rows, 2)
 
 
 TABLES: dict[str, Callable[[], str | None]] = {
@@ -429,6 +309,7 @@ TABLES: dict[str, Callable[[], str | None]] = {
     "alpha-cpu": alpha_cpu,
     "scan-cpu": scan_cpu,
     "fused-reference": fused_reference,
+    "gpu": gpu,
 }
 
 
