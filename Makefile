@@ -3,12 +3,14 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help workbench lab notebooks test check bench clean
+.PHONY: help workbench lab notebooks test check compat bench clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
 # written last, so that it only exists after a complete set-up; holds the folder that the set-up was made in
 STAMP := $(VENV)/.complete
+# the oldest that was tried; constraints.txt has the one everything else runs with
+TRITON := 3.6.0
 PORT ?= $(or $(GRADIO_SERVER_PORT),7860)
 PYTHONS := python3 python3.12 python3.11 python3.10 python
 
@@ -21,10 +23,17 @@ help:
 	@echo "make notebooks   run them all again, in place (minutes)"
 	@echo "make test        run the whole test suite"
 	@echo "make check       formatting, lint, types, layers"
+	@echo "make compat      compile every kernel with the other Triton we promise ($(TRITON))"
 	@echo "make bench       check the scan backends against the reference, then time them"
 	@echo "make clean       remove $(VENV), builds and caches"
 
-workbench: $(STAMP)
+work# the machine code that this Triton makes, against the same bounds; minutes
+compat: $(STAMP)
+	@$(PY) -m pip install --quiet --no-deps --upgrade --target .compat triton==$(TRITON)
+	@PYTHONPATH=.compat $(PY) -m ouro.kernels.audit > .compat/audit.json || { echo "complaints in .compat/audit.json" >&2; exit 1; }
+	@echo "every kernel compiles with Triton $(TRITON), within its bounds"
+
+bench: $(STAMP)
 	@echo "workbench: http://127.0.0.1:$(PORT)"
 	@GRADIO_SERVER_PORT=$(PORT) $(PY) workbench/app.py
 
@@ -45,11 +54,17 @@ check: $(STAMP)
 	$(PY) -m mypy ouro
 	$(PY) -m pytest -q tests/test_layers.py
 
+# the machine code that this Triton makes, against the same bounds; minutes
+compat: $(STAMP)
+	@$(PY) -m pip install --quiet --no-deps --upgrade --target .compat triton==$(TRITON)
+	@PYTHONPATH=.compat $(PY) -m ouro.kernels.audit > .compat/audit.json || { echo "complaints in .compat/audit.json" >&2; exit 1; }
+	@echo "every kernel compiles with Triton $(TRITON), within its bounds"
+
 bench: $(STAMP)
 	@$(VENV)/bin/ouro bench scan
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .compat build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find ouro kernels workbench tests notebooks -name __pycache__ -prune -exec rm -rf {} +
 
 # no stamp: a set-up never began or was interrupted, so start from nothing; an old stamp: bring up to date in place

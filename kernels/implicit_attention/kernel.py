@@ -28,7 +28,7 @@ def entries(
     first = tl.program_id(0) * BLOCK_L
     last = tl.minimum(first + BLOCK_L - 1, i)
     size: tl.constexpr = E // GROUPS
-    per_group: tl.constexpr = tl.cdiv(size, BLOCK_E)
+    per_group: tl.constexpr = (size + BLOCK_E - 1) // BLOCK_E  # Triton 3.6 multiplies no tl.cdiv of constexprs
     begin = tl.program_id(2) * blocks
     end = tl.minimum(begin + blocks, per_group * GROUPS)
     if MEAN:

@@ -119,7 +119,9 @@ def reference(
     low, high = y.amin(-1, keepdim=True).clamp(max=0), y.amax(-1, keepdim=True).clamp(min=0)
     if scale is None:
         span = torch.maximum(high, -low) if signed else high - low
-        step = torch.where(span / levels > 1e-37, span / levels, 1.0)
+        # by a tensor: CUDA multiplies by the inverse of a Python number, which is not the same quotient
+        step = span / span.new_tensor(levels)
+        step = torch.where(step > 1e-37, step, 1.0)
         origin = torch.zeros_like(step) if signed else -(low / step).round()
     else:
         step = scale[:, None].expand_as(low)

@@ -44,7 +44,8 @@ def audited() -> dict[str, list[dict]]:
     run = subprocess.run(
         [sys.executable, "-m", "ouro.kernels.audit"], env=environment, capture_output=True, text=True, check=False
     )
-    assert run.returncode == 0, run.stderr
+    # 1 where something complains, which the tests say one by one
+    assert run.stdout, run.stderr
     return json.loads(run.stdout)
 
 
