@@ -27,13 +27,7 @@ help:
 	@echo "make bench       check the scan backends against the reference, then time them"
 	@echo "make clean       remove $(VENV), builds and caches"
 
-work# the machine code that this Triton makes, against the same bounds; minutes
-compat: $(STAMP)
-	@$(PY) -m pip install --quiet --no-deps --upgrade --target .compat triton==$(TRITON)
-	@PYTHONPATH=.compat $(PY) -m ouro.kernels.audit > .compat/audit.json || { echo "complaints in .compat/audit.json" >&2; exit 1; }
-	@echo "every kernel compiles with Triton $(TRITON), within its bounds"
-
-bench: $(STAMP)
+workbench: $(STAMP)
 	@echo "workbench: http://127.0.0.1:$(PORT)"
 	@GRADIO_SERVER_PORT=$(PORT) $(PY) workbench/app.py
 
