@@ -19,6 +19,7 @@ import ouro.jobs.bench.fused as module
 from ouro.cli import app
 from ouro.fused import KernelError, fuse
 from ouro.fused.gate import FORMATS, tiny
+from ouro.jobs.bench.devices import DeviceSpec
 from ouro.jobs.bench.fused import FusedBenchSpec, bench_fused
 from ouro.jobs.bench.kernels import KernelBenchSpec
 from tests import zoo
@@ -140,13 +141,15 @@ def test_wrong_use_is_one_line(no_gpu):
 def test_every_run_of_the_gpu_script_is_one_that_there_is(no_gpu, tmp_path):
     script = Path(__file__).parents[4] / "results" / "gpu.sh"
     runs = [shlex.split(line)[2:] for line in script.read_text("utf-8").splitlines() if line.startswith("measure ")]
-    assert {run[0] for run in runs} == {"model", "kernels", "gemm"} and len(runs) > 5
+    assert {run[0] for run in runs} == {"model", "kernels", "gemm", "devices"} and len(runs) > 5
     for name, *rest in runs:
         names = [word for word in rest if not word.startswith("--")]
         options = {option: [b for a, b in pairwise(rest) if a == option] for option in set(rest)}
         words = options.get("--case", [])
         if name == "model":
             FusedBenchSpec(names[0])
+        elif name == "devices":
+            assert DeviceSpec(names[0]).model.name == names[0] and options["--device"] == ["cuda"]
         else:
             kernels = ["gemm"] if name == "gemm" else [word for word in names if word not in words]
             assert KernelBenchSpec(tuple(kernels), tuple(words)).names
