@@ -43,6 +43,7 @@ _KEPT: OrderedDict[str, Result] = OrderedDict()
 _LOCK = threading.Lock()
 _CLICK = threading.Lock()
 _KNOWING = threading.Lock()
+_LISTING = threading.Lock()
 
 
 def plain(report: Any) -> Result:
@@ -105,9 +106,15 @@ def preload(
 # ---- what there is ---------------------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=1)
 def catalog() -> tuple[dict[str, Any], ...]:
     """Every model with what is known of its weights."""
+    # a page asks from several threads at once; the first makes it, five at once take five times as long
+    with _LISTING:
+        return _catalog()
+
+
+@lru_cache(maxsize=1)
+def _catalog() -> tuple[dict[str, Any], ...]:
     from ouro.jobs.catalog import catalog as rows
 
     return tuple(rows())
