@@ -117,6 +117,11 @@ def first(*complaints: str | None) -> str | None:
     return next((complaint for complaint in complaints if complaint is not None), None)
 
 
+def divided(x: Tensor, number: int) -> Tensor:
+    """The exact quotient on every device: CUDA multiplies by the inverse of a Python number, but divides by a tensor."""
+    return x / x.new_tensor(number)
+
+
 def _mixed(tensors: Mapping[str, Tensor]) -> str | None:
     devices = {str(x.device): name for name, x in tensors.items()}
     if len(devices) == 1:

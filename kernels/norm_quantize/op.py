@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ouro.kernels.launch import choose, first, interpreted, wrong_dtype, wrong_shape
+from ouro.kernels.launch import choose, divided, first, interpreted, wrong_dtype, wrong_shape
 from ouro.kernels.outlier_quantizer.op import warps
 
 KINDS = ("rms", "layer")
@@ -119,8 +119,7 @@ def reference(
     low, high = y.amin(-1, keepdim=True).clamp(max=0), y.amax(-1, keepdim=True).clamp(min=0)
     if scale is None:
         span = torch.maximum(high, -low) if signed else high - low
-        # by a tensor: CUDA multiplies by the inverse of a Python number, which is not the same quotient
-        step = span / span.new_tensor(levels)
+        step = divided(span, levels)
         step = torch.where(step > 1e-37, step, 1.0)
         origin = torch.zeros_like(step) if signed else -(low / step).round()
     else:

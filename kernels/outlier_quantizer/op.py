@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ouro.kernels.launch import choose, first, interpreted, wrong_dtype, wrong_shape
+from ouro.kernels.launch import choose, divided, first, interpreted, wrong_dtype, wrong_shape
 
 MODES = ("exact", "grid")
 LARGEST_C = 8192
@@ -112,7 +112,7 @@ def reference(
     if mode == "grid":
         assert outlier_bits is not None
         top = 2 ** (outlier_bits - 1) - 1
-        step = torch.maximum(scale[:, None], _divided(large.abs().amax(-1, keepdim=True), top))
+        step = torch.maximum(scale[:, None], divided(large.abs().amax(-1, keepdim=True), top))
         edge = torch.where(listed, top * step, high * scale[:, None])
         codes, row_scale, _ = _codes(x.clamp(-edge, edge), step, None, top)
         return OutlierCodes(codes, row_scale, None, None, None, None, joined)
@@ -121,10 +121,10 @@ def reference(
         return OutlierCodes(codes, row_scale, row_zero, None, None, None, joined)
     top = 2 ** (outlier_bits - 1) - 1
     if zero is None:
-        own, origin = _positive(_divided(large.abs().amax(-1, keepdim=True), top)), None
+        own, origin = _positive(divided(large.abs().amax(-1, keepdim=True), top)), None
     else:
         low, up = large.amin(-1, keepdim=True).clamp(max=0), large.amax(-1, keepdim=True).clamp(min=0)
-        own = _positive(_divided(up - low, 2 * top + 1))
+        own = _positive(divided(up - low, 2 * top + 1))
         origin = -(low / own).round()
     return OutlierCodes(codes, row_scale, row_zero, *_codes(x, own, origin, top, ~listed), joined)
 
@@ -173,11 +173,6 @@ def _joined(
         joins = (size > bound) & (span > limit[phase::refresh])[..., None]
         current.masked_fill_(joins & ~listed, phase)
     return joined
-
-
-def _divided(x: Tensor, number: int) -> Tensor:
-    """The exact quotient on every device: CUDA multiplies by the inverse of a Python number, but divides by a tensor."""
-    return x / x.new_tensor(number)
 
 
 def _positive(step: Tensor) -> Tensor:

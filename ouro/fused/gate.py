@@ -182,8 +182,8 @@ def _rounded(model: VisionModel, dtype: torch.dtype, images: Tensor) -> Tensor:
 def _worst_block(simulated: VisionModel, fused: FusedModel, images: Tensor) -> float:
     state, worst = simulated.stem(images), 0.0
     for path, block in simulated.blocks().items():
-        wanted, logits = block(*state), fused.blocks()[path](*state)
-        worst = max(worst, _distance(logits[0], wanted[0]))
+        wanted, outputs = block(*state), fused.blocks()[path](*state)
+        worst = max(worst, _distance(outputs[0], wanted[0]))
         state = wanted
     return worst
 
@@ -202,9 +202,9 @@ def _in_float32(format: Format) -> Format:
     return replace(format, dtype=torch.float32)
 
 
-def _distance(logits: Tensor, wanted: Tensor) -> float:
+def _distance(outputs: Tensor, wanted: Tensor) -> float:
     """Root mean square of the difference, as a part of what is wanted."""
-    return ((logits - wanted).double().square().mean() / wanted.double().square().mean()).sqrt().item()
+    return ((outputs - wanted).double().square().mean() / wanted.double().square().mean()).sqrt().item()
 
 
 def main(arguments: Sequence[str]) -> None:

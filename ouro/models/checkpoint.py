@@ -189,7 +189,9 @@ def _read(path: Path) -> tuple[dict[Any, Any], Mapping[str, str]]:
     # a crafted pickle calls the few functions it may with whatever it likes, and they fail in any way
     except Exception as error:
         detail = next(iter(str(error).splitlines()), "") or type(error).__name__
-        if not zipfile.is_zipfile(path) and path.read_bytes()[:1] != pickle.PROTO:
+        with path.open("rb") as file:
+            pickled = file.read(1) == pickle.PROTO
+        if not pickled and not zipfile.is_zipfile(path):
             # what a text or a picture fails with says nothing about it
             detail = "torch.save did not write it"
         raise ValueError(f"{path.name} is no readable checkpoint ({detail[:160]}); download it again") from error
