@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ouro.kernels import NAMES, kernel, rounding
-from ouro.kernels.launch import Case, Kernel, interpreted
+from ouro.kernels.launch import Case, Kernel, KernelError, interpreted
 
 TOLERANCES = {
     torch.float64: (1e-9, 1e-9),
@@ -125,6 +125,11 @@ def compare(
     return Verdict(worst, "; ".join(complaints) or None, share, tuple(counts.tolist()))
 
 
+def stumbled(error: Exception) -> str:
+    """An error of a compiler or a device, which may be pages long, in a line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
 def _finite(value: float) -> float | None:
     return value if value < float("inf") else None
 
@@ -134,11 +139,22 @@ def _widened(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rows(names: Sequence[str], device: torch.device, seed: int = 0) -> Iterator[dict[str, Any]]:
-    """Runs the test cases of the named kernels: {kernel, case, passed, max_error, share, counts, complaint} of each."""
+    """Runs the test cases of the named kernels: {kernel, case, passed, max_error, share, counts, complaint} of each.
+
+    What a compiler or a device stumbles over is a complaint of its case; the others go on.
+
+    Raises:
+        KernelError: Triton cannot run on this device.
+    """
     for name in names:
         for case in kernel(name).cases:
             if not case.bench:
-                verdict = check(kernel(name), case, device, seed)
+                try:
+                    verdict = check(kernel(name), case, device, seed)
+                except KernelError:
+                    raise
+                except Exception as error:  # whatever it is, it is about this case
+                    verdict = Verdict(torch.inf, stumbled(error), torch.inf)
                 row = {"kernel": name, "case": case.name, "passed": verdict.passed, "max_error": verdict.finite_error}
                 row |= {"share": _finite(verdict.share), "counts": list(verdict.counts)}
                 yield row | {"complaint": verdict.complaint}

@@ -89,9 +89,10 @@ def _rows(file: Values) -> list[dict[str, Any]]:
 
 def _untimed(file: Values, found: Values) -> dict[str, Any]:
     """The row of a kernel's test case, or of a model's format, that failed its gate."""
+    case = str(found.get("case") or " by ".join(filter(None, (found.get("format"), found.get("model")))))
     return {
         "topic": found.get("kernel") or f"{_TOPICS['model']} {file.get('model', '')}", "device": file.get("device"),
-        "case": str(found.get("case", found.get("format"))), "file": file.get("file", ""), "backend": "ours", "ours": True,
+        "case": case, "file": file.get("file", ""), "backend": "ours", "ours": True,
         "gate": False, "error": None, "said": found.get("complaint") or "", "ratios": [], **dict.fromkeys(_TIMES),
     }  # fmt: skip
 

@@ -147,6 +147,25 @@ def kernels(
 
 
 @guarded
+def gates(
+    names: Annotated[list[str] | None, typer.Argument(help="Kernels; none means all.")] = None,
+    processes: Annotated[int, typer.Option(help="Side by side.")] = 1,
+    out: Out = None,
+    seed: Seed = 0,
+    json_: Json = False,
+) -> None:
+    """Whether every kernel computes what its reference does, on this GPU or in Triton's interpreter; nothing is timed.
+
+    JSON: {op, device, gate: {passed, failed, cases}, gates: [{kernel, case, passed, max_error, share, counts, complaint}],
+    interpreted}.
+    """
+    from ouro.jobs.bench.kernels import GateSpec, check_kernels
+
+    spec = GateSpec(tuple(names), seed, processes) if names else GateSpec(seed=seed, processes=processes)
+    end(run("bench", check_kernels(spec)), draw.gates, json_=json_, out=out)
+
+
+@guarded
 def gemm(
     case: CaseWords = [],
     peers: Peers = True,
@@ -209,6 +228,7 @@ COMMANDS = {
     "packed": packed,
     "alpha": alpha,
     "kernels": kernels,
+    "gates": gates,
     "gemm": gemm,
     "compare": compare,
 }

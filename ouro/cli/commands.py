@@ -27,7 +27,7 @@ from ouro.cli.options import (
     pairs,
     takes_model,
 )
-from ouro.cli.tail import end, followed, guarded, run, values_of
+from ouro.cli.tail import end, followed, guarded, run
 from ouro.registry import GENERATORS, QUANTIZERS
 
 
@@ -91,6 +91,7 @@ def attention(
     """
     from ouro.figures.attention import attention_matplotlib
     from ouro.jobs.explain import ExplainSpec, explain
+    from ouro.jobs.provenance import values_of
     from ouro.store import write_bytes
 
     suffix = "" if out is None else out.suffix.lstrip(".")

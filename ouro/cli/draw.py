@@ -327,8 +327,8 @@ def fused(values: Values) -> Drawn:
     times = ("what", "backend", "p20 ms", "p50 ms", "p80 ms", "images/s", "ours is", "than graphed")
     timings = (
         (
-            row["case"], row["backend"], *(f"{row[key]:.3f}" for key in ("p20_ms", "p50_ms", "p80_ms")),
-            f"{row['images_per_second']:.0f}",
+            row["case"], _backend(row),
+            *(f"{row[key]:.3f}" for key in ("p20_ms", "p50_ms", "p80_ms")), f"{row['images_per_second']:.0f}",
             *(f"{row[key]:.2f}x" if key in row else "" for key in ("speedup", "speedup_over_graph")),
         )
         for row in values["rows"] if "p50_ms" in row
@@ -339,11 +339,7 @@ def fused(values: Values) -> Drawn:
 
 def kernels(values: Values) -> Drawn:
     """Gate of every kernel, then times beside floors."""
-    gates, names = values["gates"], dict.fromkeys(row["kernel"] for row in values["gates"])
-    counted = ((name, [row["passed"] for row in gates if row["kernel"] == name]) for name in names)
-    rows = ((name, f"{len(passed)}", f"{sum(passed)}") for name, passed in counted)
-    yield _filled(f"gate against float64, {values['device']}", ("what", "cases", "passed"), rows)
-    yield from _complaints(values, lambda row: f"{row['kernel']}, {row['case']}, {row.get('backend', 'gate')}")
+    yield from gates(values)
     if values["not_measured"]:
         yield values["not_measured"]
         return
@@ -354,11 +350,24 @@ def kernels(values: Values) -> Drawn:
     yield from _missing(values)
 
 
+def gates(values: Values) -> Drawn:
+    """How many cases of every kernel pass, and what the others fail by."""
+    cases, names = values["gates"], dict.fromkeys(row["kernel"] for row in values["gates"])
+    counted = ((name, [row["passed"] for row in cases if row["kernel"] == name]) for name in names)
+    rows = ((name, f"{len(passed)}", f"{sum(passed)}") for name, passed in counted)
+    yield _filled(f"gate against float64, {values['device']}", ("what", "cases", "passed"), rows)
+    yield from _complaints(values, lambda row: f"{row['kernel']}, {row['case']}, {row.get('backend', 'gate')}")
+
+
 def _kernel_row(row: Values) -> tuple[str, ...]:
     times = (f"{row[key]:.4f}" for key in ("p20_ms", "p50_ms", "p80_ms", "cold_p50_ms"))
     known = "bound" in row
     floor = (f"{row['floor_ms']:.4f}", row["bound"], percent(row["achieved"])) if known else ("-",) * 3
-    return row["case"], row["backend"], *times, *floor, f"{row['speedup']:.2f}x" if "speedup" in row else ""
+    return row["case"], _backend(row), *times, *floor, f"{row['speedup']:.2f}x" if "speedup" in row else ""
+
+
+def _backend(row: Values) -> str:
+    return row["backend"] + (", unverified" if row.get("gate", "passed") != "passed" else "")
 
 
 def _complaints(values: Values, place: Any) -> Drawn:

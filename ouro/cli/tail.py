@@ -53,19 +53,9 @@ def _fail(error: Exception, code: int) -> None:
 
 def run(title: str, job: Generator[Progress, None, Report]) -> Values:
     """Runs a job to its end under a bar on stderr; what its report says, with what made it."""
+    from ouro.jobs.provenance import values_of
+
     return values_of(followed(title, job))
-
-
-def values_of(report: Report) -> Values:
-    """What a report says, with what made it."""
-    made = report.run
-    return dict(report.values) | {
-        "device": made.device,
-        "seconds": report.values.get("seconds", round(made.seconds, 2)),
-        "seed": made.seed,
-        "versions": dict(made.versions),
-        "commit": made.commit,
-    }
 
 
 def followed(title: str, job: Generator[Progress, None, _Result]) -> _Result:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import time
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from ouro.types import RunInfo
+from ouro.types import Report, RunInfo
 
 _PACKAGES = {"ouro": "ouro-workbench", "torch": "torch", "numba": "numba", "triton": "triton"}
 
@@ -32,9 +34,26 @@ def device_name(device: str | torch.device = "cpu") -> str:
     return str(device)
 
 
+def values_of(report: Report) -> dict[str, Any]:
+    """What a report says, with what made it."""
+    made = report.run
+    return dict(report.values) | {
+        "device": made.device,
+        "seconds": report.values.get("seconds", round(made.seconds, 2)),
+        "seed": made.seed,
+        "versions": dict(made.versions),
+        "commit": made.commit,
+    }
+
+
 @cache
 def commit() -> str:
-    """Short hash of the checkout this package runs from, "-dirty" added where files differ from it; or "unknown"."""
+    """Short hash of the checkout this package runs from, "-dirty" added where files differ from it; or "unknown".
+
+    A copy of the checkout says where it comes from in OURO_COMMIT.
+    """
+    if copied := os.environ.get("OURO_COMMIT"):
+        return copied
     root = Path(__file__).resolve().parents[2]
     # a folder installed into somebody else's repository must not report that repository's commit
     if not (root / ".git").exists():

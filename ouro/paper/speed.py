@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 from ouro.paper.markdown import RESULTS, Rows, load, made, markdown, share
 
@@ -119,9 +120,26 @@ def gpu() -> str | None:
             for (backend, name), at in times.items()
         ]
         failed = {gate["format"]: gate["complaint"] for file in chosen for gate in file["gates"] if not gate["passed"]}
-        said = "".join(f"\n\n{name} was not timed, its gate failed: {complaint}." for name, complaint in failed.items())
+        said = "".join(
+            f"\n\n{name} {'is unverified' if ('fused', name) in times else 'was not timed'}, its gate failed: {complaint}."
+            for name, complaint in failed.items()
+        )
         versions = ", ".join(f"{name} {version}" for name, version in chosen[0]["versions"].items())
         head = ("implementation", "format", *(f"b={b}, p50 ms" for b in batches))
         made_by = made(chosen[0], f"ouro bench model {model} --backend triton --b {','.join(map(str, batches))}")
         parts.append(made_by + f"{versions}.\n\n" + markdown(head, rows, 2) + said)
-    return "\n\n".join(parts)
+    return "\n\n".join([*parts, *_gates()])
+
+
+def _gates() -> Iterator[str]:
+    """Cases of every kernel that passed on a device, and the worst of what the others failed by."""
+    for path in sorted(RESULTS.glob("gates_*.json")):
+        values = json.loads(path.read_text())
+        rows: Rows = []
+        for name in dict.fromkeys(row["kernel"] for row in values["gates"]):
+            cases = [row for row in values["gates"] if row["kernel"] == name]
+            failed = [row for row in cases if not row["passed"]]
+            first = f"{failed[0]['case']}: {failed[0]['complaint']}" if failed else ""
+            rows.append((f"`{name}`", first, len(cases), len(cases) - len(failed)))
+        head = ("kernel", "first case that failed", "cases", "passed")
+        yield made(values, "ouro bench gates") + markdown(head, rows, 2)

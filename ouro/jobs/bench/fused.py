@@ -27,6 +27,7 @@ from ouro.jobs.bench.kernels import NOT_MEASURED
 from ouro.jobs.bench.timing import quantiles, timed
 from ouro.jobs.inputs import open_untrained, source_of
 from ouro.jobs.provenance import run_info
+from ouro.kernels.gate import stumbled
 from ouro.models import create_model, variant
 from ouro.models.mixer import Scan
 from ouro.types import ModelSource, Progress, Report
@@ -172,7 +173,7 @@ def _unfused(spec: FusedBenchSpec, model: VisionModel, scans: list[str]) -> Iter
                     call = partial(_forward, half, images) if replay == "eager" else graphed(half, images).replay
                     yield _with_times(row, call, spec.repeats)
                 except Exception as error:  # whatever a package of others raises is its result
-                    yield row | {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
+                    yield row | {"failed": stumbled(error)}
 
 
 def _half(model: VisionModel, scan: str) -> VisionModel:

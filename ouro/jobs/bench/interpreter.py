@@ -1,4 +1,5 @@
-"""Gates of kernels in a process that interprets them: this one may have imported them to be compiled."""
+"""Gates of kernels in processes of their own: in Triton's interpreter, because this one may have imported kernels to be
+compiled, or several side by side."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch
 
 from ouro.kernels.launch import KernelError, can_run
 
-_BEAT = 0.5
+_PAUSE = 0.5
 """Seconds without a row after which whoever waits may look up."""
 
 
@@ -31,7 +33,33 @@ def interpreted_rows(module: str, *arguments: str) -> Iterator[dict[str, Any] | 
     refusal = can_run(torch.device("cpu"))
     if refusal is not None and "not installed" in refusal:
         raise KernelError(f"kernels cannot be checked here: {refusal}; on Linux, pip install triton")
-    command, environment = [sys.executable, "-m", module, *arguments], os.environ | {"TRITON_INTERPRET": "1"}
+    return rows_of(module, *arguments, environment={"TRITON_INTERPRET": "1"})
+
+
+def interleaved(writers: Sequence[Iterator[dict[str, Any] | None]]) -> Iterator[dict[str, Any] | None]:
+    """What several of them write, as it comes. They end with the iterator.
+
+    Raises:
+        RuntimeError: one of the processes failed.
+    """
+    with ExitStack() as stack:
+        left = [stack.enter_context(closing(writer)) for writer in writers]  # type: ignore[type-var]
+        # the first look starts each process
+        while left:
+            for writer in list(left):
+                try:
+                    yield next(writer)
+                except StopIteration:
+                    left.remove(writer)
+
+
+def rows_of(module: str, *arguments: str, environment: Mapping[str, str]) -> Iterator[dict[str, Any] | None]:
+    """As `interpreted_rows`, in any environment.
+
+    Raises:
+        RuntimeError: the process failed.
+    """
+    command, environment = [sys.executable, "-m", module, *arguments], os.environ | dict(environment)
     lines: SimpleQueue[str | None] = SimpleQueue()
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None and run.stderr is not None
@@ -60,6 +88,6 @@ def interpreted_rows(module: str, *arguments: str) -> Iterator[dict[str, Any] | 
 def _next(lines: SimpleQueue[str | None]) -> str | None:
     """The next line, "" if there is none yet, None after the last."""
     try:
-        return lines.get(timeout=_BEAT)
+        return lines.get(timeout=_PAUSE)
     except Empty:
         return ""

@@ -146,24 +146,91 @@ def test_wrong_use_is_one_line(no_gpu):
         assert result.exit_code == 2 and message in " ".join(result.output.split())
 
 
-def test_every_run_of_the_gpu_script_is_one_that_there_is(no_gpu, tmp_path):
-    script = Path(__file__).parents[4] / "results" / "gpu.sh"
-    runs = [shlex.split(line)[2:] for line in script.read_text("utf-8").splitlines() if line.startswith("measure ")]
-    assert {run[0] for run in runs} == {"model", "kernels", "gemm", "devices"} and len(runs) > 5
-    for name, *rest in runs:
-        names = [word for word in rest if not word.startswith("--")]
-        options = {option: [b for a, b in pairwise(rest) if a == option] for option in set(rest)}
-        words = options.get("--case", [])
-        if name == "model":
-            FusedBenchSpec(names[0])
-        elif name == "devices":
-            assert DeviceSpec(names[0]).model.name == names[0] and options["--device"] == ["cuda"]
+SCRIPT = Path(__file__).parents[4] / "results" / "gpu.sh"
+
+
+def runs_of_the_script() -> list[tuple[str, str, list[str]]]:
+    """(how, name, arguments) of every run."""
+    lines = [line for line in SCRIPT.read_text("utf-8").splitlines() if line.startswith(("kernels ", "models "))]
+    return [(how, name, rest.split()) for how, name, *parts in map(shlex.split, lines) for rest in [" ".join(parts)]]
+
+
+def test_the_script_for_a_gpu_runs_what_there_is(tmp_path):
+    runs = runs_of_the_script()
+    assert len(runs) > 8 and len({name for _, name, _ in runs}) == len(runs)
+    assert runs[0][1:] == ("gates", ["gates", "--processes", "4"])
+    for how, _, arguments in runs:
+        words = [word for word in arguments if not word.startswith("--")]
+        options = {option: [b for a, b in pairwise(arguments) if a == option] for option in set(arguments)}
+        if how == "kernels":
+            cases = options.get("--case", [])
+            assert words[0] in ("gates", "times")
+            assert KernelBenchSpec(tuple(word for word in words[1:] if word not in (*cases, "4")), tuple(cases)).names
+        elif words[0] == "model":
+            FusedBenchSpec(words[1])
         else:
-            kernels = ["gemm"] if name == "gemm" else [word for word in names if word not in words]
-            assert KernelBenchSpec(tuple(kernels), tuple(words)).names
-    done = subprocess.run(["sh", str(script), str(tmp_path)], env=os.environ | {"PYTHON": sys.executable,
+            assert words[0] == "devices" and DeviceSpec(words[1]).model.name == words[1]
+            assert options["--device"] == ["cuda"]
+    # peers take minutes: behind all that is ours alone
+    slow = [number for number, (_, name, _) in enumerate(runs) if name in ("model_vim_base_peers", "scan_peers")]
+    assert min(slow) > [name for _, name, _ in runs].index("devices_vim_nano")
+    done = subprocess.run(["sh", str(SCRIPT), str(tmp_path)], env=os.environ | {"PYTHON": sys.executable,
                           "CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True, check=False)  # fmt: skip
     assert done.returncode == 2 and done.stderr == "not measured: no CUDA device\n" and not list(tmp_path.iterdir())
+
+
+def test_the_script_goes_on_and_brings_its_own_package(tmp_path):
+    """A Python that has nothing but a device: what is importable is the script's to provide, what fails is named."""
+    stub, seen = tmp_path / "python", tmp_path / "seen"
+    stub.write_text(
+        f"""#!/bin/sh
+case "$*" in
+*get_device_name*) echo nvidia_stub ;;
+"-c import ouro.kernels") exit 1 ;;
+"-c import ouro.jobs.bench.fused"*) exit 1 ;;
+*) test -f "$PYTHONPATH/ouro/kernels/gate.py" && test -f "$PYTHONPATH/ouro/types.py" && test -n "$OURO_COMMIT" || exit 3
+   echo "$*" >> {seen}
+   case "$*" in *"times gemm"*|*gates*) exit 1 ;; esac ;;
+esac
+"""
+    )
+    stub.chmod(0o755)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"PYTHON": str(stub)}
+    done = subprocess.run(
+        ["sh", str(SCRIPT), str(tmp_path / "out")], env=environment, capture_output=True, text=True, check=False
+    )
+    names = [name for how, name, _ in runs_of_the_script() if how == "kernels"]
+    ran = [Path(line.split()[-1]).name for line in seen.read_text().splitlines()]
+    assert ran == [f"{name}_nvidia_stub.json" for name in names]
+    assert done.returncode == 1
+    assert "models were left out: their packages are not installed" in done.stderr
+    assert done.stderr.endswith("a gate failed, or it was cut off: gates gemm\n")
+
+
+def test_kernels_are_checked_with_torch_and_triton_alone(tmp_path):
+    """No other package is imported, the interpreter's numpy aside."""
+    allowed = {"torch", "triton", "numpy", "ouro"}
+    code = f"""
+import sys
+from importlib.machinery import PathFinder
+class Only:
+    def find_spec(self, name, path=None, target=None):
+        first = name.split(".")[0]
+        spec = PathFinder.find_spec(name, path) if path is None else None
+        if spec is not None and "site-packages" in str(spec.origin) and first not in {allowed!r} | before:
+            raise ModuleNotFoundError(name)
+import torch, triton, numpy
+before = {{name.split(".")[0] for name in sys.modules}} | {{"typing_extensions", "sympy", "mpmath", "filelock"}}
+sys.meta_path.insert(0, Only())
+from ouro.jobs.bench.alone import main
+sys.exit(main(["gates", "paired_linear", "--out", {str(tmp_path / "gates.json")!r}]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False,
+                          env=os.environ | {"CUDA_VISIBLE_DEVICES": ""})  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    values = json.loads((tmp_path / "gates.json").read_text())
+    assert values["gate"] == {"passed": True, "failed": [], "cases": 9} and values["interpreted"] and values["commit"]
+    assert [path.name for path in tmp_path.iterdir()] == ["gates.json"]
 
 
 def test_only_what_the_scan_reads_stays_in_float32():

@@ -20,6 +20,7 @@ from ouro.jobs.bench.diff import compare_benchmarks
 from ouro.jobs.bench.kernels import GateSpec, KernelBenchSpec, bench_kernels, check_kernels
 from ouro.jobs.bench.peers import PEERS, peers_of
 from ouro.jobs.bench.timing import quantiles, rotated
+from ouro.kernels import gate as kernel_gate
 from ouro.kernels import kernel
 from ouro.kernels.ceilings import least_ms
 from ouro.kernels.gate import Verdict, inputs_of, outputs
@@ -62,7 +63,7 @@ def test_a_failed_gate_is_told_and_is_exit_code_1(no_gpu, monkeypatch):
         {"kernel": "norm_quantize", "case": "one", "passed": True, "max_error": 0.0, "complaint": None},
         {"kernel": "norm_quantize", "case": "two", "passed": False, "max_error": None, "complaint": "y: all differ"},
     ]
-    monkeypatch.setattr(module, "_interpreted_gates", lambda names: iter(rows))
+    monkeypatch.setattr(module, "_interpreted_gates", lambda names: (row for row in rows))
     result = runner.invoke(app, ["bench", "kernels", "norm_quantize"])
     assert result.exit_code == 1
     assert "norm_quantize, two, gate: y: all differ" in result.stdout
@@ -125,7 +126,7 @@ def test_words_choose_cases():
     assert spec.names == ("norm_quantize", "quantized_linear")
 
 
-def measured(monkeypatch, name, case, times, verdict=None):
+def measured(monkeypatch, name, case, times, verdict=None, failed=False, peers=True):
     """Rows of one case, with times given in the order in which they are taken."""
     clock = iter(times)
     monkeypatch.setattr(module, "check", lambda *_: verdict or Verdict(1e-6, None))
@@ -142,7 +143,7 @@ def measured(monkeypatch, name, case, times, verdict=None):
     small.op = lambda backend, **inputs: found.reference(**inputs)
     small.floor = lambda _: Floor(bytes=100, int8_ops=4000)
     rates = {"bytes": 1e6, "exps": 1e6, "int8_ops": 1e7, "half_ops": 1e6}
-    return list(module._measured(small, case_of(name, case), CPU, KernelBenchSpec(), rates))
+    return list(module._measured(small, case_of(name, case), CPU, KernelBenchSpec(peers=peers), rates, failed))
 
 
 def test_rows_have_a_floor_and_what_ours_gains(monkeypatch):
@@ -155,10 +156,56 @@ def test_rows_have_a_floor_and_what_ours_gains(monkeypatch):
     assert half["speedup"] == 2.0 and brain["speedup"] == 1.5
 
 
-def test_a_case_that_fails_its_gate_is_not_timed(monkeypatch):
-    (row,) = measured(monkeypatch, "norm_quantize", "odd sizes", [], Verdict(float("inf"), "codes: 1 of 9 differ"))
-    assert row["gate"] == "failed" and row["complaint"] == "codes: 1 of 9 differ" and "p50_ms" not in row
+def test_a_case_that_fails_its_gate_is_timed_as_unverified(monkeypatch):
+    (row,) = measured(
+        monkeypatch, "norm_quantize", "odd sizes", [1.0], Verdict(float("inf"), "codes: 1 of 9 differ"), peers=False
+    )
+    assert row["gate"] == "unverified" and row["complaint"] == "codes: 1 of 9 differ" and row["p50_ms"] == 1.0
     assert row["max_error"] is None and json.dumps(row, allow_nan=False)
+    # another case of the kernel failed
+    (row,) = measured(monkeypatch, "norm_quantize", "odd sizes", [1.0], failed=True, peers=False)
+    assert row["gate"] == "unverified" and row["p50_ms"] == 1.0 and "complaint" not in row
+
+
+def test_what_does_not_compile_is_a_row_and_the_others_go_on(monkeypatch):
+    def broken(*_):
+        raise TypeError("_semantic argument must be provided\noutside of JIT functions")
+
+    kept = kernel_gate.check
+    monkeypatch.setattr(module, "check", broken)
+    (row,) = module._measured(
+        kernel("norm_quantize"), case_of("norm_quantize", "odd sizes"), CPU, KernelBenchSpec(), {}, False
+    )
+    complaint = "TypeError: _semantic argument must be provided outside of JIT functions"
+    assert row["gate"] == "failed" and row["complaint"] == complaint and "p50_ms" not in row
+    name = kernel("paired_linear").cases[0].name
+    monkeypatch.setattr(
+        kernel_gate, "check", lambda k, case, *rest: broken() if case.name == name else kept(k, case, *rest)
+    )
+    rows = list(kernel_gate.rows(["paired_linear"], torch.device("cpu" if interpreted() else "cuda")))
+    assert [row["passed"] for row in rows] == [False] + [True] * 8
+    assert rows[0]["complaint"] == complaint and rows[0]["max_error"] is rows[0]["share"] is None
+    assert json.dumps(rows, allow_nan=False)
+
+
+def test_gates_side_by_side_come_in_the_order_of_their_kernels(no_gpu):
+    names = ("quantized_linear", "paired_linear")
+    values = finish(check_kernels(GateSpec(names, processes=2)))[1].values
+    wanted = [(name, case.name) for name in names for case in kernel(name).cases if not case.bench]
+    assert [(row["kernel"], row["case"]) for row in values["gates"]] == wanted
+    assert values["gate"] == {"passed": True, "failed": [], "cases": len(wanted)}
+    with pytest.raises(ValueError, match="processes is 0, expected 1 or more"):
+        GateSpec(processes=0)
+
+
+def test_gates_are_a_command(no_gpu, monkeypatch, tmp_path):
+    row = {"kernel": "paired_linear", "case": "one", "passed": True, "max_error": 0.0, "complaint": None}
+    monkeypatch.setattr(module, "_interpreted_gates", lambda names: (row for _ in names))
+    result = runner.invoke(app, ["bench", "gates", "paired_linear", "--out", str(tmp_path / "gates.json")])
+    assert result.exit_code == 0, result.output
+    assert "gate against float64" in result.stdout and "paired_linear" in result.stdout
+    values = json.loads((tmp_path / "gates.json").read_text())
+    assert values["gate"]["cases"] == 1 and values["interpreted"] and values["rows"] == []
 
 
 def test_a_peer_that_stumbles_is_a_row_too(monkeypatch):
