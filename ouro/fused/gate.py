@@ -56,10 +56,10 @@ FORMATS = {
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the gate found, over so many images. Distances of logits are parts of their root mean square.
+    """The gate's measurements over so many images. Distances of logits are parts of their root mean square.
 
     error, agreement: distance from the simulated model, and the share of images with the same top-1. In half precision a
-        part of all codes falls on the other side of a border; what that is worth is told by the next four.
+        part of all codes falls on the other side of a border; the next four say what that is worth.
     off, top1: distance from the float model, and the share with its top-1. yardstick, yardstick_top1: the same of the
         simulated model, or, where nothing is rounded to codes, of the float model with its layers' inputs in `dtype`.
     exact: largest distance of a block's output, by the same kernels in float32 and over the first images, from that of

@@ -15,7 +15,7 @@ import torch
 
 from ouro.kernels.launch import KernelError, can_run
 
-_BEAT = 0.5
+_POLL = 0.5
 """Seconds without a row after which whoever waits may look up."""
 
 
@@ -60,6 +60,6 @@ def interpreted_rows(module: str, *arguments: str) -> Iterator[dict[str, Any] | 
 def _next(lines: SimpleQueue[str | None]) -> str | None:
     """The next line, "" if there is none yet, None after the last."""
     try:
-        return lines.get(timeout=_BEAT)
+        return lines.get(timeout=_POLL)
     except Empty:
         return ""

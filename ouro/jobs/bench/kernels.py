@@ -96,7 +96,7 @@ class GateSpec:
 
 
 def check_kernels(spec: GateSpec) -> Generator[Progress, None, Report]:
-    """The gate alone: {gate, gates, interpreted}. Every beat has the `gates` so far."""
+    """The gate alone: {gate, gates, interpreted}. Every progress update has the `gates` so far."""
     started = time.perf_counter()
     device = _device()
     gates = yield from _gated(spec.kernels, device, spec.seed, 0)
