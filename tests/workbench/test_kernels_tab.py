@@ -80,13 +80,11 @@ def test_several_kernels_have_a_place_each(rows):
 
 def test_verdict_is_a_sentence(rows):
     exact, near = of(rows, "outlier_quantizer"), of(rows, "paired_linear")
-    assert re.fullmatch(
-        r"All 31 cases passed: [\d,]+ values, all equal to their definition\.", checks.verdict_text(exact)
-    )
+    words = checks.verdict_text(exact)
+    assert re.fullmatch(r"All 31 cases passed: [\d,]+ values, all equal to their definition\.", words)
     worst = max(near, key=lambda row: row["share"])
-    assert f"(paired_linear, {worst['case']})" in checks.verdict_text(near) and "so far" not in checks.verdict_text(
-        near
-    )
+    words = checks.verdict_text(near)
+    assert f"(paired_linear, {worst['case']})" in words and "so far" not in words
     assert checks.verdict_text(near[:3], over=False).startswith("3 cases passed so far: ")
     assert "so far" in checks.verdict(near) and "so far" not in checks.verdict(near, "a GPU")
 

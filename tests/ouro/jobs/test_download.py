@@ -67,9 +67,8 @@ def test_bytes_are_reported_as_they_come(slow, monkeypatch) -> None:
     updates = []
     report = drive(download(DownloadSpec("vim_nano")), updates.append)
     assert len(updates) > 4 and {update.total for update in updates} == {len(CONTENT)}
-    assert [update.step for update in updates] == sorted(update.step for update in updates) and updates[-1].step == len(
-        CONTENT
-    )
+    steps = [update.step for update in updates]
+    assert steps == sorted(steps) and steps[-1] == len(CONTENT)
     assert updates[-1].message == "1.0 of 1.0 MB"
     values = report.values
     assert values["model"] == "vim_nano" and values["source"] == f"{address}/{name}" and values["bytes"] == len(CONTENT)

@@ -44,9 +44,8 @@ def test_journey(tiny_zoo, tmp_path) -> None:
     updates, report = finish(measure_sensitivity(SPEC, root=tmp_path))
     values = report.values
     assert tuple(values) == KEYS and all(tuple(row) == ROW for row in values["rows"])
-    assert [update.step for update in updates] == sorted(update.step for update in updates) and updates[
-        -1
-    ].step == updates[-1].total
+    steps = [update.step for update in updates]
+    assert steps == sorted(steps) and steps[-1] == updates[-1].total
     assert (values["n"], values["mode"], values["bits"], values["data"]) == (20, "isolated", "w4a4", "scenes")
     assert len(values["rows"]) == 4 and sum(row["sites"] for row in values["rows"]) == 24
     kls = [row["kl"] for row in values["rows"]]
@@ -95,9 +94,8 @@ def test_a_budget_is_met_by_the_file(tiny_zoo, tmp_path, by) -> None:
     asked = QuantizeSpec("vim_nano", "minmax", "w4a4", calib="noise:6", budget=4.5, by=by)
     updates, report = finish(quantize(asked, root=tmp_path))
     values = report.values
-    assert [update.step for update in updates] == sorted(update.step for update in updates) and updates[
-        -1
-    ].step == updates[-1].total
+    steps = [update.step for update in updates]
+    assert steps == sorted(steps) and steps[-1] == updates[-1].total
     assert values["budget"] == 4.5 and values["audit"] == {"sites": 24, "sealed": True}
     model, calibration = load_quantized(values["path"])
     widths = {path: site.bits for path, site in calibration.plan.sites.items()}
