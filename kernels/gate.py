@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ouro.kernels import NAMES, kernel
+from ouro.kernels import NAMES, kernel, rounding
 from ouro.kernels.launch import Case, Kernel, interpreted
 
 TOLERANCES = {
@@ -69,7 +69,7 @@ def check(tested: Kernel, case: Case, device: torch.device, seed: int = 0) -> Ve
     inputs = inputs_of(case, device, seed)
     actual = outputs(tested.op(**inputs, backend="triton"))
     wanted = outputs(tested.reference(**(_widened(inputs) if tested.widen else inputs)))
-    return compare(actual, wanted, tested.tolerances)
+    return compare(actual, wanted, tested.tolerances, tested.bounds(**inputs) if tested.bounds else {})
 
 
 def outputs(result: Any) -> dict[str, Tensor | None]:
@@ -81,8 +81,13 @@ def compare(
     actual: Mapping[str, Tensor | None],
     wanted: Mapping[str, Tensor | None],
     tolerances: Mapping[str, tuple[float, float]],
+    bounds: Mapping[str, Tensor] | None = None,
 ) -> Verdict:
-    """Compares outputs; NaN equals NaN, because a reference that says NaN means it."""
+    """Compares outputs; NaN equals NaN, because a reference that says NaN means it.
+
+    Args:
+        tolerances, bounds: what may differ, see `Kernel`; an output with bounds has no tolerance.
+    """
     worst, share, complaints = 0.0, 0.0, []
     counts = torch.zeros(len(SHARES) + 2, dtype=torch.int64)
     for name, want in wanted.items():
@@ -94,15 +99,17 @@ def compare(
         if got.shape != want.shape:
             complaints.append(f"{name} is {tuple(got.shape)}, expected {tuple(want.shape)}")
             continue
-        if got.is_floating_point():
-            rtol, atol = tolerances.get(name, tolerances.get("", TOLERANCES[got.dtype]))
-        else:
-            rtol, atol = tolerances.get(name, (0.0, 0.0))
         a, b = got.double(), want.double()
+        if bounds and name in bounds:
+            allowed, rule = rounding.SLACK * (bounds[name] + rounding.stored(b, got.dtype)), "the bound of float32"
+        else:
+            exact = (0.0, 0.0) if not got.is_floating_point() else tolerances.get("", TOLERANCES[got.dtype])
+            rtol, atol = tolerances.get(name, exact)
+            allowed, rule = atol + rtol * b.abs(), f"rtol {rtol:g}, atol {atol:g}"
         same = (a == b) | (a.isnan() & b.isnan())
         gap = (a - b).abs().masked_fill(same, 0).nan_to_num(torch.inf, torch.inf)
         # where nothing, or infinity, is expected, no difference is small
-        part = (gap / (atol + rtol * b.abs())).masked_fill(same, 0).nan_to_num(torch.inf, torch.inf)
+        part = (gap / allowed).masked_fill(same, 0).nan_to_num(torch.inf, torch.inf)
         wrong = part > 1
         if gap.numel():
             worst, share = max(worst, float(gap.max())), max(share, float(part.max()))
@@ -113,7 +120,7 @@ def compare(
             at = tuple(int(i) for i in torch.unravel_index(place, gap.shape))
             complaints.append(
                 f"{name}: {int(wrong.sum())} of {wrong.numel()} differ, worst at {at}: {a[at].item():.9g}, "
-                f"expected {b[at].item():.9g} (rtol {rtol:g}, atol {atol:g})"
+                f"expected {b[at].item():.9g} ({rule}: {allowed[at].item():.3g})"
             )
     return Verdict(worst, "; ".join(complaints) or None, share, tuple(counts.tolist()))
 

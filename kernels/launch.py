@@ -119,7 +119,7 @@ def first(*complaints: str | None) -> str | None:
 
 def divided(x: Tensor, number: int) -> Tensor:
     """The exact quotient on every device: CUDA multiplies by the inverse of a Python number, but divides by a tensor."""
-    return x / x.new_tensor(number)
+    return x / x.new_full((), number)
 
 
 def _mixed(tensors: Mapping[str, Tensor]) -> str | None:
@@ -191,6 +191,8 @@ class Kernel:
 
     op, reference: same signature but for the op's `backend`; both return a tensor or a named tuple of tensors.
     tolerances: output -> (relative, absolute); "" is every other floating point output, whole numbers are equal else.
+    bounds: takes the op's arguments; output -> the error that float32 arithmetic may make of each element, instead of a
+        tolerance (see `ouro.kernels.rounding`). Writing the result in its own dtype comes on top.
     widen: the reference gets its floating point operands as float64. Not for rules that decide about float32 values.
     strided: the kernel takes operands of any memory layout.
     """
@@ -202,5 +204,6 @@ class Kernel:
     floor: Callable[[Case], Floor]
     builds: tuple[Build, ...]
     tolerances: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    bounds: Callable[..., Mapping[str, Tensor]] | None = None
     widen: bool = True
     strided: bool = False

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ouro.kernels import rounding
 from ouro.kernels.launch import choose, first, on, wrong_dtype, wrong_shape
 from ouro.kernels.selective_scan import op as one_way
 
@@ -107,6 +108,54 @@ def reference(
     return (y * scale * (F.silu(gate) if silu else gate)).to(u_f.dtype)
 
 
+def bounds(
+    u_f: Tensor,
+    u_b: Tensor,
+    delta_f: Tensor,
+    delta_b: Tensor,
+    A_f: Tensor,
+    A_b: Tensor,
+    B_f: Tensor,
+    B_b: Tensor,
+    C_f: Tensor,
+    C_b: Tensor,
+    D_f: Tensor,
+    D_b: Tensor,
+    z: Tensor,
+    *,
+    scale: float = 0.5,
+    silu: bool = True,
+    chunks: int | None = None,
+) -> dict[str, Tensor]:
+    """How far float32 may be from the definition, per element."""
+    batch, L, channels = u_f.shape
+    chunk = chunk_length(batch, channels, L, chunks)
+    summed = chunk if chunk < L else 0
+
+    def scan(u, delta, A, B, C, D, reverse: bool) -> rounding.Known:
+        u, delta, B, C = (x.transpose(1, 2) for x in (u, delta, B, C))
+        y = rounding.scan(u, delta, A, B, C, D, reverse=reverse, chunk=summed)
+        return rounding.Known(y.value.transpose(1, 2), y.error.transpose(1, 2))
+
+    forward = scan(u_f, delta_f, A_f, B_f, C_f, D_f, False)
+    backward = scan(u_b, delta_b, A_b, B_b, C_b, D_b, True)
+    total = forward.value + backward.value
+    # y_f waits in y's dtype
+    error = forward.error + rounding.stored(forward.value, u_f.dtype) + backward.error + rounding.HALF * total.abs()
+    gate = (
+        rounding.silu(z, scale)
+        if silu
+        else rounding.Known(scale * z.double(), rounding.HALF * scale * z.double().abs())
+    )
+    return {"y": rounding.product(rounding.Known(total, error), gate).error}
+
+
+def chunk_length(batch: int, channels: int, L: int, chunks: int | None) -> int:
+    """Steps in a piece of time, a multiple of UNROLL."""
+    wanted = chunks or chunks_for(batch, channels, L)
+    return -(-L // wanted // UNROLL) * UNROLL
+
+
 def chunks_for(batch: int, channels: int, L: int) -> int:
     """How many chunks of time fill a large GPU, each of at least two times UNROLL tokens."""
     rows = batch * -(-channels // one_way.CHANNELS)
@@ -160,8 +209,7 @@ def _launch(given: dict[str, Tensor], scale: float, silu: bool, chunks: int | No
     constants |= {"u_l": u[0].stride(1), "delta_l": delta[0].stride(1), "B_l": B[0].stride(1)}
     inputs = u[0].stride(0), delta[0].stride(0), B[0].stride(0) // width
 
-    wanted = chunks or chunks_for(batch, channels, L)
-    chunk = -(-L // wanted // UNROLL) * UNROLL
+    chunk = chunk_length(batch, channels, L, chunks)
     count = -(-L // chunk)
     rows = batch * -(-channels // one_way.CHANNELS)
     y = torch.empty(batch, L, channels, dtype=given["u_f"].dtype, device=u[0].device)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ouro.kernels.causal_conv.cases import BUILDS, CASES, floor
-from ouro.kernels.causal_conv.op import NAME, Convolved, causal_conv, reference
+from ouro.kernels.causal_conv.op import NAME, Convolved, bounds, causal_conv, reference
 from ouro.kernels.launch import Kernel
 
 __all__ = ["KERNEL", "Convolved", "causal_conv", "reference"]
 
-KERNEL = Kernel(NAME, causal_conv, reference, CASES, floor, BUILDS, strided=True)
+KERNEL = Kernel(NAME, causal_conv, reference, CASES, floor, BUILDS, bounds=bounds, strided=True)

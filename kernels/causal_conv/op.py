@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ouro.kernels import rounding
 from ouro.kernels.launch import choose, first, on, wrong_dtype, wrong_shape
 
 NAME = "causal_conv"
@@ -74,13 +75,37 @@ def reference(
 ) -> Convolved:
     """The definition: a padded conv1d, and the same between two flips, in float32 or float64."""
     real = torch.float64 if x.dtype == torch.float64 else torch.float32
-    weight_f, weight_b = (w.to(real).unsqueeze(1) for w in (weight_f, weight_b))
-    bias_f, bias_b = (None if bias is None else bias.to(real) for bias in (bias_f, bias_b))
-    tokens = F.pad(x.to(real).transpose(1, 2), (weight_f.shape[-1] - 1,) * 2)
+    given = [None if t is None else t.to(real) for t in (x, weight_f, weight_b, bias_f, bias_b)]
+    return Convolved(*(F.silu(sums).to(x.dtype) for sums in _sums(*given)))
+
+
+def bounds(
+    x: Tensor,
+    weight_f: Tensor,
+    weight_b: Tensor,
+    bias_f: Tensor | None = None,
+    bias_b: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """How far float32 may be from the definition, per element."""
+    given = [None if t is None else t.double() for t in (x, weight_f, weight_b, bias_f, bias_b)]
+    sums, magnitudes = _sums(*given), _sums(*(None if t is None else t.abs() for t in given))
+    roundings = (weight_f.shape[-1] + 2) * rounding.HALF
+    # SiLU is nowhere steeper than 1.1
+    return {
+        name: 1.1 * roundings * magnitude + rounding.silu(value).error
+        for name, value, magnitude in zip(Convolved._fields, sums, magnitudes, strict=True)
+    }
+
+
+def _sums(
+    x: Tensor, weight_f: Tensor, weight_b: Tensor, bias_f: Tensor | None, bias_b: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Both directions before SiLU, [b l e]."""
     L, E = x.shape[1:]
-    u_f = F.silu(F.conv1d(tokens, weight_f, bias_f, groups=E))[..., :L]
-    u_b = F.silu(F.conv1d(tokens.flip(-1), weight_b, bias_b, groups=E))[..., :L].flip(-1)
-    return Convolved(*(u.transpose(1, 2).to(x.dtype) for u in (u_f, u_b)))
+    tokens = F.pad(x.transpose(1, 2), (weight_f.shape[-1] - 1,) * 2)
+    forward = F.conv1d(tokens, weight_f.unsqueeze(1), bias_f, groups=E)[..., :L]
+    backward = F.conv1d(tokens.flip(-1), weight_b.unsqueeze(1), bias_b, groups=E)[..., :L].flip(-1)
+    return forward.transpose(1, 2), backward.transpose(1, 2)
 
 
 def _misfit(given: dict[str, Tensor | None]) -> str | None:

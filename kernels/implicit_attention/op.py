@@ -7,9 +7,12 @@ Source: Ali et al. 2024 (The Hidden Attention of Mamba Models); OuroMamba (arXiv
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
+from ouro.kernels import rounding
 from ouro.kernels.launch import choose, first, on, wrong_dtype
 from ouro.kernels.selective_scan import op as scan
 
@@ -64,6 +67,29 @@ def reference(
     """The definition in plain torch, one state at a time; b e r l numbers in float32 or float64."""
     real = torch.float64 if delta.dtype == torch.float64 else torch.float32
     delta, A, B, C = (x.to(real) for x in (delta, A, B, C))
+    alpha = torch.zeros((), dtype=real, device=delta.device)
+    for exponent, read in _states(delta, A, B, C, rows):
+        alpha = alpha + exponent.exp() * read
+    return alpha.mean(1) if mean else alpha
+
+
+def bounds(
+    delta: Tensor, A: Tensor, B: Tensor, C: Tensor, rows: Tensor | None = None, *, mean: bool = True
+) -> dict[str, Tensor]:
+    """How far float32 may be from the definition, per element."""
+    size = error = torch.zeros((), dtype=torch.float64, device=delta.device)
+    for exponent, read in _states(delta.double(), A.double(), B.double(), C.double(), rows):
+        term = exponent.exp() * read.abs()
+        size = size + term
+        # A in units of ln 2 and that constant, times a sum of deltas that was made in float64
+        error = error + term * rounding.exponential(exponent, 4) + rounding.FLUSHED * read.abs()
+    channels, N = A.shape
+    error = error + (N + 3) * rounding.HALF * size
+    return {"y": (error + (channels + 1) * rounding.HALF * size).mean(1) if mean else error}
+
+
+def _states(delta: Tensor, A: Tensor, B: Tensor, C: Tensor, rows: Tensor | None) -> Iterator[tuple[Tensor, Tensor]]:
+    """A_n (delta_{j+1} + .. + delta_i) and C_i[n] delta_j B_j[n], both [b e r l], of one state after the other."""
     B, C = (x.unsqueeze(1) if x.dim() == 3 else x for x in (B, C))
     per_group = delta.shape[1] // B.shape[1]
     steps = torch.arange(delta.shape[2], device=delta.device)
@@ -71,12 +97,10 @@ def reference(
     reached = steps <= rows[:, None]
     later = (delta.unsqueeze(2) * reached).flip(-1).cumsum(-1).flip(-1)  # [b e r l], delta_j to delta_i
     time = torch.cat([later[..., 1:], torch.zeros_like(later[..., :1])], dim=-1)
-    alpha = torch.zeros_like(time)
+    entering = delta.unsqueeze(2) * reached
     for n in range(A.shape[1]):
         read = C[:, :, n, rows].unsqueeze(-1) * B[:, :, n].unsqueeze(-2)  # [b g r l]
-        alpha = alpha + (A[:, n, None, None] * time).exp() * read.repeat_interleave(per_group, dim=1)
-    alpha = alpha * delta.unsqueeze(2) * reached
-    return alpha.mean(1) if mean else alpha
+        yield A[:, n, None, None] * time, read.repeat_interleave(per_group, dim=1) * entering
 
 
 def _misfit(delta: Tensor, A: Tensor, B: Tensor, C: Tensor, rows: Tensor | None) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ouro.kernels.launch import Build, Case, Floor
+from ouro.kernels.norm_quantize.op import CONSTANT
 from ouro.kernels.outlier_quantizer.op import warps
 
 L = 197
@@ -26,17 +27,20 @@ def call(
     bias: bool = False,
     static: bool = False,
     unit: float = 1.0,
-    constant: bool = False,
+    constant: float | None = None,
     strange: bool = False,
     **settings: Any,
 ) -> dict[str, Any]:
-    """One call; unit scales x and residual, strange puts NaN in one row and infinity in another."""
+    """One call; unit scales x and residual, strange puts NaN in one row and infinity in another.
+
+    constant: rows of 3, with noise of this size on top.
+    """
 
     def normal(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator, device=device)
 
     _, steps, channels = size
-    x = torch.full(size, 3.0, device=device) if constant else normal(*size)
+    x = normal(*size) if constant is None else 3.0 + constant * normal(*size)
     if strange:
         x[0, 0, 0], x[0, 2, -1] = torch.nan, torch.inf
     signed, bits = settings.get("signed", True), settings.get("bits", 8)
@@ -78,8 +82,13 @@ CASES = (
     Case("floats", partial(call, size=(1, 11, 37), bits=None, bias=True)),
     Case("layer norm", partial(call, size=(1, 11, 37), kind="layer", bias=True)),
     Case("layer norm, asymmetric", partial(call, size=(1, 11, 70), kind="layer", bias=True, signed=False)),
-    Case("constant rows", partial(call, size=(1, 3, 37), constant=True, residual=None)),
-    Case("constant rows, layer norm", partial(call, size=(1, 3, 37), constant=True, residual=None, kind="layer")),
+    Case("constant rows", partial(call, size=(1, 3, 37), constant=0.0, residual=None)),
+    Case("constant rows, layer norm", partial(call, size=(1, 3, 37), constant=0.0, residual=None, kind="layer")),
+    Case("nearly constant rows", partial(call, size=(1, 3, 700), constant=1e-6, residual=None, kind="layer")),
+    Case(
+        "nearly constant rows, asymmetric",
+        partial(call, size=(1, 3, 700), constant=1e-6, residual=None, kind="layer", signed=False, bias=True),
+    ),
     Case("zeros", partial(call, size=(1, 3, 37), unit=0.0)),
     Case("zeros, asymmetric", partial(call, size=(1, 3, 37), unit=0.0, signed=False)),
     Case("huge", partial(call, size=(1, 3, 37), unit=1e17)),
@@ -114,7 +123,7 @@ _OPTIONAL = ("bias", "scale", "zero", "normed", "codes", "row_scale", "row_zero"
 def _build(name: str, block: int, most: dict[int, float], more: dict[str, str], **flags: Any) -> Build:
     num_warps = warps(block, 128 * L)
     constexprs = {
-        "BLOCK": block, "HIGH": 127, "LAYER": False, "SIGNED": True, "STATIC": False, "HAS_RESIDUAL": True,
+        "BLOCK": block, "HIGH": 127, "LAYER": False, "CONSTANT": CONSTANT, "SIGNED": True, "STATIC": False, "HAS_RESIDUAL": True,
         "HAS_BIAS": False, "FUSED": True,
     } | flags  # fmt: skip
     return Build(
@@ -133,7 +142,7 @@ BUILDS = (
     _build("codes, 192 channels", 256, {80: 50, 90: 51}, _CODES),
     _build("asymmetric codes, 768 channels", 1024, {80: 43, 90: 43}, _CODES | {"row_zero": "*i32:16"}, SIGNED=False),
     _build(
-        "layer norm to floats, 768 channels", 1024, {80: 21, 90: 22}, {"normed": "*fp16:16", "bias": "*fp32:16"},
+        "layer norm to floats, 768 channels", 1024, {80: 24, 90: 25}, {"normed": "*fp16:16", "bias": "*fp32:16"},
         HIGH=0, LAYER=True, HAS_BIAS=True,
     ),
 )  # fmt: skip

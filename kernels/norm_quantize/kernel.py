@@ -27,6 +27,7 @@ def norm_row(
     BLOCK: tl.constexpr,
     HIGH: tl.constexpr,
     LAYER: tl.constexpr,
+    CONSTANT: tl.constexpr,
     SIGNED: tl.constexpr,
     STATIC: tl.constexpr,
     HAS_RESIDUAL: tl.constexpr,
@@ -43,7 +44,10 @@ def norm_row(
         value += tl.load(residual + start + channel, mask=inside, other=0.0).to(tl.float32)
     tl.store(total + start + channel, value.to(total.dtype.element_ty), mask=inside)
     if LAYER:
-        value = tl.where(inside, value - tl.sum(value, 0) / C, 0.0)
+        mean = tl.sum(value, 0) / C
+        value = tl.where(inside, value - mean, 0.0)
+        # false where the mean is NaN, which so stays in the row
+        value = tl.where(tl.max(tl.abs(value), 0) <= CONSTANT * tl.abs(mean), 0.0, value)
     value *= 1.0 / tl.sqrt(tl.sum(value * value, 0) / C + eps)
     value *= tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)
     if HAS_BIAS:

@@ -16,6 +16,9 @@ from ouro.kernels.outlier_quantizer.op import warps
 
 KINDS = ("rms", "layer")
 FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+CONSTANT = 2.0**-18
+"""A row that nowhere differs from its mean by more than this part of it is constant to LayerNorm: the rest is what the
+float32 sum of up to LARGEST_C numbers costs, and the norm would blow it up."""
 LARGEST_C = 8192
 """A row stays in the registers of one program."""
 
@@ -54,7 +57,8 @@ def norm_quantize(
     Args:
         x: [b l c], float32, float16 or bfloat16. residual: the same shape, any of these; None for the first block.
         weight, bias: [c], any of these.
-        kind: "rms", weight total / sqrt(mean total^2 + eps), or "layer", of what differs from the mean.
+        kind: "rms", weight total / sqrt(mean total^2 + eps), or "layer", of what differs from the mean, which is 0
+            throughout a row that is constant up to `CONSTANT`.
         bits: 2 to 8, of the codes; None returns the norm itself.
         signed: symmetric codes, otherwise asymmetric ones with a zero point.
         scale, zero: static step and zero point per time step, float32 [l]; None takes the range of each row.
@@ -108,7 +112,12 @@ def reference(
     """The definition of `norm_quantize`, reckoned in float32, or in float64 where x is float64."""
     wide = x.dtype if x.dtype == torch.float64 else torch.float32
     total = x.to(wide) if residual is None else x.to(wide) + residual.to(wide)
-    centered = total - total.mean(-1, keepdim=True) if kind == "layer" else total
+    centered = total
+    if kind == "layer":
+        mean = total.mean(-1, keepdim=True)
+        centered = total - mean
+        constant = centered.abs().amax(-1, keepdim=True) <= CONSTANT * mean.abs()
+        centered = centered.masked_fill(constant, 0)
     y = centered * (centered.square().mean(-1, keepdim=True) + eps).rsqrt() * weight.to(wide)
     if bias is not None:
         y = y + bias.to(wide)
@@ -165,6 +174,7 @@ def _triton(
         BLOCK=block,
         HIGH=0 if bits is None else 2 ** (bits - 1) - 1,
         LAYER=kind == "layer",
+        CONSTANT=CONSTANT,
         SIGNED=signed,
         STATIC=scale is not None,
         HAS_RESIDUAL=residual is not None,

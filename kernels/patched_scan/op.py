@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ouro.kernels import rounding
 from ouro.kernels.launch import choose, first, on, wrong_dtype
 from ouro.kernels.selective_scan import op as plain
 
@@ -93,13 +94,32 @@ def reference(
         unit = torch.zeros_like(wide[4])
         unit[..., n, :] = 1
         states.append(plain.reference(*wide[:4], unit, reverse=reverse))
-    weighted = (torch.stack(states, dim=2) * weights.to(real)[:, None, None])[..., steps].unflatten(-1, grid)
-    half = size // 2
-    padded = F.pad(weighted, (half,) * 4)
-    h_p = sum(_shifted(padded, i, j, grid) for i in range(size) for j in range(size)).flatten(-2)  # [b e n p]
-    read = wide[4][..., steps]
-    read = read.unsqueeze(1) if C.dim() == 3 else read.repeat_interleave(u.shape[1] // C.shape[1], dim=1)
+    h_p = _windows(torch.stack(states, dim=2), weights.to(real), steps, grid, size)
+    read = rounding.per_channel(wide[4][..., steps], u.shape[1])
     return Patched(y.to(u.dtype), (h_p * read).sum(2).to(u.dtype))
+
+
+def bounds(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    weights: Tensor,
+    steps: Tensor,
+    *,
+    grid: tuple[int, int],
+    size: int,
+    reverse: bool = False,
+) -> dict[str, Tensor]:
+    """How far float32 may be from the definition, per element."""
+    h = rounding.states(u, delta, A, B, reverse=reverse)
+    read = rounding.per_channel(C.double()[..., steps].abs(), u.shape[1])
+    magnitude, error = (_windows(x, weights.double().abs(), steps, grid, size) * read for x in (h.value.abs(), h.error))
+    # one product for C, one for the weight, and the sums over states and cells
+    rounded = (A.shape[1] + size * size + 2) * rounding.HALF * magnitude
+    return {"y": rounding.scan(u, delta, A, B, C, D, reverse=reverse).error, "y_p": (error + rounded).sum(2)}
 
 
 def by_scans(
@@ -130,6 +150,12 @@ def by_scans(
             given = F.pad((given * weights[:, None])[..., steps].unflatten(-1, grid), (half,) * 4)
             y_p = y_p + _shifted(given, size - 1 - i, size - 1 - j, grid).flatten(-2)
     return Patched(y, y_p.to(u.dtype))
+
+
+def _windows(h: Tensor, weights: Tensor, steps: Tensor, grid: tuple[int, int], size: int) -> Tensor:
+    """Weighted sums [b e n p] over the window around each cell, of h [b e n l]."""
+    padded = F.pad((h * weights[:, None, None])[..., steps].unflatten(-1, grid), (size // 2,) * 4)
+    return sum(_shifted(padded, i, j, grid) for i in range(size) for j in range(size)).flatten(-2)
 
 
 def _shifted(padded: Tensor, i: int, j: int, grid: tuple[int, int]) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ouro.kernels import rounding
 from ouro.kernels.launch import choose, first, on, wrong_dtype, wrong_shape
 
 NAME = "selective_scan"
@@ -102,6 +103,20 @@ def reference(
     if D is not None:
         y = y + D.to(real)[:, None] * u_
     return y.to(u.dtype)
+
+
+def bounds(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    *,
+    reverse: bool = False,
+) -> dict[str, Tensor]:
+    """How far float32 may be from the definition, per element."""
+    return {"y": rounding.scan(u, delta, A, B, C, D, reverse=reverse).error}
 
 
 def serving(

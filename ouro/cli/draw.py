@@ -312,12 +312,13 @@ def fused(values: Values) -> Drawn:
     what = "a tiny variant" if values["not_measured"] else values["model"]
     rows = (
         (
-            row["format"], f"{row['images']}", *(f"{row[key]:.1e}" for key in ("exact", "error")),
-            percent(row["agreement"]), "yes" if row["passed"] else "NO",
+            row["format"], row.get("model", "tiny variant"), f"{row['images']}",
+            *(f"{row[key]:.1e}" for key in ("exact", "error")), percent(row["agreement"]),
+            f"{row['lost']} / {row['won']}" if "lost" in row else "-", "yes" if row["passed"] else "NO",
         )
         for row in values["gates"]
     )  # fmt: skip
-    columns = ("what", "images", "block in float32", "error", "same top-1", "passed")
+    columns = ("what", "by", "images", "block in float32", "error", "same top-1", "lost / won", "passed")
     yield _filled(f"gate against the simulated model, {what}, {values['device']}", columns, rows)
     yield from _complaints(values, lambda row: row.get("case", row["format"]))
     if values["not_measured"]:

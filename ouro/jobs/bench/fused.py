@@ -1,4 +1,7 @@
-"""Whole models on kernels: a gate against the simulated model first, then times on a GPU beside the model unfused.
+"""Whole models on kernels: gates against the simulated model first, then times on a GPU beside the model unfused.
+
+A format is judged by the model itself, and by trained models on their held-out images. Times of one that fails are called
+unverified.
 
 Without a CUDA device the gate runs on a tiny variant in Triton's interpreter, in a process of its own, and nothing is timed.
 """
@@ -16,20 +19,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ouro.fused.gate import FORMATS, calibrated, check, fused_of, noise_images, tiny
+from ouro.fused.gate import FORMATS, TRAINED, Format, calibrated, check, fused_of, held_out, noise_images, tiny
 from ouro.fused.graph import graphed
-from ouro.fused.model import require_vim
+from ouro.fused.model import FusedModel, require_vim
 from ouro.jobs.bench.interpreter import interpreted_rows
 from ouro.jobs.bench.kernels import NOT_MEASURED
 from ouro.jobs.bench.timing import quantiles, timed
 from ouro.jobs.inputs import open_untrained, source_of
 from ouro.jobs.provenance import run_info
-from ouro.models import variant
+from ouro.models import create_model, variant
 from ouro.models.mixer import Scan
 from ouro.types import ModelSource, Progress, Report
 from ouro.vision import VisionModel
 
-CALIBRATION_IMAGES = 8
 SCANS = {"mamba_ssm": "selective_scan_cuda", "triton": "triton"}
 """Backends of the scan that the unfused model is timed with, and the module that each needs."""
 
@@ -64,12 +66,13 @@ class FusedBenchSpec:
 
 
 def bench_fused(spec: FusedBenchSpec) -> Generator[Progress, None, Report]:
-    """Gate of every format, then every batch size of those that passed, and the unfused model, eager and as a graph."""
+    """Gates of every format and every batch size, fused and then unfused, eager and as a graph."""
     started = time.perf_counter()
     measures = torch.cuda.is_available()
     device = torch.device("cuda" if measures else "cpu")
     peers = SCANS if spec.peers else {}
-    total = len(spec.formats) * (1 + measures * len(spec.batches)) + measures * len(peers) * len(spec.batches)
+    judges = 1 + measures * len(judging(spec))
+    total = len(spec.formats) * (judges + measures * len(spec.batches)) + 2 * measures * len(peers) * len(spec.batches)
     values: dict[str, Any] = {
         "op": "model",
         "model": spec.model.name,
@@ -92,19 +95,16 @@ def bench_fused(spec: FusedBenchSpec) -> Generator[Progress, None, Report]:
     else:
         model = open_untrained(spec.model, spec.seed).to(device)
         require_vim(model)
-        times = _unfused(spec, model, [name for name, module in peers.items() if find_spec(module) is not None])
-        for row in times:
-            values["rows"].append(row)
-            yield Progress(done := done + 1, total, f"{row['backend']}, {row['case']}", row)
-        unfused = list(values["rows"])
+        fused: list[dict[str, Any]] = []
+        unfused: list[dict[str, Any]] = []
         for row in _fused(spec, model):
-            if "passed" in row:
-                values["gates"].append(row)
-            else:
-                row |= _ratios(row, unfused)
-                values["rows"].append(row)
+            (values["gates"] if "passed" in row else fused).append(row)
             yield Progress(done := done + 1, total, f"{row['format']}", row)
-    failed = sorted(row["format"] for row in values["gates"] if not row["passed"])
+        for row in _unfused(spec, model, [name for name, module in peers.items() if find_spec(module) is not None]):
+            unfused.append(row)
+            yield Progress(done := done + 1, total, f"{row['backend']}, {row['case']}", row)
+        values["rows"] = [*unfused, *(row | _ratios(row, unfused) for row in fused)]
+    failed = sorted({row["format"] for row in values["gates"] if not row["passed"]})
     values["gate"] = {"passed": not failed, "failed": failed, "formats": len(values["gates"])}
     return Report("bench", values, run_info(spec.seed, started, device))
 
@@ -127,19 +127,36 @@ def _ratios(row: dict[str, Any], peers: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _fused(spec: FusedBenchSpec, model: VisionModel) -> Iterator[dict[str, Any]]:
-    """Rows of the fused model: each format's gate, then its times."""
-    images, seen = noise_images(model, spec.images, spec.seed), noise_images(model, CALIBRATION_IMAGES, spec.seed + 1)
+    """Rows of the fused model: each format's gates, then its times."""
+    judges = [create_model(name, pretrained=True).to(model.device) for name in judging(spec)]
     for format in (FORMATS[name] for name in spec.formats):
-        simulated = calibrated(model, format, seen)
-        fused = fused_of(simulated, format)
-        verdict = asdict(check(model, simulated, fused, format, images))
-        yield verdict
-        del simulated
-        for batch in spec.batches if verdict["passed"] else ():
+        passed = True
+        # the model itself is the last: it is what is timed
+        for judge in (*judges, model):
+            verdict, fused = judged(judge, format, spec.images, seed=spec.seed)
+            passed = passed and verdict["passed"]
+            yield verdict
+        for batch in spec.batches:
             replay = graphed(fused, noise_images(model, batch, spec.seed)).replay
             row = {"op": "model", "case": f"{spec.model} b={batch} {format.name}", "format": format.name, "b": batch}
-            row |= {"backend": "fused", "replay": "graph", "gate": "passed", "error": verdict["error"]}
+            row |= {"backend": "fused", "replay": "graph", "gate": "passed" if passed else "unverified"}
+            row |= {"error": verdict["error"]}
             yield _with_times(row, replay, spec.repeats)
+
+
+def judging(spec: FusedBenchSpec) -> tuple[str, ...]:
+    """Trained models that judge every format beside the model itself."""
+    return tuple(name for name in TRAINED if name != spec.model.name)
+
+
+def judged(
+    model: VisionModel, format: Format, images: int, *, backend: str = "triton", seed: int = 0
+) -> tuple[dict[str, Any], FusedModel]:
+    """The verdict on a format, by this model and so many of its held-out images, and the model fused."""
+    seen, unseen = held_out(model, images, seed)
+    simulated = calibrated(model, format, seen)
+    fused = fused_of(simulated, format, backend)
+    return {"model": model.info.name, **asdict(check(model, simulated, fused, format, unseen))}, fused
 
 
 def _unfused(spec: FusedBenchSpec, model: VisionModel, scans: list[str]) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Top-1 of a fused model against the one it was made from, on held-out images and without a GPU.
+"""Top-1 of fused models against the ones they were made from, on held-out images and without a GPU.
 
 `python -m ouro.jobs.bench.fused_reference [MODEL] [IMAGES]` runs the references of the kernels, their definitions in torch, in the
 precision of every format, and writes results/fused_reference_MODEL.json. What it shows is the arithmetic of the formats;
@@ -12,8 +12,8 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from ouro.data.source import own_images
-from ouro.fused.gate import FORMATS, calibrated, check, fused_of
+from ouro.fused.gate import FORMATS
+from ouro.jobs.bench.fused import judged
 from ouro.jobs.provenance import run_info
 from ouro.models import create_model
 from ouro.store import write_json
@@ -22,14 +22,12 @@ from ouro.store import write_json
 def main(name: str = "vim_nano", images: str = "1000") -> None:
     """Writes the file, a row per format."""
     started, model = time.perf_counter(), create_model(name, pretrained=True)
-    rows, held_out = [], own_images(model.info, "test", int(images))
-    seen = own_images(model.info, "calib", 32)
+    rows = []
     for format in FORMATS.values():
-        simulated = calibrated(model, format, seen)
-        verdict = check(model, simulated, fused_of(simulated, format, "reference"), format, held_out)
-        rows.append(asdict(verdict))
-        line = f"{format.name:7} same top-1 as simulated on {verdict.agreement:.1%}, passed: {verdict.passed}"
-        sys.stdout.write(f"{line}\n")
+        row, _ = judged(model, format, int(images), backend="reference")
+        rows.append(row)
+        line = f"{format.name:7} same top-1 as simulated on {row['agreement']:.1%}, "
+        sys.stdout.write(f"{line}lost {row['lost']}, won {row['won']}, passed: {row['passed']}\n")
         sys.stdout.flush()
     made = asdict(run_info(0, started))
     path = Path("results") / f"fused_reference_{name}.json"

@@ -26,7 +26,7 @@ from tests import zoo
 from tests.ouro.jobs.running import finish
 
 PASSED = {"format": "fp16", "images": 8, "error": 1e-3, "agreement": 1.0, "off": 1e-3, "top1": 1.0, "yardstick": 1e-3,
-          "yardstick_top1": 1.0, "exact": 1e-6, "passed": True, "complaint": None}  # fmt: skip
+          "yardstick_top1": 1.0, "lost": 0, "won": 0, "chance": 1.0, "exact": 1e-6, "passed": True, "complaint": None}  # fmt: skip
 runner = CliRunner()
 
 
@@ -45,7 +45,9 @@ def no_clock(monkeypatch):
 
     monkeypatch.setattr(module, "timed", timed)
     monkeypatch.setattr(module, "graphed", lambda model, images: SimpleNamespace(replay=lambda: model(images)))
-    monkeypatch.setattr(module, "fused_of", lambda model, format: fuse(model, format.dtype, backend="reference"))
+    monkeypatch.setattr(
+        module, "fused_of", lambda model, format, backend: fuse(model, format.dtype, backend="reference")
+    )
 
 
 def test_without_a_gpu_the_gate_runs_and_nothing_is_timed(no_gpu, monkeypatch, tmp_path):
@@ -80,8 +82,12 @@ def test_a_gate_that_stops_is_a_failure(no_gpu, monkeypatch):
 
 def test_rows_come_behind_their_gate(no_clock, monkeypatch):
     model, spec = tiny("vim_nano"), FusedBenchSpec("vim_nano", ("fp32",), (1, 2), images=4)
-    gate, *rows = module._fused(spec, model)
-    assert gate["passed"] and gate["images"] == 4
+    trained, own, *rows = module._fused(spec, model)
+    assert [(gate["model"], gate["passed"], gate["images"]) for gate in (trained, own)] == [
+        ("vim_micro_cifar10", True, 4),
+        ("vim_nano", True, 4),
+    ]
+    assert {row["gate"] for row in rows} == {"passed"}
     assert [(row["case"], row["backend"], row["p50_ms"]) for row in rows] == [
         ("vim_nano b=1 fp32", "fused", 2.0),
         ("vim_nano b=2 fp32", "fused", 2.0),
@@ -89,7 +95,9 @@ def test_rows_come_behind_their_gate(no_clock, monkeypatch):
     assert [row["images_per_second"] for row in rows] == [500.0, 1000.0]
     monkeypatch.setattr(module, "check", lambda *_: SimpleNamespace(**PASSED))
     monkeypatch.setattr(module, "asdict", lambda verdict: vars(verdict) | {"passed": False})
-    assert len(list(module._fused(spec, model))) == 1
+    rows = list(module._fused(spec, model))[2:]
+    # times of what failed are there to be looked at, and say so
+    assert [(row["gate"], row["p50_ms"]) for row in rows] == [("unverified", 2.0), ("unverified", 2.0)]
 
 
 def test_what_a_peer_stumbles_over_is_its_result(no_clock, monkeypatch):
