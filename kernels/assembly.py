@@ -137,11 +137,11 @@ def count(sass: str) -> tuple[Counter[str], tuple[Counter[str], ...]]:
     for line in sass.splitlines():
         if label := _LABEL.match(line):
             waiting.append(label[1])
-        elif found := _INSTRUCTION.match(line):
-            address = int(found[1], 16)
+        elif instruction := _INSTRUCTION.match(line):
+            address = int(instruction[1], 16)
             labels.update(dict.fromkeys(waiting, address))
             waiting.clear()
-            program.append((address, found[2]))
+            program.append((address, instruction[2]))
     spans = []
     for address, text in program:
         jump = _JUMP.search(text)

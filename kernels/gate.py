@@ -67,9 +67,9 @@ def check(tested: Kernel, case: Case, device: torch.device, seed: int = 0) -> Ve
         KernelError: Triton cannot run on this device.
     """
     inputs = inputs_of(case, device, seed)
-    found = outputs(tested.op(**inputs, backend="triton"))
+    actual = outputs(tested.op(**inputs, backend="triton"))
     wanted = outputs(tested.reference(**(_widened(inputs) if tested.widen else inputs)))
-    return compare(found, wanted, tested.tolerances, tested.bounds(**inputs) if tested.bounds else {})
+    return compare(actual, wanted, tested.tolerances, tested.bounds(**inputs) if tested.bounds else {})
 
 
 def outputs(result: Any) -> dict[str, Tensor | None]:
@@ -78,7 +78,7 @@ def outputs(result: Any) -> dict[str, Tensor | None]:
 
 
 def compare(
-    found: Mapping[str, Tensor | None],
+    actual: Mapping[str, Tensor | None],
     wanted: Mapping[str, Tensor | None],
     tolerances: Mapping[str, tuple[float, float]],
     bounds: Mapping[str, Tensor] | None = None,
@@ -91,7 +91,7 @@ def compare(
     worst, share, complaints = 0.0, 0.0, []
     counts = torch.zeros(len(SHARES) + 2, dtype=torch.int64)
     for name, want in wanted.items():
-        got = found[name]
+        got = actual[name]
         if got is None or want is None:
             if got is not want:
                 complaints.append(f"{name} is {'missing' if got is None else 'there, though the reference has none'}")

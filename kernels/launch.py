@@ -49,8 +49,8 @@ def can_run(device: torch.device) -> str | None:
         return f"it runs on CUDA devices, the inputs are on {device}"
     capability = torch.cuda.get_device_capability(device)
     if capability < OLDEST:
-        found, oldest = (".".join(map(str, version)) for version in (capability, OLDEST))
-        return f"{device} has compute capability {found}, it needs {oldest} or newer"
+        actual, oldest = (".".join(map(str, version)) for version in (capability, OLDEST))
+        return f"{device} has compute capability {actual}, it needs {oldest} or newer"
     return None
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 PARTS = 1000
-"""How finely the part of a longer job is told from the whole, see `staged`."""
+"""Resolution of the progress of a longer job, see `staged`."""
 
 
 def drive(job: Generator[Progress, None, _Result], watch: Callable[[Progress], object]) -> _Result:

@@ -220,8 +220,8 @@ class Run:
 
     def chunks(self) -> list[str]:
         """Names of the finished chunks by number, for `load_tensors`."""
-        found = [(int(match[1]), path.stem) for path in self.path.iterdir() if (match := _CHUNK.fullmatch(path.name))]
-        return [name for _, name in sorted(found)]
+        pairs = [(int(match[1]), path.stem) for path in self.path.iterdir() if (match := _CHUNK.fullmatch(path.name))]
+        return [name for _, name in sorted(pairs)]
 
     def _tensor_file(self, name: str) -> Path:
         if not _NAME.fullmatch(name):

@@ -57,7 +57,7 @@ class Tap(nn.Module):
         axes: the tensor's axes in order, as in "b e l".
         costly: recording it changes what is computed (h is only stored, A_bar and B_bar only formed on request),
             so a pattern must spell out its last path component to match it.
-        role: which layer of its kind it belongs to, where methods tell them apart ("in_proj", "out_proj").
+        role: which layer of its kind it belongs to, where methods distinguish them ("in_proj", "out_proj").
     """
 
     quantizer: nn.Module | None
@@ -123,7 +123,7 @@ def match_taps(model: nn.Module, *patterns: str) -> dict[str, Tap]:
     Raises:
         ValueError: a pattern matches no tap.
     """
-    found: dict[str, Tap] = {}
+    matches: dict[str, Tap] = {}
     known = dict(taps(model))
     for pattern in patterns:
         last = pattern.rsplit(".", 1)[-1]
@@ -135,8 +135,8 @@ def match_taps(model: nn.Module, *patterns: str) -> dict[str, Tap]:
         if not hits:
             example = ", ".join(list(known)[:3]) or "none"
             raise ValueError(f"pattern {pattern!r} matches none of the model's {len(known)} taps (such as {example})")
-        found.update(hits)
-    return found
+        matches.update(hits)
+    return matches
 
 
 @contextmanager

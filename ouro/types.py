@@ -279,7 +279,7 @@ class RunInfo:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One beat of a job: step of total, a word on what is done now, and small data for a live display."""
+    """One progress update of a job: step of total, a word on what is done now, and small data for a live display."""
 
     step: int
     total: int

@@ -112,7 +112,7 @@ def by_definition() -> Iterator[None]:
 
 
 def both(run: Callable[[torch.device], Any]) -> tuple[Any, Any]:
-    """What `run` gives on the CPU, by the definitions, and what it gives elsewhere; it is told the device."""
+    """What `run` gives on the CPU, by the definitions, and what it gives elsewhere; it takes the device."""
     with by_definition():
         here = run(torch.device("cpu"))
     with elsewhere() as device:

@@ -108,7 +108,7 @@ def test_numbers_elsewhere_are_no_arrays():
         torch.ones(3, device=device).numpy()
 
 
-def test_results_that_stayed_elsewhere_or_differ_are_told():
+def test_results_that_stayed_elsewhere_or_differ_are_reported():
     with elsewhere() as device:
         left = torch.ones(2, device=device)
         with pytest.raises(AssertionError, match="expected a tensor of the CPU"):

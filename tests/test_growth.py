@@ -99,7 +99,7 @@ def flat(tmp_path, monkeypatch):
     engine.generator_titles.cache_clear()
 
 
-def told(*arguments: object) -> dict:
+def json_of(*arguments: object) -> dict:
     result = runner.invoke(app, [*map(str, arguments), "--json"])
     assert result.exit_code == 0, result.stderr
     return json.loads(result.stdout)
@@ -107,9 +107,9 @@ def told(*arguments: object) -> dict:
 
 def test_a_quantizer_is_one_file_and_one_line(power_of_two, tmp_path) -> None:
     out = tmp_path / "q.safetensors"
-    made = told("quantize", "vim_nano", "--method", "power2", "--bits", "w8a8", "--calib", "noise:2", "--out", out)
+    made = json_of("quantize", "vim_nano", "--method", "power2", "--bits", "w8a8", "--calib", "noise:2", "--out", out)
     assert made["audit"]["sealed"]
-    assert told("evaluate", out, "--limit", 8)["method"] == "power2"
+    assert json_of("evaluate", out, "--limit", 8)["method"] == "power2"
     model = create_model("vim_nano", pretrained=True)
     images = ouro.synthesize(model, method="noise", num=2).images
     steps = [
@@ -134,7 +134,7 @@ def test_a_new_quantizer_is_in_every_table_and_menu(power_of_two, tmp_path, monk
 
 
 def test_a_generator_is_one_file_and_one_line(flat, tmp_path) -> None:
-    made = told("generate", "vim_nano", "--method", "flat", "--num", 1, "--steps", 1, "--option", "flatness=3")
+    made = json_of("generate", "vim_nano", "--method", "flat", "--num", 1, "--steps", 1, "--option", "flatness=3")
     assert made["method"] == "flat" and made["options"] == {"flatness": 3}
     assert len(ouro.synthesize(create_model("vim_nano", pretrained=True), method="flat", num=1, steps=1).images) == 1
     refused = runner.invoke(app, ["generate", "vim_nano", "--method", "flat", "--option", "flatness=no"])

@@ -106,8 +106,8 @@ def complaints(module: str, path: Path) -> Iterator[str]:
 
 
 def test_no_layer_imports_a_higher_one():
-    found = [text for module, path in MODULES.items() if module != "ouro" for text in complaints(module, path)]
-    assert not found, "\n".join(found)
+    violations = [text for module, path in MODULES.items() if module != "ouro" for text in complaints(module, path)]
+    assert not violations, "\n".join(violations)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_imports_run_one_way():
     assert not circles(graph), "modules that import each other: move what both need into a third"
 
 
-def test_circles_are_found():
+def test_circles_are_detected():
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set()}) == [["a", "b", "c"]]
 
 
@@ -179,13 +179,13 @@ def test_every_file_begins_with_a_docstring():
 
 
 def test_library_does_not_print():
-    found = [
+    places = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in sources("ouro", "kernels")
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
-    assert not found, f"print() in {', '.join(found)}; use logging"
+    assert not places, f"print() in {', '.join(places)}; use logging"
 
 
 def test_every_package_is_installed():

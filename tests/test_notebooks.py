@@ -111,12 +111,12 @@ def test_no_trace_of_the_machine(notebook):
 
 
 @pytest.mark.parametrize(
-    "text, found",
+    "text, expected",
     [("/home/me/x.json", True), ("saved to /tmp/a", True), ("C:\\Users", True), ("C:\\\\Users", True), ("me@host:", True),
      ("scenes/root/x", False), ("https://a.b/home/c", False), ("4.00 / 4.00", False), ("W / A", False)],
 )  # fmt: skip
-def test_traces_are_recognized(text, found):
-    assert bool(TRACES.search(text)) == found
+def test_traces_are_recognized(text, expected):
+    assert bool(TRACES.search(text)) == expected
 
 
 @pytest.mark.slow

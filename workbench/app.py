@@ -111,10 +111,10 @@ def _remembered(chosen: str) -> str:
 
 @guarded
 def _use(path: str | None) -> tuple:
-    found = next((entry for entry in stored.sets() if entry["path"] == path), None)
-    if found is None:
+    entry = next((one for one in stored.sets() if one["path"] == path), None)
+    if entry is None:
         raise ValueError("no set is chosen; pick one from the list")
-    model = found["model"]
+    model = entry["model"]
     return gr.Tabs(selected="quantize"), *calib.handed(model, path, sets.choices(model)), model
 
 

@@ -131,15 +131,15 @@ def scores_chart(result: engine.Result, direction: str, reduction: str) -> str:
     looks = {"h": ("$h", "h"), "h_p": ("$hp", "h_p"), "delta": ("$float", "delta")}
     data = []
     for source, (color, name) in looks.items():
-        mine = sorted((row for row in rows if row["source"] == source), key=lambda row: row["layer"])
-        if not mine:
+        selected = sorted((row for row in rows if row["source"] == source), key=lambda row: row["layer"])
+        if not selected:
             continue
-        up = [row["auroc_hi"] - row["auroc"] for row in mine]
-        down = [row["auroc"] - row["auroc_lo"] for row in mine]
+        up = [row["auroc_hi"] - row["auroc"] for row in selected]
+        down = [row["auroc"] - row["auroc_lo"] for row in selected]
         data.append(
             {
-                "type": "scatter", "mode": "lines+markers", "name": name, "x": [row["layer"] for row in mine],
-                "y": [row["auroc"] for row in mine], "line": {"color": color, "width": 2}, "marker": {"size": 7},
+                "type": "scatter", "mode": "lines+markers", "name": name, "x": [row["layer"] for row in selected],
+                "y": [row["auroc"] for row in selected], "line": {"color": color, "width": 2}, "marker": {"size": 7},
                 "error_y": {"type": "data", "array": up, "arrayminus": down, "color": color, "thickness": 1.2},
                 "hovertemplate": f"layer %{{x}}, {name}: %{{y:.3f}}<extra></extra>",
             }
@@ -181,7 +181,7 @@ def verdict(result: engine.Result, layer: int, direction: str, reduction: str) -
         return f'<p class="wb-lead">{place}: {html.escape(REDUCTIONS.get(reduction, reduction))}. {seen}</p>'
     gap = h_p - h
     word = "better than" if gap > 0.005 else "worse than" if gap < -0.005 else "as well as"
-    finding = f"h_p tells the object from the background <b>{word}</b> h"
+    finding = f"h_p separates the object from the background <b>{word}</b> h"
     if max(h, h_p) < 0.5:
         finding = "<b>neither</b> h_p nor h attends more to the object than to the background"
     return (
@@ -241,7 +241,7 @@ def build(page: Page, model: str) -> None:
     with gr.Row():
         with gr.Column(min_width=300):
             title("This image, every layer", "AUROC against the object's mask; click a layer")
-            mine = plot_view("wb-attention-auroc", value=image_chart(result, layer, direction, reduction))
+            layers = plot_view("wb-attention-auroc", value=image_chart(result, layer, direction, reduction))
         with gr.Column(min_width=300):
             title("Many held-out images", "the same score with its 95 % interval")
             many = plot_view(
@@ -263,7 +263,7 @@ def build(page: Page, model: str) -> None:
             progress = gr.HTML(elem_id="wb-attention-job", apply_default_css=False)
 
     settings = [page.model, pick.chosen, at, way, summed, window, weights]
-    shown = [view, said, mine, many]
+    shown = [view, said, layers, many]
 
     @guarded
     def show(
@@ -289,7 +289,7 @@ def build(page: Page, model: str) -> None:
     def jump(event: gr.EventData) -> int:
         return int(event._data["x"])
 
-    mine.select(jump, None, at, **PRIVATE).then(show, settings, shown, show_progress_on=[view], **DIMMED)
+    layers.select(jump, None, at, **PRIVATE).then(show, settings, shown, show_progress_on=[view], **DIMMED)
 
     @guarded
     def other_model(model: str, window: int) -> tuple:

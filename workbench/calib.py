@@ -69,7 +69,7 @@ def real(model: str, count: int) -> str:
 
 
 def measured(model: str, data: str | None) -> str:
-    """What images of this set tell of a model: ACCURACY, AGREEMENT with the float model, or "" without images."""
+    """What images of this set measure of a model: ACCURACY, AGREEMENT with the float model, or "" without images."""
     if not data:
         return ""
     if data == engine.own_data(model):
@@ -149,7 +149,7 @@ def spelled(kind: str, count: float, chosen: str | None) -> str:
     return f"{kind}:{int(count if entry is None else min(count, entry.count))}"
 
 
-def told(calib: Any) -> str:
+def short_name(calib: Any) -> str:
     """real:128 -> 128 real; folder:/data/bees:32 -> 32 bees; the path of a set -> synthetic."""
     kind, _, rest = str(calib).partition(":")
     if kind in ("real", "noise") and rest.isdigit():

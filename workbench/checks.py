@@ -1,4 +1,4 @@
-"""What the gate found, drawn for the page: a row per kernel, how its errors are spread over what is allowed, every case.
+"""The gate's outcome, drawn for the page: a row per kernel, how its errors are spread over what is allowed, every case.
 
 Takes rows of `ouro.kernels.gate`.
 """
@@ -52,7 +52,7 @@ def where(device: str, interpreted: bool) -> str:
     return f"{device}, in Triton's interpreter: right or wrong, never fast" if interpreted else device
 
 
-def told(rows: Sequence[Row], over: bool = True) -> str:
+def verdict_text(rows: Sequence[Row], over: bool = True) -> str:
     """The finding in a sentence or two, without markup; `over` if no more rows are to come."""
     failed = [row for row in rows if not row["passed"]]
     if failed:
@@ -70,11 +70,11 @@ def told(rows: Sequence[Row], over: bool = True) -> str:
 
 
 def verdict(rows: Sequence[Row], place: str = "") -> str:
-    """`told` with markup, and where it was, which is known when no more rows are to come."""
+    """`verdict_text` with markup, and where it was, which is known when no more rows are to come."""
     if not rows:
         return ""
     note = f'<p class="wb-note">{html.escape(place)}</p>' if place else ""
-    return f'<p class="wb-lead">{html.escape(told(rows, bool(place)))}</p>{note}'
+    return f'<p class="wb-lead">{html.escape(verdict_text(rows, bool(place)))}</p>{note}'
 
 
 def summary(rows: Sequence[Row]) -> str:
@@ -84,13 +84,13 @@ def summary(rows: Sequence[Row]) -> str:
     heads = [("Kernel", False), ("Passed", True), ("Values", True), ("Equal", True), ("Worst error", True),
              ("Of its tolerance", True)]  # fmt: skip
     lines = []
-    for name, mine in _by_kernel(rows).items():
-        counts, passed = _sum(mine), sum(row["passed"] for row in mine)
+    for name, of_kernel in _by_kernel(rows).items():
+        counts, passed = _sum(of_kernel), sum(row["passed"] for row in of_kernel)
         lines.append(
             [
-                f"<code>{html.escape(name)}</code>", marked(passed == len(mine), f"{passed} of {len(mine)}"),
-                f"{sum(counts):,}", percent(counts[0] / max(1, sum(counts))), _error(_worst(mine, "max_error")),
-                _share(_worst(mine, "share")),
+                f"<code>{html.escape(name)}</code>", marked(passed == len(of_kernel), f"{passed} of {len(of_kernel)}"),
+                f"{sum(counts):,}", percent(counts[0] / max(1, sum(counts))), _error(_worst(of_kernel, "max_error")),
+                _share(_worst(of_kernel, "share")),
             ]
         )  # fmt: skip
     return table(heads, lines)
@@ -103,8 +103,8 @@ def chart(rows: Sequence[Row]) -> str:
     kernels = _by_kernel(rows)
     color = ["$float", *["$accent"] * (len(LEVELS) - 2), "$bad"]
     height, data, axes, titles = 1 / len(kernels), [], {}, []
-    for at, (name, mine) in enumerate(kernels.items(), 1):
-        counts = _sum(mine)
+    for at, (name, of_kernel) in enumerate(kernels.items(), 1):
+        counts = _sum(of_kernel)
         parts = [count / max(1, sum(counts)) for count in counts]
         axis, top = f"y{at}" if at > 1 else "y", 1 - (at - 1) * height
         data.append(
@@ -133,7 +133,8 @@ def chart(rows: Sequence[Row]) -> str:
                     "line": {"color": "$muted", "dash": "dot", "width": 1}}],
         "margin": {"l": 8, "r": 8, "t": 8, "b": 46},
     }  # fmt: skip
-    return figure([*data], layout, alt=f"errors of {', '.join(kernels)} by their share of the tolerance. {told(rows)}",
+    alt = f"errors of {', '.join(kernels)} by their share of the tolerance. {verdict_text(rows)}"
+    return figure([*data], layout, alt=alt,
                   height=54 + (176 if len(kernels) == 1 else 80 * len(kernels)), name="gate")  # fmt: skip
 
 
@@ -157,10 +158,10 @@ def cases(rows: Sequence[Row]) -> str:
 
 
 def _by_kernel(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    found: dict[str, list[Row]] = {}
+    by_kernel: dict[str, list[Row]] = {}
     for row in rows:
-        found.setdefault(row["kernel"], []).append(row)
-    return found
+        by_kernel.setdefault(row["kernel"], []).append(row)
+    return by_kernel
 
 
 def _sum(rows: Sequence[Row]) -> list[int]:

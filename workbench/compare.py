@@ -27,20 +27,20 @@ _REFERENCE = 128
 UNKNOWN = "These sets have not been measured against real images yet."
 
 
-def looked_at(found: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+def looked_at(entries: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
     """Values of a report of `ouro.jobs.quality` about these sets: the last one's, or put together of what is stored."""
-    if len(found) < 2 or len({values["model"] for values in found}) > 1:
+    if len(entries) < 2 or len({values["model"] for values in entries}) > 1:
         return None
     job = runner.latest(KIND)
     if job is not None and job.state == "done":
         paths = [row["calib"] for row in job.result.values["rows"] if row["label"] != REAL]
-        if paths == [values["path"] for values in found]:
+        if paths == [values["path"] for values in entries]:
             return job.result.values
-    rows = stored.qualities(found)
+    rows = stored.qualities(entries)
     if rows is None:
         return None
-    named = [{"label": label, "accuracy": {}, **row} for label, row in zip(sets.labels(found), rows, strict=True)]
-    return {"model": found[0]["model"], "n_reference": "the same", "rows": named}
+    named = [{"label": label, "accuracy": {}, **row} for label, row in zip(sets.labels(entries), rows, strict=True)]
+    return {"model": entries[0]["model"], "n_reference": "the same", "rows": named}
 
 
 def chart(values: Mapping[str, Any] | None, item: str) -> str:
@@ -81,15 +81,15 @@ def build() -> dict[str, Any]:
         return [known[path] for path in paths or () if path in known]
 
     def shown(paths: Sequence[str], item: str) -> dict[Any, Any]:
-        found = opened(paths)
-        values = looked_at(found)
+        entries = opened(paths)
+        values = looked_at(entries)
         rows = [row for row in values["rows"] if row["label"] != REAL] if values else None
-        return {beside: sets.side_by_side(found, rows), figure: chart(values, item)}
+        return {beside: sets.side_by_side(entries, rows), figure: chart(values, item)}
 
     @guarded
     def contrast(paths: Sequence[str], item: str) -> dict[Any, Any]:
-        found = opened(paths)
-        return {shares: sets.recognition(found), more: gr.Column(visible=len(found) > 1), **shown(paths, item)}
+        entries = opened(paths)
+        return {shares: sets.recognition(entries), more: gr.Column(visible=len(entries) > 1), **shown(paths, item)}
 
     several.change(contrast, [several, item], [shares, more, beside, figure], **PRIVATE)
 
@@ -108,20 +108,20 @@ def build() -> dict[str, Any]:
 
     @guarded
     def measure(paths: Sequence[str], accuracy: bool, item: str) -> Iterator[dict[Any, Any]]:
-        found = opened(paths)
-        models = sorted({values["model"] for values in found})
-        if len(found) < 2 or len(models) > 1:
+        entries = opened(paths)
+        models = sorted({values["model"] for values in entries})
+        if len(entries) < 2 or len(models) > 1:
             raise ValueError(f"choose two sets or more of one model; these are of {', '.join(models) or 'none'}")
-        model, count = models[0], min(_REFERENCE, max(values["num"] for values in found))
+        model, count = models[0], min(_REFERENCE, max(values["num"] for values in entries))
         data = next((data for _, data in calib.measures(model)), "")
         if accuracy and calib.measured(model, data) != calib.ACCURACY:
             raise ValueError(f"accuracy of {model} needs labels: {calib.NO_PICTURES}")
         spec = {
             "model": model, "methods": ("clipped", "ouro") if accuracy else (), "data": data,
-            "sets": (*zip(sets.labels(found), paths, strict=True), (REAL, calib.real(model, count))),
+            "sets": (*zip(sets.labels(entries), paths, strict=True), (REAL, calib.real(model, count))),
             "reference": calib.real(model, _REFERENCE),
         }  # fmt: skip
-        job = runner.start(KIND, lambda: engine.quality_job(**spec), f"{model} · {', '.join(sets.labels(found))}")
+        job = runner.start(KIND, lambda: engine.quality_job(**spec), f"{model} · {', '.join(sets.labels(entries))}")
         yield from follow(job, paths, item)
 
     followed = [progress, go, stop, beside, figure]

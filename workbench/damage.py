@@ -29,8 +29,8 @@ def map_chart(values: Values) -> str:
     saved = values["mode"] == "leave_one_float"
     blocks = sorted({row["block"] for row in values["rows"]}, key=_place)
     kinds = sorted({row["kind"] for row in values["rows"]})
-    found = {(row["kind"], row["block"]): damage(values, row) for row in values["rows"]}
-    kl = [[found.get((kind, block)) for block in blocks] for kind in kinds]
+    by_site = {(row["kind"], row["block"]): damage(values, row) for row in values["rows"]}
+    kl = [[by_site.get((kind, block)) for block in blocks] for kind in kinds]
     shown = [[v if saved or v is None else log10(v) if v > 0 else None for v in row] for row in kl]
     flat = [v for row in shown for v in row if v is not None]
     if not flat:
@@ -61,7 +61,7 @@ def map_chart(values: Values) -> str:
         "title": {"text": f"{words}, in nats{'; blue: it gets worse' if saved else ''}", "x": 0, "xanchor": "left", "font": {"size": 13}},
         "margin": {"l": 20, "r": 8, "t": 34, "b": 44},
     }  # fmt: skip
-    return figure([data], layout, alt=f"map of {words} by block and kind of site. {told(values)}",
+    return figure([data], layout, alt=f"map of {words} by block and kind of site. {summary(values)}",
                   height=max(220, 110 + (40 if few else 20) * len(kinds)), name="sensitivity-map")  # fmt: skip
 
 
@@ -107,7 +107,7 @@ def curve_chart(values: Values) -> str:
                        "showgrid": False},
         }  # fmt: skip
         layout["margin"]["r"] = 56
-    return figure(data, layout, alt=f"KL over {_AXIS[mode]}. {told(values)}", height=290, name="sensitivity-curve")
+    return figure(data, layout, alt=f"KL over {_AXIS[mode]}. {summary(values)}", height=290, name="sensitivity-curve")
 
 
 _LOG = {"type": "log", "exponentformat": "e", "dtick": 1}
@@ -147,7 +147,7 @@ def damage(values: Values, row: Values) -> float:
     return values["whole"]["kl"] - row["kl"] if alone is None else alone
 
 
-def told(values: Values) -> str:
+def summary(values: Values) -> str:
     """The finding in a sentence or two, without markup."""
     rows, whole = values["rows"], values["whole"]
     most = max(rows, key=lambda row: damage(values, row))
@@ -164,7 +164,7 @@ def told(values: Values) -> str:
 
 def about(values: Values) -> str:
     """What was measured, in one line."""
-    what = f"{values['method']} {values['bits']}, scope {values['scope']}, calibrated on {calib.told(values['calib'])}"
+    what = f"{values['method']} {values['bits']}, scope {values['scope']}, calibrated on {calib.short_name(values['calib'])}"
     return f"{values['model']} · {what} images · {MODES[values['mode']].lower()}, {GROUPINGS[values['by']].lower()}"
 
 
@@ -177,14 +177,14 @@ def budget_chart(rows: Sequence[Values]) -> str:
     data = []
     for key, name, color in (("predicted_kl", "predicted", "$h"), ("measured_kl", "measured", "$accent")):
         for uniform in (False, True):
-            mine = [row for row in alike if (len(row["widths"]) == 1) == uniform]
-            if not mine:
+            selected = [row for row in alike if (len(row["widths"]) == 1) == uniform]
+            if not selected:
                 continue
             data.append(
                 {
                     "type": "scatter", "mode": "markers" if uniform else "lines+markers",
                     "name": f"{name}, one width" if uniform else name,
-                    "x": [row["budget"] for row in mine], "y": [row[key] for row in mine], "line": {"color": color},
+                    "x": [row["budget"] for row in selected], "y": [row[key] for row in selected], "line": {"color": color},
                     "marker": {"size": 9, "color": color, "symbol": "circle-open" if uniform else "circle"},
                     "hovertemplate": f"%{{x}} bits: {name} KL %{{y:.3g}}<extra></extra>",
                 }

@@ -154,7 +154,7 @@ def at_hand(row: Mapping[str, Any]) -> bool:
 
 
 def check(model: str) -> None:
-    """Opens a model, so that whatever is wrong with its weights is told before a tab shows it.
+    """Opens a model, so that whatever is wrong with its weights is reported before a tab shows it.
 
     Raises:
         ValueError: they are gone, damaged, or those of another model.
@@ -222,7 +222,7 @@ def optimizes(method: str) -> bool:
     """Whether a generation method takes steps."""
     from ouro.registry import GENERATORS
 
-    return GENERATORS.get(method).optimises
+    return GENERATORS.get(method).optimizes
 
 
 @lru_cache(maxsize=1)
@@ -470,9 +470,9 @@ def kernel_work(name: str) -> dict[str, Any]:
     """The least that the largest measured call of a kernel has to do, and the name of that call as `case`."""
     from ouro.kernels import kernel
 
-    found = kernel(name)
-    case = max((case for case in found.cases if case.bench), key=lambda case: found.floor(case).bytes)
-    return {"case": case.name, **asdict(found.floor(case))}
+    checked = kernel(name)
+    case = max((case for case in checked.cases if case.bench), key=lambda case: checked.floor(case).bytes)
+    return {"case": case.name, **asdict(checked.floor(case))}
 
 
 def warm_up() -> None:

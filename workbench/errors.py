@@ -27,7 +27,7 @@ def line_of(error: Exception) -> str:
     return words[:1].upper() + words[1:] if words.split(" ")[0].isalpha() else words
 
 
-def told(error: Exception) -> gr.Error:
+def toast(error: Exception) -> gr.Error:
     """The exception as a toast."""
     return gr.Error(line_of(error), duration=12, print_exception=False)
 
@@ -60,4 +60,4 @@ def _converted(error: Exception) -> Exception:
         return error
     if not isinstance(error, EXPECTED):
         log.exception("unforeseen error")
-    return told(error)
+    return toast(error)

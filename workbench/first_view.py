@@ -62,8 +62,8 @@ def install() -> str:
         arrays = {name: _whole(file[name]) for name in file.files}
     pictures = (arrays["pictures"], tuple(stored["names"]))
     for kind, entry in stored["results"].items():
-        mine = {name.partition(":")[2]: array for name, array in arrays.items() if name.startswith(f"{kind}:")}
-        result = engine.Result(entry["values"], mine, entry["run"])
+        own = {name.partition(":")[2]: array for name, array in arrays.items() if name.startswith(f"{kind}:")}
+        result = engine.Result(entry["values"], own, entry["run"])
         engine.preload(kind, entry["spec"], result, stored["row"], pictures)
     return stored["model"]
 

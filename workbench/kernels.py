@@ -17,7 +17,7 @@ ALL = "all"
 FIRST = "selective_scan"
 
 
-def found(job: runner.Job | None) -> tuple[Sequence[dict[str, Any]], str]:
+def gate_rows(job: runner.Job | None) -> tuple[Sequence[dict[str, Any]], str]:
     """Rows of the gate that a job has come to, and where it ran, once it is done."""
     if job is None:
         return [], ""
@@ -79,7 +79,7 @@ def build() -> dict[str, Any]:
     followed = [progress, go, stop, *checked]
 
     def views(job: runner.Job | None) -> dict[Any, Any]:
-        gates, place = found(job)
+        gates, place = gate_rows(job)
         values = checks.verdict(gates, place), checks.chart(gates), checks.summary(gates), checks.cases(gates)
         return dict(zip(checked, values, strict=True))
 
@@ -89,15 +89,15 @@ def build() -> dict[str, Any]:
             update = {
                 progress: runner.bar(job), go: gr.Button(interactive=job.over), stop: gr.Button(interactive=not job.over)
             }  # fmt: skip
-            now = (len(found(job)[0]), job.state)
+            now = (len(gate_rows(job)[0]), job.state)
             yield update | (views(job) if now != seen else {})
             seen = now
 
     @guarded
     def check(which: str) -> Iterator[dict[Any, Any]]:
         names = tuple(checks.COMPUTES) if which == ALL else (which,)
-        told = f"{'all kernels' if which == ALL else which} · {engine.device()}"
-        yield from follow(runner.start(KIND, lambda: engine.gate_job(names), told))
+        label = f"{'all kernels' if which == ALL else which} · {engine.device()}"
+        yield from follow(runner.start(KIND, lambda: engine.gate_job(names), label))
 
     go.click(check, which, followed, concurrency_limit=None, **PRIVATE)
     stop.click(lambda: runner.cancel(KIND) and None, None, None, queue=False, **PRIVATE)

@@ -121,7 +121,7 @@ def build(page: Page, model: str) -> None:
             1, 50, 10, step=1, label="List cleared every … steps", elem_id="wb-outliers-refresh", min_width=200
         )
     with gr.Column(elem_classes="wb-frame"):
-        told = gr.HTML(numbers(result), elem_id="wb-outliers-facts", apply_default_css=False)
+        summary = gr.HTML(numbers(result), elem_id="wb-outliers-facts", apply_default_css=False)
         view = step_player("wb-outliers-step", value=player_value(result, model, start(model)))
 
     settings = [page.model, pick.chosen, at, tensor, way, kappa, refresh]
@@ -141,7 +141,7 @@ def build(page: Page, model: str) -> None:
         result = engine.outliers(**spec_of(model, picture, layer, tensor, way, kappa, refresh))
         return player_value(result, model, picture), numbers(result), gr.Dropdown(offered, value=way)
 
-    shown = [view, told, way]
+    shown = [view, summary, way]
     for event in (at.release, tensor.input, way.input, kappa.release, refresh.release):
         event(show, settings, shown, trigger_mode="always_last", show_progress_on=[view], **DIMMED)
 

@@ -41,19 +41,19 @@ def model(path: str, name: str = "", names: Sequence[str] = (), *, uploaded: boo
     from ouro.models import inspect
 
     file = workspace.check_model_file(path)
-    found = inspect(str(file), name=name or None)
-    facts = {key: value for key, value in asdict(found).items() if key != "config"}
-    if found.problem:
-        return Reading(facts, found.problem)
+    inspected = inspect(str(file), name=name or None)
+    facts = {key: value for key, value in asdict(inspected).items() if key != "config"}
+    if inspected.problem:
+        return Reading(facts, inspected.problem)
     try:
-        opened = _opened(found.name, str(file), tuple(names))
+        opened = _opened(inspected.name, str(file), tuple(names))
     except ValueError as error:
         return Reading(facts, line_of(error))
     if uploaded:
-        file = workspace.keep_model(str(file), found.digest)
+        file = workspace.keep_model(str(file), inspected.digest)
     now = os.stat(file)
     entry = workspace.Model(
-        alias="", name=found.name, path=str(file), class_names=tuple(names), read=facts, row=opened["row"],
+        alias="", name=inspected.name, path=str(file), class_names=tuple(names), read=facts, row=opened["row"],
         digest=opened["digest"], size=now.st_size, changed=now.st_mtime_ns, kept=uploaded,
     )  # fmt: skip
     return Reading(facts, "", workspace.add_model(entry))
@@ -69,7 +69,7 @@ def _opened(name: str, path: str, names: tuple[str, ...]) -> dict[str, Any]:
 
     built = open_model(ModelSource(name, path, (), names), "cpu")
     usual = variant(name)
-    # the set behind a name goes with weights that tell the same classes apart
+    # the set behind a name goes with weights that have the same classes
     same = built.info.class_names == usual.config.class_names and usual.embedded
     row = {"name": name, "data": usual.data if same else "folder", **described(built), "weights": "yours"}
     return {"row": row | {"top1": None, "top1_n": None}, "digest": weights_digest(built)}

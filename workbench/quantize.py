@@ -29,7 +29,7 @@ NOTHING = "Nothing has been measured yet. Choose methods and run them: two of th
 def compare(
     specs: Sequence[Mapping[str, Any]], limit: int, data: str = ""
 ) -> Generator[Any, None, list[dict[str, Any]]]:
-    """Calibrates and measures one configuration after the other; the rows so far travel with every beat.
+    """Calibrates and measures one configuration after the other; the rows so far travel with every update.
 
     Rows have {top1, ci95, fp_top1} where `data` has labels of the model, {agreement, agreement_ci95} where it has none,
     and neither where there is no data.
@@ -70,7 +70,7 @@ def bars(rows: Sequence[Mapping[str, Any]]) -> str:
 
     kind = ("model", "data", "scope")
     alike = [
-        {**row, "calib": calib.told(row["calib"]), "data": calib.called(row["data"])}
+        {**row, "calib": calib.short_name(row["calib"]), "data": calib.called(row["data"])}
         for row in rows
         if all(row[key] == rows[-1][key] for key in kind)
     ]
@@ -101,8 +101,8 @@ def agreements(rows: Sequence[Mapping[str, Any]]) -> str:
         "xaxis": {"tickmode": "array", "tickvals": bar["x"], "ticktext": names}, "bargap": 0.5,
         "margin": {"l": 56, "r": 8, "t": 16, "b": 56},
     }  # fmt: skip
-    told = ", ".join(f"{row['method']} {row['bits']} {percent(row['agreement'])}" for row in shown)
-    return figure([bar], layout, alt=f"agreement with the float model: {told}", height=320, name="agreement")
+    words = ", ".join(f"{row['method']} {row['bits']} {percent(row['agreement'])}" for row in shown)
+    return figure([bar], layout, alt=f"agreement with the float model: {words}", height=320, name="agreement")
 
 
 _COLUMNS = (
@@ -125,7 +125,7 @@ def cells(row: Mapping[str, Any], *, agreement: bool = False) -> list[str]:
         str(row.get("method", "")),
         str(row.get("bits", "")),
         str(row.get("scope", "")),
-        calib.told(row.get("calib", "")) or "–",
+        calib.short_name(row.get("calib", "")) or "–",
         percent(row["top1"]),
         interval,
         percent(row.get("fp_top1")),

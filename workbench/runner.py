@@ -45,7 +45,7 @@ class Job:
     about: str = ""
     computes: bool = True
     state: str = "waiting"
-    beats: int = 0
+    updates: int = 0
     step: int = 0
     total: int = 0
     message: str = ""
@@ -73,7 +73,7 @@ class Job:
         """Seconds to go at the pace so far; None while that is a guess."""
         if self.state != "running" or self.first is None or self.seconds < 1:
             return None
-        # the way to the first beat is not counted: imports and compiling are not part of the pace
+        # the way to the first update is not counted: imports and compiling are not part of the pace
         step, at = self.first
         if self.step <= step:
             return None
@@ -87,7 +87,7 @@ class Job:
             self._go.set()
 
     def pause(self) -> bool:
-        """Stops for whoever follows it, now, and computes no more after the next beat; False if it does not run."""
+        """Stops for whoever follows it, now, and computes no more after the next update; False if it does not run."""
         if self.state != "running" or not self.computes:
             return False
         self._go.clear()
@@ -157,7 +157,7 @@ class Job:
         # what was finished by an earlier run took no time and says nothing about the pace
         if self.first is None or "finished" in progress.data:
             self.first = (progress.step, time.monotonic())
-        self.beats += 1
+        self.updates += 1
 
 
 _JOBS: dict[str, Job] = {}
@@ -165,7 +165,7 @@ _GATE = threading.Lock()
 
 
 def start(kind: str, make: Callable[[], Generator[Any, None, Any]], about: str = "", *, computes: bool = True) -> Job:
-    """Starts a job of this kind; `about` is told above its bar until it is done.
+    """Starts a job of this kind; `about` is shown above its bar until it is done.
 
     Raises:
         RuntimeError: one of the kind is at work.
@@ -203,7 +203,7 @@ def follow(job: Job) -> Iterator[Job]:
     """The job, again whenever it moved and at least every second, until it is over."""
     seen, last = (-1, ""), 0.0
     for _ in itertools.count():
-        over, now = job.over, (job.beats, job.state)
+        over, now = job.over, (job.updates, job.state)
         if over or now != seen or time.monotonic() - last > 1:
             seen, last = now, time.monotonic()
             yield job

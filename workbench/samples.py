@@ -65,8 +65,8 @@ def loss_chart(history: Sequence[Mapping[str, float]]) -> str:
         "yaxis": {"title": {"text": "loss"}, **({"type": "log", "dtick": 1} if positive else {})},
         "legend": LEGEND, "margin": {"l": 52, "r": 8, "t": 26, "b": 40},
     }  # fmt: skip
-    told = ", ".join(f"{name} {history[-1][name]:.3f}" for name in names)
-    alt = f"losses over {len(history)} steps in {len(chunks)} chunk(s), now {told}"
+    latest = ", ".join(f"{name} {history[-1][name]:.3f}" for name in names)
+    alt = f"losses over {len(history)} steps in {len(chunks)} chunk(s), now {latest}"
     return figure(data, layout, alt=alt, height=240, name="losses")
 
 
@@ -129,29 +129,29 @@ def build(page: Page) -> dict[str, Any]:
         finished = gr.Dropdown([], label="Set", elem_id="wb-samples-sets", scale=4, min_width=280, info=sets.NO_SET)
         use = gr.Button("Use for calibration", elem_id="wb-samples-use", scale=1, min_width=160, interactive=False)
         file = gr.DownloadButton("Download", elem_id="wb-samples-file", scale=1, min_width=120, interactive=False)
-    told = gr.HTML(elem_id="wb-samples-facts", apply_default_css=False)
+    details = gr.HTML(elem_id="wb-samples-facts", apply_default_css=False)
     compared = compare.build()
     several = compared["several"]
 
     def chosen(path: str | None) -> dict[Any, Any]:
         """Everything that depends on what is stored, with this set chosen."""
-        found = {entry["path"]: entry for entry in stored.sets()}
-        options = [(sets.set_name(entry), key) for key, entry in found.items()]
-        entry = found.get(path or "")
+        entries = {entry["path"]: entry for entry in stored.sets()}
+        options = [(sets.set_name(entry), key) for key, entry in entries.items()]
+        entry = entries.get(path or "")
         return {
             finished: gr.Dropdown(
                 choices=options, value=entry and path, info=f"{len(options)} finished" if options else sets.NO_SET
             ),
             use: gr.Button(interactive=entry is not None),
             file: gr.DownloadButton(value=stored.exported(entry) if entry else None, interactive=entry is not None),
-            told: sets.told_of(entry) if entry else "",
+            details: sets.facts_of(entry) if entry else "",
             several: gr.Dropdown(choices=options),
         }
 
     def stopped() -> dict[Any, Any]:
         """What was left unfinished."""
-        found = stored.unfinished()
-        names = [(f"{sets.spec_name(one['spec'])} · {one['finished']} finished", one["path"]) for one in found]
+        unfinished = stored.unfinished()
+        names = [(f"{sets.spec_name(one['spec'])} · {one['finished']} finished", one["path"]) for one in unfinished]
         return {
             rest: gr.Column(visible=bool(names)),
             halves: gr.Dropdown(choices=names, value=names[0][1] if names else None),
@@ -196,7 +196,7 @@ def build(page: Page) -> dict[str, Any]:
         }  # fmt: skip
         yield from started(spec)
 
-    followed = [progress, gallery, losses, finished, use, file, told, several, rest, halves, go, hold, stop, again]
+    followed = [progress, gallery, losses, finished, use, file, details, several, rest, halves, go, hold, stop, again]
     inputs = [page.model, method, num, steps, seed, batch, lr, chosen_settings]
     go.click(generate, inputs, followed, concurrency_limit=None, **PRIVATE)
     hold.click(lambda: runner.pause(KIND) and None, None, None, queue=False, **PRIVATE)
@@ -204,10 +204,10 @@ def build(page: Page) -> dict[str, Any]:
 
     @guarded
     def go_on(path: str | None) -> Iterator[dict[Any, Any]]:
-        found = next((one for one in stored.unfinished() if one["path"] == path), None)
-        if found is None:
+        entry = next((one for one in stored.unfinished() if one["path"] == path), None)
+        if entry is None:
             raise ValueError("there is no such unfinished set; was it finished or discarded meanwhile?")
-        yield from started(found["spec"])
+        yield from started(entry["spec"])
 
     again.click(go_on, halves, followed, concurrency_limit=None, **PRIVATE)
 
@@ -233,12 +233,12 @@ def build(page: Page) -> dict[str, Any]:
         update = {key: value for key, value in chosen(path).items() if key not in (finished, several)}
         if not path:
             return update
-        entry = next((found for found in stored.sets() if found["path"] == path), None)
+        entry = next((one for one in stored.sets() if one["path"] == path), None)
         if entry is None:
             raise ValueError(f"the set {Path(path).parent.name} is no longer there; generate it again")
         return {**update, gallery: shelf(stored.pictures(entry, _MOST)[0])}
 
-    finished.input(open_set, finished, [gallery, use, file, told], **PRIVATE)
+    finished.input(open_set, finished, [gallery, use, file, details], **PRIVATE)
 
     def fitting(method: str) -> list[Any]:
         optimized = engine.optimizes(method)

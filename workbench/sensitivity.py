@@ -24,7 +24,7 @@ def latest(model: str) -> Mapping[str, Any] | None:
     job = runner.latest(KIND)
     if job is not None and job.state == "done" and job.result.values["model"] == model:
         return job.result.values
-    return next((found for found in stored.sensitivities() if found["model"] == model), None)
+    return next((report for report in stored.sensitivities() if report["model"] == model), None)
 
 
 def budgets(model: str) -> list[dict[str, Any]]:
@@ -36,7 +36,7 @@ def verdict(values: Mapping[str, Any] | None) -> str:
     """What was measured, and what came of it."""
     if values is None:
         return ""
-    about, said = damage.about(values), damage.told(values)
+    about, said = damage.about(values), damage.summary(values)
     return f'<p class="wb-note">{html.escape(about)}</p><p class="wb-lead">{html.escape(said)}</p>'
 
 
@@ -183,13 +183,13 @@ def build(page: Page, model: str) -> dict[str, Any]:
                 paid: runner.bar(job), spend: gr.Button(interactive=job.over), halt: gr.Button(interactive=not job.over)
             }  # fmt: skip
             if job.state == "done":
-                mine = [*before, *job.result]
-                update |= spent_on(mine[-1]["model"], mine)
+                rows = [*before, *job.result]
+                update |= spent_on(rows[-1]["model"], rows)
             yield update
 
-    def spent_on(model: str, mine: list[dict[str, Any]]) -> dict[Any, Any]:
-        together = budgets(model) + [row for row in mine if row["model"] == model]
-        return {done: mine, frontier: damage.budget_chart(together), bought: damage.budget_table(together)}
+    def spent_on(model: str, rows: list[dict[str, Any]]) -> dict[Any, Any]:
+        together = budgets(model) + [row for row in rows if row["model"] == model]
+        return {done: rows, frontier: damage.budget_chart(together), bought: damage.budget_table(together)}
 
     @guarded
     def buy(
@@ -209,8 +209,8 @@ def build(page: Page, model: str) -> dict[str, Any]:
     halt.click(lambda: runner.cancel(BUDGET) and None, None, None, queue=False, **PRIVATE)
 
     @guarded
-    def other_model(model: str, mine: list[dict[str, Any]]) -> dict[Any, Any]:
-        return show(latest(model)) | spent_on(model, mine)
+    def other_model(model: str, rows: list[dict[str, Any]]) -> dict[Any, Any]:
+        return show(latest(model)) | spent_on(model, rows)
 
     page.model.change(other_model, [page.model, done], [*shown, frontier, bought, done], **PRIVATE)
 

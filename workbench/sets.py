@@ -29,17 +29,17 @@ def spec_name(spec: Mapping[str, Any]) -> str:
     return f"{spec['model']} · {spec['method']} · {spec['num']} images{steps}, seed {spec['seed']}{options}"
 
 
-def set_name(found: Mapping[str, Any]) -> str:
+def set_name(entry: Mapping[str, Any]) -> str:
     """A finished set in one line."""
-    return f"{spec_name({'options': {}, **found})} · recognized {percent(found['recognized']['self'], 0)}"
+    return f"{spec_name({'options': {}, **entry})} · recognized {percent(entry['recognized']['self'], 0)}"
 
 
 def choices(model: str | None = None) -> list[tuple[str, str]]:
     """Finished sets for a dropdown: (words, path)."""
-    return [(set_name(found), found["path"]) for found in stored.sets() if model in (None, found["model"])]
+    return [(set_name(entry), entry["path"]) for entry in stored.sets() if model in (None, entry["model"])]
 
 
-def told_of(values: Mapping[str, Any]) -> str:
+def facts_of(values: Mapping[str, Any]) -> str:
     """What is known of a finished set."""
     recognized = values["recognized"]
     pairs = [(str(values["num"]), "images"), (percent(recognized["self"]), "taken for their class by the model itself")]
@@ -48,13 +48,13 @@ def told_of(values: Mapping[str, Any]) -> str:
     return facts([*pairs, (runner.clock(values["seconds"]), "of computing")])
 
 
-def recognition(found: Sequence[Mapping[str, Any]]) -> str:
+def recognition(entries: Sequence[Mapping[str, Any]]) -> str:
     """Share of images that are taken for their class, by the model that made them and by the others; for a plot."""
-    if len(found) < 2:
+    if len(entries) < 2:
         return nothing(FEW)
-    judges = ["itself", *_judges(found)]
-    data, told = [], []
-    for label, color, values in zip(labels(found), _COLORS, found, strict=False):
+    judges = ["itself", *_judges(entries)]
+    data, parts = [], []
+    for label, color, values in zip(labels(entries), _COLORS, entries, strict=False):
         shares = [values["recognized"]["self"], *(values.get("judges", {}).get(name) for name in judges[1:])]
         data.append(
             {
@@ -65,47 +65,47 @@ def recognition(found: Sequence[Mapping[str, Any]]) -> str:
                 "hovertemplate": f"{label}, %{{x}}: %{{y:.1f}} %<extra></extra>",
             }
         )  # fmt: skip
-        told.append(f"{label} {percent(shares[0], 0)} by itself")
+        parts.append(f"{label} {percent(shares[0], 0)} by itself")
     layout = {
         "barmode": "group", "yaxis": {"title": {"text": "recognized, %"}, "range": [0, 108]},
         "legend": LEGEND, "xaxis": {"automargin": True}, "margin": {"l": 52, "r": 8, "t": 48, "b": 32},
     }  # fmt: skip
-    return figure(data, layout, alt="share of images taken for their class: " + ", ".join(told), height=270,
+    return figure(data, layout, alt="share of images taken for their class: " + ", ".join(parts), height=270,
                   name="recognition")  # fmt: skip
 
 
-def labels(found: Sequence[Mapping[str, Any]]) -> list[str]:
+def labels(entries: Sequence[Mapping[str, Any]]) -> list[str]:
     """A short name for each of the sets: A ouro, B noise."""
-    return [f"{letter} {values['method']}" for letter, values in zip(_LETTERS, found, strict=False)]
+    return [f"{letter} {values['method']}" for letter, values in zip(_LETTERS, entries, strict=False)]
 
 
-def side_by_side(found: Sequence[Mapping[str, Any]], looked_at: Sequence[Mapping[str, Any]] | None = None) -> str:
+def side_by_side(entries: Sequence[Mapping[str, Any]], looked_at: Sequence[Mapping[str, Any]] | None = None) -> str:
     """The sets as columns of an HTML table: pictures first, then what is known of each.
 
     Args:
         looked_at: for each set its row of a report of `ouro.jobs.quality`.
     """
-    if len(found) < 2:
+    if len(entries) < 2:
         return ""
-    opened = [stored.pictures(values, _SHOWN) for values in found]
-    settings = _settings(found)
+    opened = [stored.pictures(values, _SHOWN) for values in entries]
+    settings = _settings(entries)
     same = [f"{name.lower()} {cells[0]}" for name, cells in settings if len(set(cells)) == 1]
-    rows = [("", [_sheet(*one, values["num"]) for one, values in zip(opened, found, strict=True)])]
+    rows = [("", [_sheet(*one, values["num"]) for one, values in zip(opened, entries, strict=True)])]
     rows += [(name, [html.escape(cell) for cell in cells]) for name, cells in settings if len(set(cells)) > 1]
-    rows.append(("Recognized by itself", [percent(values["recognized"]["self"]) for values in found]))
-    for judge in _judges(found):
-        shares = [values.get("judges", {}).get(judge) for values in found]
+    rows.append(("Recognized by itself", [percent(values["recognized"]["self"]) for values in entries]))
+    for judge in _judges(entries):
+        shares = [values.get("judges", {}).get(judge) for values in entries]
         rows.append((f"… by {html.escape(judge)}", [percent(share) for share in shares]))
-    rows.append(("Classes", [_spread(values) for values in found]))
+    rows.append(("Classes", [_spread(values) for values in entries]))
     rows += _worth(looked_at or ())
-    rows.append(("Computing", [runner.clock(values["seconds"]) for values in found]))
-    heads = "".join(f'<th scope="col">{html.escape(label)}</th>' for label in labels(found))
+    rows.append(("Computing", [runner.clock(values["seconds"]) for values in entries]))
+    heads = "".join(f'<th scope="col">{html.escape(label)}</th>' for label in labels(entries))
     body = "".join(
         f'<tr><th scope="row">{name}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>' for name, cells in rows
     )
     note = f'<p class="wb-note">The same in all: {html.escape(", ".join(same))}.</p>' if same else ""
     inner = f'<thead><tr><th scope="col"><span class="wb-unseen">What</span></th>{heads}</tr></thead>'
-    width = f"min-width: {190 + 180 * len(found)}px"
+    width = f"min-width: {190 + 180 * len(entries)}px"
     return (
         f'<div class="wb-scroll"><table class="wb-table wb-sets" style="{width}">{inner}<tbody>{body}</tbody></table>'
         f"</div>{note}"
@@ -126,22 +126,22 @@ def _worth(looked_at: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]
         ("Similarity of patches", [row["similarity"] for row in looked_at]),
     ]
     outside = ("Real values out of range", [percent(row["outside"]) for row in looked_at])
-    told = [(name, ["–" if value is None else f"{value:.3g}" for value in values]) for name, values in rows]
+    formatted = [(name, ["–" if value is None else f"{value:.3g}" for value in values]) for name, values in rows]
     accuracies = dict.fromkeys(name for row in looked_at for name in row.get("accuracy", {}))
-    return [*told, outside] + [
+    return [*formatted, outside] + [
         (f"Top-1, {html.escape(name)}", [percent(row["accuracy"].get(name)) for row in looked_at])
         for name in accuracies
     ]
 
 
-def _settings(found: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+def _settings(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
     return [
-        ("Model", [values["model"] for values in found]),
-        ("Method", [engine.generator_titles().get(values["method"], values["method"]) for values in found]),
-        ("Images", [str(values["num"]) for values in found]),
-        ("Steps", [str(values["steps"]) if values["method"] != "noise" else "none" for values in found]),
-        ("Seed", [str(values["seed"]) for values in found]),
-        ("Options", [_options(values) for values in found]),
+        ("Model", [values["model"] for values in entries]),
+        ("Method", [engine.generator_titles().get(values["method"], values["method"]) for values in entries]),
+        ("Images", [str(values["num"]) for values in entries]),
+        ("Steps", [str(values["steps"]) if values["method"] != "noise" else "none" for values in entries]),
+        ("Seed", [str(values["seed"]) for values in entries]),
+        ("Options", [_options(values) for values in entries]),
     ]
 
 
@@ -149,8 +149,8 @@ def _options(values: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.get("options", {}).items()) or "as they come"
 
 
-def _judges(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(name for values in found for name in values.get("judges", {})))
+def _judges(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for values in entries for name in values.get("judges", {})))
 
 
 def _spread(values: Mapping[str, Any]) -> str:
@@ -164,7 +164,7 @@ def _spread(values: Mapping[str, Any]) -> str:
 
 
 def _sheet(images: np.ndarray, names: Sequence[str], count: int) -> str:
-    """The first pictures as one list; whoever cannot see them is told what they were made to show."""
+    """The first pictures as one list; whoever cannot see them reads what they were made to show."""
     items = "".join(
         f'<li><img alt="{html.escape(name or "no class")}" title="{html.escape(name)}" '
         f'src="{pack.png_url(image.transpose(1, 2, 0))}"></li>'

@@ -30,10 +30,10 @@ def pictures(model: str) -> dict[str, str]:
     result = engine.explained(**attention.first_spec(model))
     thumbs = [_colored(attention.first_map(result, source)) for source in ("h", "h_p")]
     maps = [result.arrays["image"].transpose(1, 2, 0), *thumbs]
-    found = engine.outliers(**outliers.first_spec(model))
+    outlier_result = engine.outliers(**outliers.first_spec(model))
     return {
         "attention": "".join(f'<img alt="" src="{pack.png_url(_enlarged(image))}">' for image in maps),
-        "outliers": f'<img alt="" class="wb-wide" src="{pack.png_url(_lists(found))}">',
+        "outliers": f'<img alt="" class="wb-wide" src="{pack.png_url(_lists(outlier_result))}">',
     }
 
 
@@ -98,10 +98,10 @@ def model_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return table(heads, lines)
 
 
-def health_list(found: Mapping[str, Any]) -> str:
+def health_list(report: Mapping[str, Any]) -> str:
     """Every check with a mark, and what to do where it failed."""
     items = []
-    for check in found["checks"]:
+    for check in report["checks"]:
         look, mark, word = ("wb-yes", "✓", "there") if check["ok"] else ("wb-no", "–", "optional, not there")
         if not check["ok"] and check["required"]:
             look, mark, word = "wb-bad", "✗", "missing"

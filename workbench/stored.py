@@ -31,7 +31,7 @@ def sets() -> list[dict[str, Any]]:
     """
     from ouro.store import Store
 
-    found = []
+    entries = []
     for run in Store().runs():
         # a run that is being written, or was damaged, is no finished set
         try:
@@ -39,8 +39,8 @@ def sets() -> list[dict[str, Any]]:
         except (ValueError, OSError):
             continue
         if report and "recognized" in report and Path(report.get("path", "")).is_file():
-            found.append({**report, "model": _called(spec), "registered": report["model"]})
-    return found[::-1]
+            entries.append({**report, "model": _called(spec), "registered": report["model"]})
+    return entries[::-1]
 
 
 def unfinished() -> list[dict[str, Any]]:
@@ -51,7 +51,7 @@ def unfinished() -> list[dict[str, Any]]:
     from ouro.store import Store
 
     asked = {field.name for field in fields(SynthesisSpec)} - {"out", "device"}
-    found = []
+    entries = []
     for run in Store().runs():
         try:
             spec, over = run.spec(), run.report() is not None
@@ -62,8 +62,8 @@ def unfinished() -> list[dict[str, Any]]:
             kept = {key: spec[key] for key in asked} | {"options": tuple(spec["options"].items())}
             kept["model"] = _called(spec)
             finished = min(spec["num"], chunks * spec["batch"])
-            found.append({"path": str(run.path), "spec": kept, "finished": finished})
-    return found[::-1]
+            entries.append({"path": str(run.path), "spec": kept, "finished": finished})
+    return entries[::-1]
 
 
 def _called(spec: Mapping[str, Any]) -> str:
@@ -77,24 +77,24 @@ def discard(path: str) -> None:
     Raises:
         ValueError: it is not there, or was finished meanwhile.
     """
-    if path not in {found["path"] for found in unfinished()}:
+    if path not in {entry["path"] for entry in unfinished()}:
         raise ValueError("there is no such unfinished set; was it finished or discarded meanwhile?")
     shutil.rmtree(path)
 
 
-def pictures(found: Mapping[str, Any], most: int = 64) -> tuple[np.ndarray, list[str]]:
+def pictures(entry: Mapping[str, Any], most: int = 64) -> tuple[np.ndarray, list[str]]:
     """The first images of a set as uint8 [n 3 h w], and the class that each was made for ("" if nobody knows)."""
     from ouro.store import read_tensors
 
-    tensors = read_tensors(found["path"])[0]
-    mean, std, names = engine.pixels(found["model"])
+    tensors = read_tensors(entry["path"])[0]
+    mean, std, names = engine.pixels(entry["model"])
     scale, shift = (np.asarray(x, np.float32)[:, None, None] for x in (std, mean))
     images = np.rint((tensors["images"][:most].numpy() * scale + shift) * 255).clip(0, 255).astype(np.uint8)
     labels = tensors["labels"][:most].tolist() if "labels" in tensors else [-1] * len(images)
     return images, [names[label].replace("_", " ") if 0 <= label < len(names) else "" for label in labels]
 
 
-def qualities(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
+def qualities(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
     """What `ouro.jobs.quality` stored of these sets against the same real images; None if it did not look at all."""
     from ouro.store import Store
 
@@ -106,7 +106,7 @@ def qualities(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | None
             continue
         if spec.get("job") == "quality" and report:
             known.setdefault((spec["weights"], spec["real"]), {})[f"{spec['model']} {spec['set']}"] = report
-    wanted = [f"{values['registered']} {values['set_digest']}" for values in found]
+    wanted = [f"{values['registered']} {values['set_digest']}" for values in entries]
     fitting = [reports for reports in known.values() if all(name in reports for name in wanted)]
     return [fitting[-1][name] for name in wanted] if fitting else None
 
@@ -120,12 +120,12 @@ def _exports() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="ouro-")
 
 
-def exported(found: Mapping[str, Any]) -> str:
+def exported(entry: Mapping[str, Any]) -> str:
     """A copy of a finished set for download: the page may serve the temporary folder, and the name says what it is."""
-    folder = Path(_exports().name) / str(found["set_digest"])
+    folder = Path(_exports().name) / str(entry["set_digest"])
     folder.mkdir(exist_ok=True)
-    name = f"{found['model']}-{found['method']}-{found['num']}x{found['steps']}-seed{found['seed']}.safetensors"
-    return shutil.copyfile(found["path"], folder / name).as_posix()
+    name = f"{entry['model']}-{entry['method']}-{entry['num']}x{entry['steps']}-seed{entry['seed']}.safetensors"
+    return shutil.copyfile(entry["path"], folder / name).as_posix()
 
 
 def exported_table(name: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -153,7 +153,7 @@ def budgets() -> list[dict[str, Any]]:
 
 def sensitivities() -> list[dict[str, Any]]:
     """Reports of sensitivity that lie in results/*.json, without importing the library."""
-    return [found for found in _contents() if "whole" in found and "mode" in found and found.get("rows")]
+    return [report for report in _contents() if "whole" in report and "mode" in report and report.get("rows")]
 
 
 def benchmarks() -> list[dict[str, Any]]:

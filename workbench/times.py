@@ -33,8 +33,8 @@ Values = Mapping[str, Any]
 
 def devices(files: Iterable[Values]) -> list[str]:
     """Names of the devices that something was timed on; GPUs first."""
-    found = dict.fromkeys(file["device"] for file in files if file.get("device") and measured([file]))
-    return sorted(found, key=lambda name: "threads" in name)
+    names = dict.fromkeys(file["device"] for file in files if file.get("device") and measured([file]))
+    return sorted(names, key=lambda name: "threads" in name)
 
 
 def topics(files: Sequence[Values], device: str | None) -> list[str]:
@@ -49,13 +49,13 @@ def measured(files: Iterable[Values]) -> list[dict[str, Any]]:
     None for others. said: what a row without times has instead, or a note. ratios: (how many times as fast, as whom). A
     case that two files have is taken from the first.
     """
-    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    cases: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for file in files:
-        mine: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+        of_file: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
         for row in _rows(file):
-            mine.setdefault((row["device"], row["topic"], row["case"]), []).append(row)
-        found = mine | found
-    return [row for rows in found.values() for row in rows]
+            of_file.setdefault((row["device"], row["topic"], row["case"]), []).append(row)
+        cases = of_file | cases
+    return [row for rows in cases.values() for row in rows]
 
 
 def _rows(file: Values) -> list[dict[str, Any]]:
@@ -80,20 +80,20 @@ def _rows(file: Values) -> list[dict[str, Any]]:
             pairs = [(given.get("speedup"), "eager"), (given.get("speedup_over_graph"), "graph")]
             row["ratios"] += [(ratio, f"{given['speedup_over']}, {way}") for ratio, way in pairs if ratio]
         elif "speedup" in given and ours is not None:
-            # of ours, told in the peer's row
+            # of ours, stated in the peer's row
             ours["ratios"].append((given["speedup"], row["backend"]))
         elif "ratio" in given and row["ours"]:
             row["ratios"].append((given["ratio"], same[0]["backend"]))
-    return rows + [_untimed(file, found) for found in file.get("gates", ()) if not found["passed"]]
+    return rows + [_untimed(file, gate) for gate in file.get("gates", ()) if not gate["passed"]]
 
 
-def _untimed(file: Values, found: Values) -> dict[str, Any]:
+def _untimed(file: Values, gate: Values) -> dict[str, Any]:
     """The row of a kernel's test case, or of a model's format, that failed its gate."""
-    case = str(found.get("case") or " by ".join(filter(None, (found.get("format"), found.get("model")))))
+    case = str(gate.get("case") or " by ".join(filter(None, (gate.get("format"), gate.get("model")))))
     return {
-        "topic": found.get("kernel") or f"{_TOPICS['model']} {file.get('model', '')}", "device": file.get("device"),
+        "topic": gate.get("kernel") or f"{_TOPICS['model']} {file.get('model', '')}", "device": file.get("device"),
         "case": case, "file": file.get("file", ""), "backend": "ours", "ours": True,
-        "gate": False, "error": None, "said": found.get("complaint") or "", "ratios": [], **dict.fromkeys(_TIMES),
+        "gate": False, "error": None, "said": gate.get("complaint") or "", "ratios": [], **dict.fromkeys(_TIMES),
     }  # fmt: skip
 
 
@@ -150,16 +150,16 @@ def chart(files: Sequence[Values], device: str | None, topic: str | None) -> str
     middle, span = (low + high) / 2, max(high - low, 1.0)
     data: list[dict[str, Any]] = []
     for ours, name, color in ((True, "ours", "$accent"), (False, "others", "$h")):
-        mine = [(y, row) for y, row in places if row["ours"] == ours]
-        if mine:
+        shown = [(y, row) for y, row in places if row["ours"] == ours]
+        if shown:
             data.append(
                 {
-                    "type": "scatter", "mode": "markers", "name": name, "x": [row["p50_ms"] for _, row in mine],
-                    "y": [y for y, _ in mine], "marker": {"size": 9, "color": color},
+                    "type": "scatter", "mode": "markers", "name": name, "x": [row["p50_ms"] for _, row in shown],
+                    "y": [y for y, _ in shown], "marker": {"size": 9, "color": color},
                     "error_x": {"type": "data", "symmetric": False, "color": color, "thickness": 1.5, "width": 4,
-                                "array": [row["p80_ms"] - row["p50_ms"] for _, row in mine],
-                                "arrayminus": [row["p50_ms"] - row["p20_ms"] for _, row in mine]},
-                    "customdata": [[row["p20_ms"], row["p80_ms"]] for _, row in mine],
+                                "array": [row["p80_ms"] - row["p50_ms"] for _, row in shown],
+                                "arrayminus": [row["p50_ms"] - row["p20_ms"] for _, row in shown]},
+                    "customdata": [[row["p20_ms"], row["p80_ms"]] for _, row in shown],
                     "hovertemplate": "p50 %{x} ms, p20 %{customdata[0]}, p80 %{customdata[1]}<extra></extra>",
                 }
             )  # fmt: skip

@@ -2,8 +2,9 @@
 
 Everything is channels-last and in the order of the tokens; the backward scan starts at the last one. One program takes
 BLOCK_E channels of one sample and one chunk of tokens: forwards, then backwards over the same tokens, where it adds
-what it wrote before and applies the gate. With one chunk that is all. With several, `ends` has found what every chunk
-makes of a zero state, and a program first carries the ends of the chunks before and behind its own to its borders.
+what it wrote before and applies the gate. With one chunk that is all. With several, `ends` has computed what every
+chunk makes of a zero state, and a program first carries the ends of the chunks before and behind its own to its
+borders.
 """
 
 from __future__ import annotations

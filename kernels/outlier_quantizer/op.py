@@ -99,11 +99,11 @@ def reference(
 ) -> OutlierCodes:
     """The definition of `quantize_outliers`."""
     if reverse:
-        found = reference(
+        codes = reference(
             x.flip(1), scale, zero, theta,
             bits=bits, outlier_bits=outlier_bits, kappa=kappa, refresh=refresh, mode=mode,
         )  # fmt: skip
-        return OutlierCodes(*(None if part is None else part.flip(1) for part in found[:-1]), found.joined)
+        return OutlierCodes(*(None if part is None else part.flip(1) for part in codes[:-1]), codes.joined)
     x = x.float()
     high = 2 ** (bits - 1) - 1
     joined = _joined(x, scale, theta, high, zero is None, kappa, refresh)

@@ -65,13 +65,13 @@ def neighborhoods(
     """
     for layer, scans in enumerate(layers):
         grid = scans[0].order.grid
-        found: dict[str, list[Tensor]] = {}
+        by_source: dict[str, list[Tensor]] = {}
         for scan in scans:
             T = scan_transition(scan)
-            found.setdefault("h", []).append(in_raster(alpha(scan, T=T), scan.order, class_token=True))
+            by_source.setdefault("h", []).append(in_raster(alpha(scan, T=T), scan.order, class_token=True))
             for window, weights in places:
-                found.setdefault(f"h_p {window} {weights}", []).append(alpha_p(scan, window, weights, T=T))
-        for source, matrices in found.items():
+                by_source.setdefault(f"h_p {window} {weights}", []).append(alpha_p(scan, window, weights, T=T))
+        for source, matrices in by_source.items():
             matrix = merge(matrices)
             for reduction in _offered(source.partition(" ")[0], matrix, grid):
                 if reduction != "rollout":

@@ -116,9 +116,9 @@ def attention(
 def generate(
     source: Source,
     num: Annotated[int, typer.Option(help="How many images.")] = 128,
-    steps: Annotated[int, typer.Option(help="Optimisation steps per image.")] = 160,
+    steps: Annotated[int, typer.Option(help="Optimization steps per image.")] = 160,
     method: Annotated[str, typer.Option(help="One of: " + ", ".join(GENERATORS) + ".")] = "ouro",
-    batch: Annotated[int, typer.Option(help="Images optimised together; the unit that survives a kill.")] = 32,
+    batch: Annotated[int, typer.Option(help="Images optimized together; the unit that survives a kill.")] = 32,
     option: Options = [],
     out: Annotated[Path | None, typer.Option(help="Write the set here (.safetensors).")] = None,
     seed: Seed = 0,

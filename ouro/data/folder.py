@@ -162,8 +162,8 @@ def _luma_chroma(image: TiffImageFile) -> Image.Image:
 def _walk(root: Path) -> tuple[tuple[str, ...], list[Path], list[int] | None]:
     """Class names, image paths and labels under `root`; no classes and None where there are no sub-folders."""
     if not root.is_dir():
-        found = "is a file" if root.exists() else "does not exist"
-        raise ValueError(f"image folder {root} {found}; give a folder of images or of one sub-folder per class")
+        problem = "is a file" if root.exists() else "does not exist"
+        raise ValueError(f"image folder {root} {problem}; give a folder of images or of one sub-folder per class")
     loose = _pictures(root.iterdir())
     classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     per_class = [_pictures((root / name).rglob("*")) for name in classes]

@@ -1,7 +1,7 @@
 """Procedural labelled scenes with ground truth: one textured shape on a cluttered background, its mask and its box.
 
-Every scene is a pure function of (seed, index): no files, no download, as many images as wanted. What tells the
-classes apart is the outline alone: position, size, rotation, colors and textures are drawn without regard to the
+Every scene is a pure function of (seed, index): no files, no download, as many images as wanted. What separates the
+classes is the outline alone: position, size, rotation, colors and textures are drawn without regard to the
 class, so a model has to separate the object from the clutter before it can name it. All lengths are fractions of the
 image side; the same (seed, index) is therefore the same scene at every size (the pixel noise excepted).
 """

@@ -82,7 +82,7 @@ def coverage(model: VisionModel, images: Tensor, real: Tensor) -> list[Coverage]
     """Every tap of activations, in the order of the model."""
     sites = {path: tap.site for path, tap in taps(model) if "b" in tap.axes and not tap.costly}
     seen, wanted = _values(model, images, list(sites)), _values(model, real, list(sites))
-    found = []
+    rows = []
     for path, site in sites.items():
         if path not in seen:
             continue
@@ -91,8 +91,8 @@ def coverage(model: VisionModel, images: Tensor, real: Tensor) -> list[Coverage]
         shared = max(0.0, min(high, real_high) - max(low, real_low))
         outside = ((real_some < low) | (real_some > high)).double().mean().item()
         # two constants that are equal overlap completely
-        found.append(Coverage(path, site, shared / span if span > 0 else 1.0, outside, _ks(some, real_some)))
-    return found
+        rows.append(Coverage(path, site, shared / span if span > 0 else 1.0, outside, _ks(some, real_some)))
+    return rows
 
 
 @torch.no_grad()

@@ -199,7 +199,7 @@ def _maps(
     report: Report, layer: int | None, direction: str, reduction: str, query: int | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """h and h_p [H W], each in multiples of its mean."""
-    found = []
+    maps = []
     chosen = report.values["layer"] if layer is None else layer
     for source in ("h", "h_p"):
         if query is None:
@@ -214,8 +214,8 @@ def _maps(
             if matrix is None or not 0 <= query < len(matrix) or chosen != report.values["layer"]:
                 raise ValueError(f"the report holds no row of patch {query} in layer {chosen}")
             values = np.abs(matrix[query].numpy().astype(np.float64)).reshape(report.values["grid"])
-        found.append(values / max(np.abs(values).mean(), 1e-300))
-    return found[0], found[1]
+        maps.append(values / max(np.abs(values).mean(), 1e-300))
+    return maps[0], maps[1]
 
 
 def _scores(report: Report, layer: int | None, direction: str, reduction: str) -> Mapping[str, float]:

@@ -1,4 +1,4 @@
-"""Colors of the figures that draw several series: Okabe and Ito's, told apart without color vision too."""
+"""Colors of the figures that draw several series: Okabe and Ito's, distinct without color vision too."""
 
 from __future__ import annotations
 

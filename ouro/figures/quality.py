@@ -37,8 +37,10 @@ def screen(values: Values, item: str) -> go.Figure:
     """
     figure = go.Figure()
     if item in _PER_SITE:
-        for (name, (sites, found)), color in zip(_sites(values, item).items(), cycle(len(values["rows"])), strict=True):
-            figure.add_scatter(x=found, y=sites, name=name, mode="markers", marker={"color": color, "opacity": 0.7},
+        for (name, (sites, points)), color in zip(
+            _sites(values, item).items(), cycle(len(values["rows"])), strict=True
+        ):
+            figure.add_scatter(x=points, y=sites, name=name, mode="markers", marker={"color": color, "opacity": 0.7},
                                hovertemplate="%{y}: %{x:.2f}<extra>" + name + "</extra>")  # fmt: skip
         figure.update_layout(xaxis={"title": ITEMS[item], "range": [-0.02, 1.02]}, yaxis={"automargin": True})
     elif item == "similarity":
@@ -69,9 +71,9 @@ def paper(values: Values, item: str) -> Figure:
         drawn = _sites(values, item)
         kinds = list(dict.fromkeys(kind for sites, _ in drawn.values() for kind in sites))
         figure.set_size_inches(5, 0.22 * len(kinds) + 1.4)
-        for number, ((name, (sites, found)), color) in enumerate(zip(drawn.items(), cycle(len(drawn)), strict=True)):
+        for number, ((name, (sites, points)), color) in enumerate(zip(drawn.items(), cycle(len(drawn)), strict=True)):
             at = np.array([kinds.index(kind) for kind in sites]) + (number - (len(drawn) - 1) / 2) * 0.8 / len(drawn)
-            axes.plot(found, at, ".", color=color, ms=3, label=name)
+            axes.plot(points, at, ".", color=color, ms=3, label=name)
         axes.set(yticks=range(len(kinds)), yticklabels=kinds, xlabel=ITEMS[item], xlim=(-0.02, 1.02))
         axes.invert_yaxis()
     elif item == "similarity":
@@ -105,8 +107,8 @@ def alt(values: Values, item: str) -> str:
     labels, series = _bars(values, item)
     parts = []
     for name, heights in series.items():
-        found = zip(labels, heights, strict=True)
-        cells = [f"{label} {height:.3g}" for label, height in found if height is not None]
+        bars = zip(labels, heights, strict=True)
+        cells = [f"{label} {height:.3g}" for label, height in bars if height is not None]
         parts.append(f"{name}: {', '.join(cells)}")
     return f"{ITEMS[item]}. {'; '.join(parts)}."
 
@@ -146,7 +148,7 @@ def _bars(values: Values, item: str) -> tuple[list[str], dict[str, list[float | 
     if not names:
         raise ValueError(f"no set of the report has {item}; give sets with labels, and methods to quantize with")
     shares = [[row[key].get(name) for row in rows] for name in names]
-    percent = [[None if share is None else 100 * share for share in found] for found in shares]
+    percent = [[None if share is None else 100 * share for share in row] for row in shares]
     return labels, dict(zip(names, percent, strict=True))
 
 
@@ -161,8 +163,8 @@ def _sites(values: Values, item: str) -> dict[str, tuple[list[str], list[float]]
 
 def _densities(values: Values) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Label -> (cosines, density), the mean over blocks."""
-    found = {row["label"]: np.mean(row["density"], axis=0) for row in _rows(values)}
-    return {name: (np.linspace(-1, 1, 2 * len(density) + 1)[1::2], density) for name, density in found.items()}
+    densities = {row["label"]: np.mean(row["density"], axis=0) for row in _rows(values)}
+    return {name: (np.linspace(-1, 1, 2 * len(density) + 1)[1::2], density) for name, density in densities.items()}
 
 
 def _rows(values: Values) -> list[Mapping[str, Any]]:

@@ -77,8 +77,8 @@ def alt(values: Values) -> str:
     _, widths = _rules(values)
     parts = []
     for bits in widths:
-        mine = [row for row in values["means"] if row["bits"] == bits]
-        most, least = max(mine, key=lambda row: row["h_error"]), min(mine, key=lambda row: row["h_error"])
+        rows = [row for row in values["means"] if row["bits"] == bits]
+        most, least = max(rows, key=lambda row: row["h_error"]), min(rows, key=lambda row: row["h_error"])
         said = [f"{row['h_error']:.3f} ({RULES.get(row['rule'], row['rule'])})" for row in (least, most)]
         parts.append(f"At {bits} bits the error of h goes from {said[0]} to {said[1]}.")
     return f"Rounding the hidden state of {values['model']}. {' '.join(parts)}"

@@ -67,7 +67,7 @@ FORMATS = {
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the gate found, over so many images. Distances of logits are parts of their root mean square.
+    """The gate's measurements over so many images. Distances of logits are parts of their root mean square.
 
     error, agreement: distance from the simulated model, and the share of images with the same top-1. In half precision a
         part of all codes falls on the other side of a border; the next seven say what that is worth.

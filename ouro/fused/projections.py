@@ -75,7 +75,7 @@ class Encoder(nn.Module):
         return {"bits": self.bits, "signed": self.signed, "scale": self.scale, "zero": self.zero}
 
     def forward(self, x: Tensor) -> Coded:
-        assert self.scale is not None, "the range of a row is found behind a norm only"
+        assert self.scale is not None, "the range of a row is computed behind a norm only"
         split = quantize_outliers(x.contiguous(), self.scale, self.zero, self.theta, **self.settings)
         return _flat(split.codes, split.scale, split.zero, split.outliers, split.outlier_scale, split.outlier_zero)
 

@@ -25,11 +25,11 @@ def _near(s, low, spacing, reach, points):
 
 
 @njit(error_model="numpy", parallel=True, cache=True, nogil=True)
-def _forward(pairs, places, bandwidth, reach, found):
-    """found [b k] = sum over i of exp(-((places[b, k] - pairs[b, i]) / bandwidth)^2 / 2)."""
+def _forward(pairs, places, bandwidth, reach, sums):
+    """sums [b k] = sum over i of exp(-((places[b, k] - pairs[b, i]) / bandwidth)^2 / 2)."""
     points = places.shape[1]
     for b in prange(len(pairs)):
-        row, total = places[b], found[b]
+        row, total = places[b], sums[b]
         low, spacing = row[0], (row[points - 1] - row[0]) / (points - 1)
         for s in pairs[b]:
             first, last = _near(s, low, spacing, reach, points)
@@ -40,7 +40,7 @@ def _forward(pairs, places, bandwidth, reach, found):
 
 @njit(error_model="numpy", parallel=True, cache=True, nogil=True)
 def _backward(pairs, places, bandwidth, reach, upstream, into):
-    """into [b i] = sum over k of upstream[b, k] d found[b, k] / d pairs[b, i]."""
+    """into [b i] = sum over k of upstream[b, k] d sums[b, k] / d pairs[b, i]."""
     points = places.shape[1]
     for b in prange(len(pairs)):
         row, weights = places[b], upstream[b]
@@ -57,9 +57,9 @@ def _backward(pairs, places, bandwidth, reach, upstream, into):
 
 def forward(pairs: Tensor, places: Tensor, bandwidth: float) -> Tensor:
     """mean over i of N(places[b, k]; pairs[b, i], bandwidth^2), [b k], in float64 inside. Two places or more."""
-    found = np.zeros(places.shape)
-    run_kernel(_forward, *_arrays(pairs, places), bandwidth, REACH * bandwidth, found)
-    return (torch.from_numpy(found) * _factor(pairs, bandwidth)).to(pairs.dtype)
+    sums = np.zeros(places.shape)
+    run_kernel(_forward, *_arrays(pairs, places), bandwidth, REACH * bandwidth, sums)
+    return (torch.from_numpy(sums) * _factor(pairs, bandwidth)).to(pairs.dtype)
 
 
 def backward(pairs: Tensor, places: Tensor, bandwidth: float, upstream: Tensor) -> Tensor:

@@ -56,8 +56,8 @@ class Objective:
     title: ClassVar[str]
     """What people call the method."""
     patterns: tuple[str, ...] = ()
-    optimises = True
-    """Whether there is anything to optimise; without it the initial noise is the set."""
+    optimizes = True
+    """Whether there is anything to optimize; without it the initial noise is the set."""
 
     def __init__(
         self, model: VisionModel, *, seed: int = 0, class_weight: Annotated[float, Least(0)] = 1.0,

@@ -1,4 +1,4 @@
-"""The optimisation loop: images from Gaussian noise, for a frozen model, under the losses of a generation method.
+"""The optimization loop: images from Gaussian noise, for a frozen model, under the losses of a generation method.
 
 Source: OuroMamba section 3 for the objective; schedule, jitter and clipping are PSAQ-ViT's, because OuroMamba states
 neither. Image i depends on (seed, i) alone: its noise, class, jitter and flips come from its own random stream, and it
@@ -50,10 +50,10 @@ def initial_images(info: ModelInfo, seed: int, first: int, count: int) -> Tensor
     return torch.stack([torch.from_numpy(image) for image in noise])
 
 
-def optimise(
+def optimize(
     model: VisionModel, objective: Objective, *, steps: int, seed: int, first: int = 0, count: int = 32, lr: float = 0.2
 ) -> Generator[Progress, None, CalibrationSet]:
-    """Optimises images first .. first + count; yields the mean losses and, every few steps, the images.
+    """Optimizes images first .. first + count; yields the mean losses and, every few steps, the images.
 
     It runs on the model's device, what it hands out is on the CPU. The model's parameters are left as they are and get
     no gradient.
@@ -75,11 +75,11 @@ def optimise(
         for step in range(steps):
             optimizer.param_groups[0]["lr"] = lr * _rate(step, steps)
             try:
-                found = [group.gradient(images, step) for group in groups]
+                groupwise = [group.gradient(images, step) for group in groups]
             except FloatingPointError as error:
                 raise Diverged(f"{error} at step {step + 1}; try a lower lr than {lr}", good.cpu(), step) from error
-            images.grad = torch.cat([gradient for gradient, _ in found])
-            terms = {name: torch.cat([each[name] for _, each in found]) for name in found[0][1]}
+            images.grad = torch.cat([gradient for gradient, _ in groupwise])
+            terms = {name: torch.cat([each[name] for _, each in groupwise]) for name in groupwise[0][1]}
             # what the losses were finite at
             good.copy_(images.detach())
             optimizer.step()
@@ -214,10 +214,10 @@ def synthesize(
     for first in range(0, num, batch):
         count = min(batch, num - first)
         labels.append(task_of(model).draw(model.info, seed, first, count))
-        if steps == 0 or not objective.optimises:
+        if steps == 0 or not objective.optimizes:
             images.append(initial_images(model.info, seed, first, count))
             continue
-        made = finish(optimise(model, objective, steps=steps, seed=seed, first=first, count=count))
+        made = finish(optimize(model, objective, steps=steps, seed=seed, first=first, count=count))
         images.append(made.images)
         losses.append(made.provenance["losses"])
     recipe = {"model": model.info.name, "method": method, "steps": steps, "seed": seed, "options": options}

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 _T = TypeVar("_T")
 _FAILURES: dict[str, type[Exception]] = {"value": ValueError, "system": OSError, "run": RuntimeError}
-"""What one rank tells the others of its failure -> what they raise; anything else is a defect, and ends the process."""
+"""Kind of failure that a rank sends the others -> what they raise; anything else is a defect, and ends the process."""
 
 _LEFT, _PATIENCE = "ouro: the first rank has left", timedelta(seconds=10)
 
@@ -63,7 +63,7 @@ class Ranks:
 def joined() -> Iterator[Ranks]:
     """The ranks that torchrun started, connected while it lasts; one rank where it was not torchrun.
 
-    The first rank leaves first: torchrun ends all as soon as one fails, and the failure is the first rank's to tell.
+    The first rank leaves first: torchrun ends all as soon as one fails, and the first rank reports the failure.
     """
     if not (dist.is_available() and dist.is_torchelastic_launched()):
         yield Ranks()

@@ -138,7 +138,7 @@ def _browser() -> Check:
 
 
 def _version(package: str) -> str | None:
-    """Installed version; torch's own word for torch, because only that tells the CUDA build from the CPU build."""
+    """Installed version; torch's own word for torch, because only that separates the CUDA build from the CPU build."""
     if package == "torch":
         return str(torch.__version__)
     try:

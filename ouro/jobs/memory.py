@@ -13,8 +13,8 @@ from types import TracebackType
 class PeakMemory:
     """Context manager; afterwards `mb` is the most that the process held above what it held at the start.
 
-    Sampled 50 times a second, so a short peak can be missed; 0 where the system does not tell (only Linux does). Memory
-    that was freed before is given back to the system first: what the allocator keeps would hide what is taken anew.
+    Sampled 50 times a second, so a short peak can be missed; 0 where the system does not report it (only Linux does).
+    Memory that was freed before is given back to the system first: what the allocator keeps would hide what is new.
     """
 
     mb = 0.0
@@ -56,7 +56,7 @@ def _resident() -> int:
 
 
 def available_bytes() -> int | None:
-    """What new work may take before the system has to swap or kill; None where the system does not tell."""
+    """What new work may take before the system has to swap or kill; None where the system does not report it."""
     try:
         with open("/proc/meminfo") as status:
             entry = next(line for line in status if line.startswith("MemAvailable:"))

@@ -19,7 +19,7 @@ from ouro.gen.synthesize import (
     GROUP,
     Diverged,
     initial_images,
-    optimise,
+    optimize,
     recognized,
     saved_bytes,
     to_pixels,
@@ -160,11 +160,11 @@ def check_memory(spec: SynthesisSpec, model: VisionModel, objective: Objective) 
         return
     image = 4 * math.prod(model.info.input_size)
     # noise, image, last good one, gradient, two moments; one shift and flip per step
-    optimised = objective.optimises and spec.steps > 0
-    at_once = min(spec.batch, spec.num) * (6 * image + 17 * spec.steps) if optimised else 0
+    optimized = objective.optimizes and spec.steps > 0
+    at_once = min(spec.batch, spec.num) * (6 * image + 17 * spec.steps) if optimized else 0
     # the chunks, the set they are joined to, and a copy on its way to the file
     kept = 3 * image
-    passing = GROUP * saved_bytes(model, objective) if optimised else 0
+    passing = GROUP * saved_bytes(model, objective) if optimized else 0
     needed = spec.num * kept + at_once + passing
     if needed > free:
         fit = max(0, int((free - at_once - passing) // kept))
@@ -182,10 +182,10 @@ def _chunk(
     spec: SynthesisSpec, model: VisionModel, objective: Objective, first: int, count: int
 ) -> Generator[Progress, None, CalibrationSet]:
     """Images first .. first + count; progress counts image-steps of the whole set."""
-    if not objective.optimises or spec.steps == 0:
+    if not objective.optimizes or spec.steps == 0:
         images = initial_images(model.info, spec.seed, first, count)
         return CalibrationSet(images, None, {"losses": []})
-    steps = optimise(model, objective, steps=spec.steps, seed=spec.seed, first=first, count=count, lr=spec.lr)
+    steps = optimize(model, objective, steps=spec.steps, seed=spec.seed, first=first, count=count, lr=spec.lr)
 
     def placed(progress: Progress) -> Progress:
         at = first * spec.steps + progress.step * count

@@ -90,7 +90,7 @@ def train_job(
 
     Raises:
         ValueError: a data set that the recipe cannot use or whose classes are not the model's, or no such device.
-        WriteError: `out` cannot be written; found out before the training starts.
+        WriteError: `out` cannot be written; checked before the training starts.
     """
     started, folder, device = time.perf_counter(), Path(out), device_of(spec.device)
     check_writable(folder / f"{spec.name}.safetensors")

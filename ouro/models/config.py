@@ -1,4 +1,4 @@
-"""What the configs of all families have in common: the images a model takes, and the classes it tells apart.
+"""What the configs of all families have in common: the images a model takes, and its classes.
 
 A family's own fields come first and may be given by position; these are named.
 """
@@ -52,7 +52,7 @@ class ClassifierConfig(InputConfig):
         if isinstance(names, str) or (names and len(names) != self.num_classes):
             given = repr(names) if isinstance(names, str) else f"{len(names)} names"
             raise ValueError(
-                f"class_names is {given}, {name} tells {self.num_classes} classes apart; give one name for each class"
+                f"class_names is {given}, {name} has {self.num_classes} classes; give one name for each class"
             )
         return ModelInfo(
             name=name, family=family, stages=tuple(stages), cls_index=cls_index, input_size=(3, *self.size),

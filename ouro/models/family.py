@@ -25,7 +25,7 @@ class Family(VisionModel):
 
     config: Any
     mark: str
-    """One of the model's keys whose official name tells its checkpoints from those of other families."""
+    """One of the model's keys whose official name distinguishes its checkpoints from those of other families."""
     classifier: tuple[str, ...] = ("head.",)
     """How keys begin that a model with other classes has no use for."""
 

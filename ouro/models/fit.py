@@ -204,7 +204,7 @@ def _wrong_shapes(model: Family, checkpoint: Checkpoint, matched: Match, reshape
     first = f"{key!r} is {there}{_origin(key, checkpoint, model)}, the model has {own} ({len(reshaped)} shapes differ)"
     if all(name.startswith("head.") for name in reshaped) and model.info.num_classes:
         return (
-            f"{first}: it tells {there[0]} classes apart, the model {own[0]}; build the model with "
+            f"{first}: it has {there[0]} classes, the model {own[0]}; build the model with "
             f"num_classes={there[0]}, or load all but the head by head='fresh'"
         )
     try:

@@ -229,7 +229,7 @@ def ablations() -> str | None:
         ]  # fmt: skip
         verdicts = ("yes", "no", "not resolved")
         seen = {word: [claim for claim in study["claims"] if claim["seen"] == word] for word in verdicts}
-        claims = "; ".join(f"{word}: {', '.join(map(_claim, found))}" for word, found in seen.items() if found)
+        claims = "; ".join(f"{word}: {', '.join(map(_claim, group))}" for word, group in seen.items() if group)
         head = (study["title"], "images", "recognized by the model, %", *map(_measured, measures))
         words = f"`{study['model']}`, {study['title'].lower()} ({study['source']} of the paper), n = {study['n']}"
         parts.append(f"{words}.\n\n{markdown(head, rows)}\n\nThe paper's orderings: {claims}.")

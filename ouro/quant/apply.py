@@ -36,10 +36,12 @@ def attach_calibration(model: VisionModel, calibration: Calibration) -> VisionMo
     """
     plan = calibration.plan
     method, known = make_method(plan.method, plan.options), dict(taps(model))
-    wanted, found = calibration.provenance.get("weights"), weights_digest(model)
-    if wanted not in (None, found):
+    wanted, actual = calibration.provenance.get("weights"), weights_digest(model)
+    if wanted not in (None, actual):
         name = calibration.provenance.get("model", "a model")
-        raise ValueError(f"this calibration is of {name} with weights {wanted}, the model has {found}; calibrate again")
+        raise ValueError(
+            f"this calibration is of {name} with weights {wanted}, the model has {actual}; calibrate again"
+        )
     quantizers = {}
     for path, spec in plan.sites.items():
         if path not in known:

@@ -87,14 +87,14 @@ def distance(target: Tensor, output: Tensor) -> Tensor:
 
 def _groups(quantizers: Sequence[Quantizer], learning: Learning) -> list[tuple[nn.Parameter, float, bool]]:
     """(parameter, rate, whether its logarithm learns) of everything that has a rate; a shared parameter once."""
-    found: dict[int, tuple[nn.Parameter, float, bool]] = {}
+    groups: dict[int, tuple[nn.Parameter, float, bool]] = {}
     for quantizer in quantizers:
         steps = learning.lr_weights if quantizer.is_weight else learning.lr_activations
         rates = {"scale": steps, "smooth": learning.lr_smooth, "rounding": learning.lr_rounding}
         for name, parameter in quantizer.named_parameters():
             if rates[name] > 0:
-                found[id(parameter)] = parameter, rates[name], name != "rounding"
-    return list(found.values())
+                groups[id(parameter)] = parameter, rates[name], name != "rounding"
+    return list(groups.values())
 
 
 def _measure(run: Run, inputs: Sequence[State], targets: Sequence[Tensor], learning: Learning) -> float:

@@ -190,9 +190,9 @@ def discrete_range(seen: Seen) -> tuple[Tensor, Tensor]:
     which = 0 if seen.tap.site == "scan.A_bar" else 1
     lows, highs = [], []
     for inputs in seen.scans:
-        found = discretize(inputs)[which]
-        found = found.abs() if which else found
-        lows.append(found.amin())
-        highs.append(found.amax())
+        values = discretize(inputs)[which]
+        values = values.abs() if which else values
+        lows.append(values.amin())
+        highs.append(values.amax())
     low = torch.stack(lows).amin()[None]
     return torch.zeros_like(low) if which else low, torch.stack(highs).amax()[None]

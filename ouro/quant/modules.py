@@ -201,9 +201,9 @@ def build(tap: Tap, spec: QuantSpec, state: Mapping[str, Tensor], *, rule: Outli
     wanted = {*names} | ({"zero"} if "scale" in names and not spec.signed else set())
     shapes = {tuple(state[name].shape) for name in ("scale", "zero", "theta") if name in state}
     if set(state) - _OPTIONAL != wanted or len(shapes) > 1:
-        found = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in state.items()) or "nothing"
+        given = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in state.items()) or "nothing"
         raise ValueError(f"a quantizer per {spec.granularity} needs {' and '.join(sorted(wanted)) or 'nothing'} of one "
-                         f"shape, its state holds {found}; quantize again")  # fmt: skip
+                         f"shape, its state holds {given}; quantize again")  # fmt: skip
     if kind is StepQuantizer:
         return StepQuantizer(tap, spec, state, rule=rule)
     return kind(tap, spec, state)

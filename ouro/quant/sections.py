@@ -92,28 +92,28 @@ class Looker:
     def constant(self, path: str) -> Tensor:
         """A weight or constant, in floating point; one look, the first, brings all that the section rounds."""
         if path not in self.floats:
-            wanted = [found for found in (path, *self.part.sites) if "b" not in self.known[found].axes]
-            attached = {found: self.known[found].quantizer for found in wanted}
+            wanted = [site for site in (path, *self.part.sites) if "b" not in self.known[site].axes]
+            attached = {site: self.known[site].quantizer for site in wanted}
             try:
-                for found in wanted:
-                    self.known[found].quantizer = None
-                self.floats |= {found: chunks[0] for found, chunks in self.at(wanted).items()}
+                for site in wanted:
+                    self.known[site].quantizer = None
+                self.floats |= {site: chunks[0] for site, chunks in self.at(wanted).items()}
             finally:
-                for found, quantizer in attached.items():
-                    self.known[found].quantizer = quantizer
+                for site, quantizer in attached.items():
+                    self.known[site].quantizer = quantizer
         return self.floats[path]
 
     def scan_paths(self) -> list[str]:
         """Scans of which the section rounds anything."""
-        found = {path.rpartition(".")[0] for path, (tap, _) in self.part.sites.items() if tap.site.startswith("scan.")}
-        return sorted(found)
+        paths = {path.rpartition(".")[0] for path, (tap, _) in self.part.sites.items() if tap.site.startswith("scan.")}
+        return sorted(paths)
 
     def scans(self, path: str) -> list[ScanInputs]:
         """Operands of one scan, chunk by chunk, as they reach the recurrence; D plays no part there."""
         seen = self.at([f"{path}.tap_{name}" for name in _OPERANDS])
         constant = {name: seen[f"{path}.tap_{name}"] for name in _OPERANDS}
         return [
-            ScanInputs(*(found[index if len(found) > 1 else 0] for found in constant.values()))
+            ScanInputs(*(chunks[index if len(chunks) > 1 else 0] for chunks in constant.values()))
             for index in range(max(map(len, constant.values())))
         ]
 

@@ -163,14 +163,14 @@ def selective_scan(
         if why is None:
             if name == "reference" and refused and not compiles(inputs.u):
                 what = "rounding inside the recurrence" if rounding is not None else "a scan"
-                _tell_slow(what, inputs.u.device.type, refused["triton"], refused["mamba_ssm"])
+                _warn_slow(what, inputs.u.device.type, refused["triton"], refused["mamba_ssm"])
             return _backend(name)(inputs, keep_states, rounding, window)
         refused[name] = why
     raise BackendError(f"scan backend {backend!r} cannot serve this request: {why}")
 
 
 @lru_cache(maxsize=64)
-def _tell_slow(what: str, device: str, triton: str, mamba_ssm: str) -> None:
+def _warn_slow(what: str, device: str, triton: str, mamba_ssm: str) -> None:
     """Logs, once for each kind of request, that a device runs a loop over tokens in place of a kernel."""
     _LOG.warning(
         "%s runs by the reference on %s, token after token; triton: %s; mamba_ssm: %s", what, device, triton, mamba_ssm

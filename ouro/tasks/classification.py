@@ -41,7 +41,7 @@ class Classification(Task):
         if not given:
             raise ValueError(f"{source} has no labels; accuracy needs a data set with one folder per class")
         if len(given) != info.num_classes:
-            raise ValueError(f"{source} has {len(given)} classes, {info.name} tells {info.num_classes} apart")
+            raise ValueError(f"{source} has {len(given)} classes, {info.name} has {info.num_classes}")
         if not known or all(name.isdecimal() for name in given):
             return
         pairs = [(a, b) for a, b in zip(given, known, strict=True) if _plain(a) != _plain(b)]

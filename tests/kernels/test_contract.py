@@ -30,8 +30,10 @@ def test_kernel_equals_its_reference(kernel, case, where):
 
 def test_machine_code_keeps_its_bounds(machine_code):
     assert {row["kernel"] for row in machine_code} == {k.name for k in KERNELS if k.builds}
-    found = [f"{r['kernel']}, {r['build']}, sm_{r['capability']}: {c}" for r in machine_code for c in r["complaints"]]
-    assert not found, "\n".join(found)
+    complaints = [
+        f"{r['kernel']}, {r['build']}, sm_{r['capability']}: {c}" for r in machine_code for c in r["complaints"]
+    ]
+    assert not complaints, "\n".join(complaints)
 
 
 def test_compiler_takes_every_launch_of_the_cases(audited):
@@ -39,8 +41,8 @@ def test_compiler_takes_every_launch_of_the_cases(audited):
     assert {(row["kernel"], row["case"]) for row in audited["cases"]} >= {
         (k.name, case.name) for k in KERNELS for case in k.cases if not case.bench
     }
-    found = [f"{row['kernel']}, {row['case']}: {row['complaint']}" for row in audited["cases"] if row["complaint"]]
-    assert not found, "\n".join(found)
+    complaints = [f"{row['kernel']}, {row['case']}: {row['complaint']}" for row in audited["cases"] if row["complaint"]]
+    assert not complaints, "\n".join(complaints)
 
 
 @each
@@ -130,7 +132,7 @@ def test_unknown_kernels_are_named():
         kernels.kernel("scan")
 
 
-def test_loops_are_told_apart():
+def test_loops_are_separated():
     sass = """
 .L_x_0:
         /*0010*/                   MOV R1, c[0x0][0x28] ;
@@ -177,8 +179,8 @@ def test_gate_finds_what_differs():
 def test_gate_counts_errors_by_what_is_allowed():
     wanted = {"y": torch.tensor([0.0, 1.0, 1.0, 1.0, 1.0, 1.0], dtype=torch.float64), "codes": torch.tensor([7, 7])}
     errors = torch.tensor([0.0, 1e-9, 0.01, 0.04, 0.2, 0.3], dtype=torch.float64)
-    found = {"y": wanted["y"] + errors, "codes": torch.tensor([7, 8])}
-    verdict = compare(found, wanted, {"": (0.1, 0.1), "codes": (0.0, 1.0)})
+    actual = {"y": wanted["y"] + errors, "codes": torch.tensor([7, 8])}
+    verdict = compare(actual, wanted, {"": (0.1, 0.1), "codes": (0.0, 1.0)})
     # allowed is 0.2: exact, up to 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1, more
     assert verdict.counts == (2, 1, 0, 0, 0, 1, 3, 1)
     assert verdict.share == pytest.approx(1.5) and verdict.max_error == 1.0

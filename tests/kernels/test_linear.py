@@ -49,10 +49,10 @@ def test_definition_is_the_librarys(name, channels):
     weight, weight_scale, bias = layer_of(9, channels, 4)
     inner, outer = encoded.inliers, encoded.outliers
     more = {} if outer is None else {"outliers": outer.codes, "outlier_scale": outer.scale, "outlier_zero": outer.zero}
-    found = reference(
+    actual = reference(
         inner.codes, inner.scale, packed(weight), weight_scale, bias, zero=inner.zero, dtype=torch.float32, **more
     )
-    assert_close(found, linear_reference(encoded, weight, weight_scale, bias).float(), rtol=1e-6, atol=1e-6)
+    assert_close(actual, linear_reference(encoded, weight, weight_scale, bias).float(), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 37, 64])

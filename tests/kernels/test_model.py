@@ -188,9 +188,9 @@ def test_a_block_on_codes_is_eight_launches(model, images, monkeypatch):
 @pytest.mark.parametrize("name", ["w4a8", "w4a4o8"])
 def test_codes_in_float32_are_the_simulation(model, images, where, name):
     there = calibrated(copy.deepcopy(model).to(where), FORMATS[name], images.to(where))
-    wanted, found = there(images.to(where)), fuse(there, torch.float32)(images.to(where))
-    assert torch.equal(found.argmax(1), wanted.argmax(1))
-    assert (found - wanted).square().mean().sqrt() < 1e-3 * wanted.square().mean().sqrt()
+    wanted, actual = there(images.to(where)), fuse(there, torch.float32)(images.to(where))
+    assert torch.equal(actual.argmax(1), wanted.argmax(1))
+    assert (actual - wanted).square().mean().sqrt() < 1e-3 * wanted.square().mean().sqrt()
 
 
 @torch.no_grad()
@@ -198,9 +198,9 @@ def test_every_block_equals_its_simulation(simulated, images):
     fused = fuse(simulated, torch.float32, backend="reference")
     state = simulated.stem(images)
     for path, block in simulated.blocks().items():
-        wanted, found = block(*state), fused.blocks()[path](*state)
-        assert_close(found[1], wanted[1], rtol=1e-6, atol=1e-6)
-        gap = (found[0] - wanted[0]).abs() / wanted[0].square().mean().sqrt()
+        wanted, actual = block(*state), fused.blocks()[path](*state)
+        assert_close(actual[1], wanted[1], rtol=1e-6, atol=1e-6)
+        gap = (actual[0] - wanted[0]).abs() / wanted[0].square().mean().sqrt()
         # a float beside the border of two codes takes either, and its row then differs by a step
         assert gap.median() < 1e-5 and gap.square().mean().sqrt() < 0.02, (path, gap.median(), gap.max())
         state = wanted

@@ -31,13 +31,13 @@ def test_norms_are_torchs():
 def test_codes_are_the_librarys(name):
     inputs = inputs_of(CASES[name], CPU)
     bits, signed = inputs.get("bits", 8), inputs.get("signed", True)
-    found = reference(**inputs)
+    actual = reference(**inputs)
     y = reference(**inputs | {"bits": None}).y
     encoding = Encoding(symmetric(bits) if signed else asymmetric(bits), inputs["scale"], inputs["zero"])
     wanted = encode_reference(y, encoding).inliers
-    assert torch.equal(found.codes.flatten(0, 1), wanted.codes)
-    assert torch.equal(found.scale.flatten(), wanted.scale)
-    assert not wanted.zero.any() if found.zero is None else torch.equal(found.zero.flatten(), wanted.zero)
+    assert torch.equal(actual.codes.flatten(0, 1), wanted.codes)
+    assert torch.equal(actual.scale.flatten(), wanted.scale)
+    assert not wanted.zero.any() if actual.zero is None else torch.equal(actual.zero.flatten(), wanted.zero)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -45,8 +45,8 @@ def test_codes_are_the_librarys(name):
 def test_codes_seldom_differ_from_those_of_float64(name, where):
     inputs = inputs_of(CASES[name], where)
     wide = {n: v.double() if isinstance(v, torch.Tensor) else v for n, v in inputs.items()}
-    found, wanted = norm_quantize(**inputs, backend="triton"), reference(**wide)
-    assert (found.codes != wanted.codes).float().mean() < 1e-3
+    actual, wanted = norm_quantize(**inputs, backend="triton"), reference(**wide)
+    assert (actual.codes != wanted.codes).float().mean() < 1e-3
 
 
 def test_sum_is_kept_as_asked_and_the_norm_is_of_the_unrounded_one():

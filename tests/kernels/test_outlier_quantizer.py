@@ -41,13 +41,13 @@ def test_definition_is_the_librarys(name):
         "outlier_zero": None if theirs.outliers is None else theirs.outliers.zero,
         "listed": theirs.listed,
     }
-    found = {part: rows(value) for part, value in outputs(ours).items() if part != "joined"}
-    found["listed"] = rows(listed_of(ours.joined, L, inputs.get("refresh", 10)))
+    actual = {part: rows(value) for part, value in outputs(ours).items() if part != "joined"}
+    actual["listed"] = rows(listed_of(ours.joined, L, inputs.get("refresh", 10)))
     # the library spells out zero points that are 0
     for part in ("zero", "outlier_zero"):
-        if found[part] is None and wanted[part] is not None:
-            found[part] = torch.zeros_like(wanted[part])
-    verdict = compare(found, wanted, {"": (0.0, 0.0)})
+        if actual[part] is None and wanted[part] is not None:
+            actual[part] = torch.zeros_like(wanted[part])
+    verdict = compare(actual, wanted, {"": (0.0, 0.0)})
     assert verdict.passed, verdict.complaint
 
 
@@ -71,14 +71,14 @@ def test_images_of_a_batch_do_not_see_each_other():
 def test_grid_mode_is_close_where_outliers_fit():
     inputs = inputs_of(CASES["grid, outliers out of reach"], CPU)
     x = inputs["x"]
-    found = reference(**inputs)
-    listed = listed_of(found.joined, x.shape[1], 10)
-    values = found.codes * found.scale[..., None]
-    fits = found.scale == inputs["scale"]
+    actual = reference(**inputs)
+    listed = listed_of(actual.joined, x.shape[1], 10)
+    values = actual.codes * actual.scale[..., None]
+    fits = actual.scale == inputs["scale"]
     assert fits.any() and not fits.all()
     # half a step for who is listed, and for all whom the 4-bit grid reaches
     reached = listed | (x.abs() <= 7 * inputs["scale"][:, None])
-    assert ((values - x).abs() <= 0.5001 * found.scale[..., None])[reached].all()
+    assert ((values - x).abs() <= 0.5001 * actual.scale[..., None])[reached].all()
     clipped = (values.abs() / inputs["scale"][:, None])[fits[..., None] & ~listed]
     assert clipped.max() < 7.001
 

@@ -131,15 +131,15 @@ def test_four_directions_of_a_mixer_run_on_triton(where: torch.device) -> None:
     torch.manual_seed(0)
     mixer = Mixer(MixerSpec(6, 12, 1, 2, orders, rows, kernel=3, conv="grid", gate="none", norm=True)).to(where)
     tokens = torch.randn(2, 12, 6, device=where)
-    found = {}
+    outputs = {}
     for backend in ("reference", "triton"):
         for module in mixer.modules():
             if isinstance(module, Scan):
                 module.backend = backend
         out = mixer(tokens)
-        found[backend] = [out, *torch.autograd.grad(out.square().sum(), list(mixer.parameters()))]
+        outputs[backend] = [out, *torch.autograd.grad(out.square().sum(), list(mixer.parameters()))]
     names = ["out", *(name for name, _ in mixer.named_parameters())]
-    for name, actual, expected in zip(names, found["triton"], found["reference"], strict=True):
+    for name, actual, expected in zip(names, outputs["triton"], outputs["reference"], strict=True):
         assert_close(actual, expected, name=name)
 
 

@@ -27,14 +27,14 @@ ORDERS = [
 def test_dispatch_gives_the_reference_s_y_p_and_gradients(order, size: int, where: torch.device) -> None:
     given = operands(torch.Generator().manual_seed(0), where, (1, len(order.cells)), 1, extra=0, b=1, e=3, n=1)
     leaves = [given[name].requires_grad_() for name in ("u", "delta", "A", "B", "C", "D", "weights")]
-    found = {}
+    outputs = {}
     for backend in ("reference", "triton"):
         out = dispatched(ScanInputs(*leaves[:6]), backend=backend, window=PatchWindow(size, leaves[6], order))
         g = torch.Generator().manual_seed(1)
         loss = sum((x * torch.randn(x.shape, generator=g).to(where)).sum() for x in (out.y, out.y_p))
-        found[backend] = [out.y, out.y_p, *torch.autograd.grad(loss, leaves)]
+        outputs[backend] = [out.y, out.y_p, *torch.autograd.grad(loss, leaves)]
     names = ("y", "y_p", "du", "ddelta", "dA", "dB", "dC", "dD", "dweights")
-    for name, actual, expected in zip(names, found["triton"], found["reference"], strict=True):
+    for name, actual, expected in zip(names, outputs["triton"], outputs["reference"], strict=True):
         assert_close(actual, expected, name=name)
 
 
@@ -49,7 +49,7 @@ def test_a_window_of_one_weighs_the_output_without_skip(where: torch.device) -> 
 
 def test_grouped_gradients_are_those_of_the_float64_reference(where: torch.device) -> None:
     given = operands(torch.Generator().manual_seed(3), where, (2, 3), 3, b=1, e=4, n=2, groups=2, skip=False)
-    found = []
+    outputs = []
     for run, dtype, options in ((reference, torch.float64, {}), (patched_scan, torch.float32, {"backend": "triton"})):
         leaves = {
             name: x.detach().to(dtype).requires_grad_()
@@ -57,8 +57,8 @@ def test_grouped_gradients_are_those_of_the_float64_reference(where: torch.devic
             if isinstance(x, torch.Tensor) and x.is_floating_point()
         }
         out = run(**given | leaves, reverse=True, **options)
-        found.append([out.y_p, *torch.autograd.grad(out.y_p.square().sum() + out.y.sum(), list(leaves.values()))])
-    for expected, actual in zip(*found, strict=True):
+        outputs.append([out.y_p, *torch.autograd.grad(out.y_p.square().sum() + out.y.sum(), list(leaves.values()))])
+    for expected, actual in zip(*outputs, strict=True):
         assert_close(actual, expected)
 
 

@@ -86,7 +86,7 @@ def test_runs_are_listed_by_age(tmp_path):
     assert [run.path for run in Store(tmp_path).runs()] == opened
 
 
-def test_a_run_is_found_once_it_was_opened(tmp_path):
+def test_find_gives_a_run_once_it_was_opened(tmp_path):
     store = Store(tmp_path / "store")
     assert store.find({"a": 1}) is None and not (tmp_path / "store").exists()
     opened = store.open({"a": 1})

@@ -82,8 +82,8 @@ def test_taps_add_no_state_dict_key(model):
 
 
 def test_match_leaves_out_costly_taps_unless_named(model):
-    found = match_taps(model, "layers.*.scans.*")
-    assert set(found) == {f"layers.{i}.scans.0.tap_{name}" for i in (0, 1) for name in (*OPERANDS, "y")}
+    matches = match_taps(model, "layers.*.scans.*")
+    assert set(matches) == {f"layers.{i}.scans.0.tap_{name}" for i in (0, 1) for name in (*OPERANDS, "y")}
     assert set(match_taps(model, "*.tap_h")) == {"layers.0.scans.0.tap_h", "layers.1.scans.0.tap_h"}
     assert set(match_taps(model, "layers.0.tap_*", "*.tap_in")) == {
         "layers.0.tap_in", "layers.0.tap_w", "layers.0.tap_side", "layers.1.tap_in",
@@ -127,7 +127,7 @@ def test_record_makes_no_record_of_a_scan_traced_in_part(model, x):
     assert len(trace.tensors) == 2 and list(trace.scans) == []
 
 
-def test_record_detaches_unless_told(model, x):
+def test_record_detaches_by_default(model, x):
     with record(model, "*.tap_y") as trace:
         model(x.requires_grad_())
     assert not any(tensor.requires_grad for tensor in trace.tensors.values())

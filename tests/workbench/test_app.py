@@ -35,8 +35,8 @@ def test_every_event_is_private_or_named():
 
 def test_page_is_built_without_the_library():
     code = "import sys, workbench.app; print(*({'torch', 'timm', 'numba', 'matplotlib'} & set(sys.modules)))"
-    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == ""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == ""
 
 
 @needs_weights
@@ -131,7 +131,7 @@ def test_attention_follows_image_layer_and_patch(visit: Visit):
 
 @needs_browser
 @needs_weights
-def test_bad_upload_is_told_in_one_line(visit: Visit, tmp_path: Path):
+def test_bad_upload_is_reported_in_one_line(visit: Visit, tmp_path: Path):
     empty = tmp_path / "empty.png"
     empty.write_bytes(b"")
     broken = tmp_path / "broken.png"
@@ -248,7 +248,7 @@ def test_only_the_settings_of_the_method_are_shown(visit: Visit):
         visit.page.get_by_label(label).check()
         visit.page.wait_for_selector(seen)
         visit.page.wait_for_selector(hidden, state="hidden")
-    # what cannot be is told by the bar, and nothing of the form is lost
+    # the bar says what cannot be, and nothing of the form is lost
     visit.number("wb-samples-clamp-positives", 9)
     visit.page.locator("#wb-samples-go").click()
     assert "positives is 9, expected 1 to 8" in visit.ended("wb-samples-job", "failed")

@@ -26,8 +26,8 @@ def report(mode: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def isolated() -> dict[str, Any]:
-    found = [("layers.1", "b", 0.1), ("layers.10", "a", 0.01), ("layers.2", "a", 0.001), ("head", "a", 0.0)]
-    return report("isolated", [row(block, kind, kl, kl) for block, kind, kl in found])
+    damages = [("layers.1", "b", 0.1), ("layers.10", "a", 0.01), ("layers.2", "a", 0.001), ("head", "a", 0.0)]
+    return report("isolated", [row(block, kind, kl, kl) for block, kind, kl in damages])
 
 
 def test_map_has_blocks_in_the_order_of_the_model_and_holes_where_nothing_is_lost():
@@ -38,7 +38,7 @@ def test_map_has_blocks_in_the_order_of_the_model_and_holes_where_nothing_is_los
 
 
 def test_map_agrees_with_the_figure_of_the_library():
-    (values,) = (found for found in stored.sensitivities() if found["model"] == "vim_nano")
+    (values,) = (report for report in stored.sensitivities() if report["model"] == "vim_nano")
     drawn = json.loads(damage.map_chart(values))["data"][0]
     theirs = figures.screen(values).data[0]
     assert drawn["y"] == list(theirs.y) and [f"layers.{x}" for x in drawn["x"]] == list(theirs.x)
@@ -50,10 +50,10 @@ def test_map_of_all_but_one_shows_what_each_gives_back():
     drawn = json.loads(damage.map_chart(values))["data"][0]
     assert drawn["z"] == [pytest.approx([0.3, -0.1])]
     assert (drawn["zmin"], drawn["zmax"]) == pytest.approx((-0.3, 0.3)), "nothing saved is in the middle of the colors"
-    assert "layers.0.a in float saves the most, KL 0.30" in damage.told(values)
+    assert "layers.0.a in float saves the most, KL 0.30" in damage.summary(values)
 
 
-def test_nothing_rounded_is_told_and_not_drawn():
+def test_nothing_rounded_is_reported_and_not_drawn():
     values = report("isolated", [row("layers.0", "a", 0.0, 0.0)])
     assert "nothing is rounded" in json.loads(damage.map_chart(values))["empty"]
 

@@ -69,10 +69,10 @@ def test_guarded_turns_exceptions_into_one_line():
     with pytest.raises(gr.Error) as caught:
         handler("unknown model 'x'; known: y\nTraceback")
     assert caught.value.message == "Unknown model 'x'; known: y"
-    beats = generator()
-    assert next(beats) == 1
+    steps = generator()
+    assert next(steps) == 1
     with pytest.raises(gr.Error) as caught:
-        next(beats)
+        next(steps)
     assert caught.value.message == "KeyError: 'lost'"
 
 

@@ -57,14 +57,14 @@ def test_page_knows_every_kernel_and_every_level():
 
 
 def test_chart_spreads_all_values_over_what_is_allowed(rows):
-    mine = of(rows, "paired_linear")
-    drawn = json.loads(checks.chart(mine))
+    selected = of(rows, "paired_linear")
+    drawn = json.loads(checks.chart(selected))
     (bars,) = drawn["data"]
-    assert sum(bars["customdata"]) == sum(sum(row["counts"]) for row in mine)
+    assert sum(bars["customdata"]) == sum(sum(row["counts"]) for row in selected)
     assert sum(bars["y"]) == pytest.approx(1) and bars["y"][-1] == 0 and bars["y"][0] < 1
     # the border lies between the last two levels, whose middles are whole numbers
     assert drawn["layout"]["shapes"][0]["x0"] == len(bars["x"]) - 1.5
-    assert drawn["alt"].endswith(checks.told(mine))
+    assert drawn["alt"].endswith(checks.verdict_text(selected))
 
 
 def test_several_kernels_have_a_place_each(rows):
@@ -78,23 +78,25 @@ def test_several_kernels_have_a_place_each(rows):
     assert "31 of 31" in lines[0] and "9 of 9" in lines[1]
 
 
-def test_finding_is_told(rows):
+def test_verdict_is_a_sentence(rows):
     exact, near = of(rows, "outlier_quantizer"), of(rows, "paired_linear")
-    assert re.fullmatch(r"All 31 cases passed: [\d,]+ values, all equal to their definition\.", checks.told(exact))
+    words = checks.verdict_text(exact)
+    assert re.fullmatch(r"All 31 cases passed: [\d,]+ values, all equal to their definition\.", words)
     worst = max(near, key=lambda row: row["share"])
-    assert f"(paired_linear, {worst['case']})" in checks.told(near) and "so far" not in checks.told(near)
-    assert checks.told(near[:3], over=False).startswith("3 cases passed so far: ")
+    words = checks.verdict_text(near)
+    assert f"(paired_linear, {worst['case']})" in words and "so far" not in words
+    assert checks.verdict_text(near[:3], over=False).startswith("3 cases passed so far: ")
     assert "so far" in checks.verdict(near) and "so far" not in checks.verdict(near, "a GPU")
 
 
 def test_a_failure_comes_first_and_is_not_praised(rows):
-    mine = of(rows, "paired_linear")
-    mine = [*mine[:-1], failed(mine[-1])]
-    assert checks.told(mine).startswith("1 of 9 cases failed: paired_linear.")
-    table = checks.cases(mine)
+    selected = of(rows, "paired_linear")
+    selected = [*selected[:-1], failed(selected[-1])]
+    assert checks.verdict_text(selected).startswith("1 of 9 cases failed: paired_linear.")
+    table = checks.cases(selected)
     assert table.count("✓") == 8 and "y: 1 &lt; 2 differ" in table.split("<tr>")[2] and "∞" in table.split("<tr>")[2]
-    assert json.loads(checks.chart(mine))["alt"].count("failed") == 1
-    assert "∞" in checks.summary([*mine, *of(rows, "outlier_quantizer")])
+    assert json.loads(checks.chart(selected))["alt"].count("failed") == 1
+    assert "∞" in checks.summary([*selected, *of(rows, "outlier_quantizer")])
 
 
 def test_every_case_is_in_the_table(rows):
@@ -119,7 +121,7 @@ def test_card_has_the_least_work_of_a_measured_case(name: str):
 def test_nothing_is_claimed_before_anything_ran():
     assert "Nothing has been checked" in json.loads(checks.chart([]))["empty"]
     assert (checks.verdict([]), checks.summary([]), checks.cases([])) == ("", "", "")
-    assert kernels.found(None) == ([], "")
+    assert kernels.gate_rows(None) == ([], "")
 
 
 # ---- the job ---------------------------------------------------------------------------------------------------
@@ -128,10 +130,10 @@ def test_nothing_is_claimed_before_anything_ran():
 def test_rows_come_one_by_one_and_stay():
     job, seen = runner.start(kernels.KIND, lambda: engine.gate_job(("paired_linear",))), set()
     for _ in runner.follow(job):
-        seen.add(len(kernels.found(job)[0]))
+        seen.add(len(kernels.gate_rows(job)[0]))
     assert job.state == "done", job.error
-    found, place = kernels.found(runner.latest(kernels.KIND))
-    assert len(found) == 9 and 9 in seen and all(row["passed"] for row in found)
+    rows, place = kernels.gate_rows(runner.latest(kernels.KIND))
+    assert len(rows) == 9 and 9 in seen and all(row["passed"] for row in rows)
     assert place.startswith(job.result.run.device) and ("interpreter" in place) == job.result.values["interpreted"]
 
 
@@ -141,9 +143,9 @@ def test_cancelling_ends_the_process(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: started.append(make(*a, **k)) or started[-1])
     job = runner.start(kernels.KIND, lambda: engine.gate_job(("implicit_attention", "bidirectional_scan")))
     for _ in runner.follow(job):
-        if kernels.found(job)[0]:
+        if kernels.gate_rows(job)[0]:
             job.cancel()
-    assert job.state == "cancelled" and kernels.found(job)[0] and kernels.found(job)[1] == ""
+    assert job.state == "cancelled" and kernels.gate_rows(job)[0] and kernels.gate_rows(job)[1] == ""
     began = time.monotonic()
     while started[0].poll() is None and time.monotonic() - began < 20:
         time.sleep(0.1)
@@ -151,7 +153,7 @@ def test_cancelling_ends_the_process(monkeypatch: pytest.MonkeyPatch):
     assert started[0].returncode == -signal.SIGKILL
 
 
-def test_without_triton_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch):
+def test_without_triton_the_remedy_is_shown(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr("ouro.kernels.launch.find_spec", lambda name: None)
     job = runner.start(kernels.KIND, lambda: engine.gate_job(("paired_linear",)))
@@ -196,9 +198,9 @@ def test_times_of_a_kernel_have_floor_gate_peers_and_ratios(timed):
     assert [trace.get("name") for trace in drawn["data"]] == ["ours", "others", None, "floor"]
     assert drawn["data"][0]["x"] == [0.8] and drawn["data"][1]["x"] == [1.6, 1.2] and drawn["data"][3]["x"] == [0.4]
     assert drawn["data"][1]["error_x"]["array"] == pytest.approx([1.2 - 1.6, 0.0])
-    told = text(times.source(files, "A GPU", TOPIC))
-    assert "A GPU · quantized_linear, no bias · results/kernels.json · commit c" in told
-    assert "Missing peers: torchao int8 (torchao is not installed)" in told
+    words = text(times.source(files, "A GPU", TOPIC))
+    assert "A GPU · quantized_linear, no bias · results/kernels.json · commit c" in words
+    assert "Missing peers: torchao int8 (torchao is not installed)" in words
 
 
 def test_no_ratio_stands_beside_a_failed_gate(timed, monkeypatch):
@@ -262,11 +264,11 @@ def test_stored_files_of_this_repository_are_shown():
     shown = 0
     for device in times.devices(files):
         for topic in times.topics(files, device):
-            mine = [row for row in times.measured(files) if (row["device"], row["topic"]) == (device, topic)]
-            assert json.loads(times.chart(files, device, topic)).get("data") or not any(row["p50_ms"] for row in mine)
-            assert times.listed(files, device, topic).count("<tr>") == 1 + len(mine)
+            rows = [row for row in times.measured(files) if (row["device"], row["topic"]) == (device, topic)]
+            assert json.loads(times.chart(files, device, topic)).get("data") or not any(row["p50_ms"] for row in rows)
+            assert times.listed(files, device, topic).count("<tr>") == 1 + len(rows)
             assert device in times.source(files, device, topic)
-            shown += len(mine)
+            shown += len(rows)
     assert shown >= 21
 
 

@@ -68,7 +68,7 @@ def test_a_model_is_read_kept_and_opened_by_its_alias(home: Path):
         "under &#x27;model&#x27;",
     ):
         assert part in words
-    # the file is named by its path, so it is told when it goes
+    # the file is named by its path, so it is reported when it goes
     path.unlink()
     assert entry.alias not in engine.models() and "no longer where it was" in bring.model_card(workspace.models()[0])
     with pytest.raises(ValueError, match="bees.pth is no longer where it was; add it again or remove it"):
@@ -109,7 +109,7 @@ def test_a_file_that_cannot_be_read_is_refused_in_one_line(home: Path, name, con
     assert "\n" not in str(caught.value) and workspace.models() == [] and "run" not in capsys.readouterr().out
 
 
-def test_a_model_of_another_family_is_told_with_what_was_read(home: Path):
+def test_a_model_of_another_family_is_reported_with_what_was_read(home: Path):
     torch.save({"conv1.weight": torch.zeros(3, 3), "fc.bias": torch.zeros(2)}, home / "resnet.pth")
     reading = own.model(str(home / "resnet.pth"))
     assert reading.entry is None and "resnet.pth looks like none of Vim, VMamba" in reading.refusal
@@ -144,7 +144,7 @@ def test_pictures_are_read_with_their_classes(home: Path):
     assert len(own.thumbnails(entry)) == own.THUMBS and bring.pictures_card(entry).count("<img") == own.THUMBS
     plain = own.pictures(str(picture_folder(home / "plain", 3, 0)))
     assert plain.classes == () and "without labels" in bring.about(plain)
-    # a set that went away is told, and one that lost a file does not fail
+    # a set that went away is reported, and one that lost a file does not fail
     for path in (home / "plain").iterdir():
         path.write_bytes(b"")
     assert own.thumbnails(plain) == []
@@ -186,7 +186,7 @@ def test_every_choice_follows_what_is_there(home: Path):
     assert calib.measured(alias, plain.data) == calib.AGREEMENT == calib.measured("vim_nano", labelled.data)
     assert "one folder for each of its 12 classes" in calib.verdict("vim_nano", labelled.data)
     assert calib.spelled(labelled.data, 32, None) == f"{labelled.data}:14" == calib.real(alias, 128)
-    assert calib.told(f"{labelled.data}:14") == "14 flowers"
+    assert calib.short_name(f"{labelled.data}:14") == "14 flowers"
     # seven class folders, but not the model's seven classes
     named = own.model(str(home / "bees.pth"), "", tuple("abcdefg")).entry
     assert named is not None and calib.measured(alias, labelled.data) == calib.AGREEMENT
@@ -209,8 +209,8 @@ def test_every_tab_serves_a_model_of_ones_own(home: Path):
     assert pictures.scaled(alias, first) == "60×40 pixels, seen at 48×48."
     assert "seen at 48×48" in list(pictures.hints(alias, first))[-1]
     assert list(pictures.hints("vim_nano", pictures.start("vim_nano"))) == [""]
-    found = engine.outliers(**outliers.spec_of(alias, first, 0, "in_proj", "forward", 3.0, 10))
-    assert found.values["n"] == 14 and found.arrays["raw"].shape == (10, 32)
+    result = engine.outliers(**outliers.spec_of(alias, first, 0, "in_proj", "forward", 3.0, 10))
+    assert result.values["n"] == 14 and result.arrays["raw"].shape == (10, 32)
     upload = {**first, "data": "", "path": str(home / "flowers" / "kind0" / "p00.jpg"), "sample": None}
     alone = engine.outliers(**outliers.spec_of(alias, upload, 0, "in_proj", "forward", 3.0, 10))
     assert alone.values["n"] == 2 and outliers.player_value(alone, alias, upload)

@@ -39,11 +39,11 @@ def test_job_ends_in_its_result():
 def test_cancel_is_seen_at_once_though_a_step_takes_long():
     closed = threading.Event()
     job = runner.start("slow", lambda: counting(5, pause=1.2, closed=closed))
-    beats = runner.follow(job)
-    next(beats)
+    states = runner.follow(job)
+    next(states)
     began = time.monotonic()
     assert runner.cancel("slow")
-    assert [beat.state for beat in beats][-1] == "cancelled"
+    assert [each.state for each in states][-1] == "cancelled"
     assert time.monotonic() - began < 1.0, "a step takes 1.2 s"
     assert closed.wait(3), "the generator was not closed"
     time.sleep(0.05)
@@ -99,7 +99,7 @@ def test_cancel_ends_a_paused_job_without_another_step():
 def test_pace_is_that_of_what_is_computed_now():
     def resumed() -> Generator[Progress, None, None]:
         for done in (10, 20):
-            yield Progress(done, 40, "found", {"finished": done})
+            yield Progress(done, 40, "read", {"finished": done})
         for step in range(21, 41):
             time.sleep(0.15)
             yield Progress(step, 40, "made")
@@ -131,7 +131,7 @@ def test_only_what_is_unforeseen_is_logged_with_its_trace(error, traced, caplog)
     assert bool(record.exc_info) == traced
 
 
-def test_bar_tells_progress_and_time_left():
+def test_bar_shows_progress_and_time_left():
     job = runner.Job("demo", lambda: counting(1), state="running", step=25, total=100, message="25 of <100>")
     job.started = time.monotonic() - 10
     job.first = (5, time.monotonic() - 8)

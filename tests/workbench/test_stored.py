@@ -35,13 +35,13 @@ def test_stopped_set_is_listed_until_it_is_finished(home: Path):
     job = noise_job(6, 2)
     next(job), next(job)
     job.close()
-    (found,) = stored.unfinished()
-    assert found["finished"] == 4 and found["spec"]["num"] == 6 and not stored.sets()
-    report = finish(synthesize(SynthesisSpec(**found["spec"])))
-    assert report.values["path"].startswith(found["path"]), "the stopped run goes on, no other is begun"
+    (entry,) = stored.unfinished()
+    assert entry["finished"] == 4 and entry["spec"]["num"] == 6 and not stored.sets()
+    report = finish(synthesize(SynthesisSpec(**entry["spec"])))
+    assert report.values["path"].startswith(entry["path"]), "the stopped run goes on, no other is begun"
     assert not stored.unfinished() and [made["num"] for made in stored.sets()] == [6]
     with pytest.raises(ValueError, match="no such unfinished set"):
-        stored.discard(found["path"])
+        stored.discard(entry["path"])
 
 
 @needs_weights
@@ -49,9 +49,9 @@ def test_discarded_set_is_gone(home: Path):
     job = noise_job(4, 2)
     next(job)
     job.close()
-    (found,) = stored.unfinished()
-    stored.discard(found["path"])
-    assert not stored.unfinished() and not Path(found["path"]).exists()
+    (entry,) = stored.unfinished()
+    stored.discard(entry["path"])
+    assert not stored.unfinished() and not Path(entry["path"]).exists()
 
 
 @needs_weights
@@ -63,10 +63,10 @@ def test_pictures_of_a_set_have_the_names_of_their_classes(home: Path):
     assert names == [info.class_names[label].replace("_", " ") for label in report.arrays["labels"][:10].tolist()]
 
 
-def test_results_are_told_apart_by_what_they_measure():
+def test_results_are_separated_by_what_they_measure():
     assert all("top1" in row and "budget" not in row for row in stored.accuracies())
     assert {row["budget"] for row in stored.budgets()} > {4, 5}
-    assert "vim_nano" in {found["model"] for found in stored.sensitivities()}
+    assert "vim_nano" in {report["model"] for report in stored.sensitivities()}
 
 
 def test_a_file_that_is_no_json_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog):
@@ -77,10 +77,10 @@ def test_a_file_that_is_no_json_is_passed_over(tmp_path: Path, monkeypatch: pyte
     assert "a.json is no readable JSON" in caplog.text
 
 
-def test_exported_set_has_a_name_that_tells(tmp_path):
+def test_exported_set_has_a_descriptive_name(tmp_path):
     file = tmp_path / "tensors.safetensors"
     file.write_bytes(b"set")
-    found = {
+    entry = {
         "model": "vim_nano",
         "method": "ouro",
         "num": 8,
@@ -89,6 +89,6 @@ def test_exported_set_has_a_name_that_tells(tmp_path):
         "set_digest": "ab",
         "path": str(file),
     }
-    copy = Path(stored.exported(found))
+    copy = Path(stored.exported(entry))
     assert copy.name == "vim_nano-ouro-8x10-seed0.safetensors" and copy.read_bytes() == b"set"
     assert copy.is_relative_to(tempfile.gettempdir())

@@ -1,4 +1,4 @@
-"""What a person brought is kept, found again by another process, told when it is gone, and removed when it is not wanted."""
+"""What a person brought is kept, read by another process, reported when gone, and removed when it is not wanted."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def weights(folder: Path, name: str = "bees.pth", content: bytes = b"weights") -
                  now.st_mtime_ns)  # fmt: skip
 
 
-def test_what_is_added_is_found_again(home: Path):
+def test_what_is_added_is_listed(home: Path):
     assert workspace.models() == [] and workspace.pictures() == []
     kept = workspace.add_model(weights(home))
     assert kept.alias == "bees.pth (vim_nano)" and kept.row["name"] == kept.alias and not kept.fault
@@ -53,13 +53,13 @@ def test_every_model_has_a_name_of_its_own_and_the_same_file_keeps_its_name(home
     }
 
 
-def test_runs_are_told_apart_by_their_weights(home: Path):
+def test_runs_are_separated_by_their_weights(home: Path):
     kept = workspace.add_model(weights(home))
     assert workspace.alias_of("vim_nano", "digest") == kept.alias
     assert workspace.alias_of("vim_nano", "another") == "vim_nano"
 
 
-def test_what_is_gone_or_changed_is_told_and_no_error(home: Path):
+def test_what_is_gone_or_changed_is_reported_and_no_error(home: Path):
     kept = workspace.add_model(weights(home))
     os.utime(kept.path, ns=(1, 1))
     assert workspace.models()[0].fault == "bees.pth was changed since it was read; add it again"

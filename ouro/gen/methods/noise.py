@@ -1,4 +1,4 @@
-"""Gaussian noise as calibration images: the control every synthesis has to beat."""
+"""Gaussian noise as calibration images: the control that every synthesis has to outperform."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from ouro.vision import VisionModel
 
 
 class GaussianNoise(Objective):
-    """Nothing to optimise: the initial images are the set."""
+    """Nothing to optimize: the initial images are the set."""
 
     title = "Gaussian noise"
-    optimises = False
+    optimizes = False
 
     def __init__(self, model: VisionModel, *, seed: int = 0) -> None:
         super().__init__(model, seed=seed)

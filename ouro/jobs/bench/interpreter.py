@@ -17,7 +17,7 @@ import torch
 
 from ouro.kernels.launch import KernelError, can_run
 
-_PAUSE = 0.5
+_POLL = 0.5
 """Seconds without a row after which whoever waits may look up."""
 
 
@@ -88,6 +88,6 @@ def rows_of(module: str, *arguments: str, environment: Mapping[str, str]) -> Ite
 def _next(lines: SimpleQueue[str | None]) -> str | None:
     """The next line, "" if there is none yet, None after the last."""
     try:
-        return lines.get(timeout=_PAUSE)
+        return lines.get(timeout=_POLL)
     except Empty:
         return ""

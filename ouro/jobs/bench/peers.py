@@ -28,7 +28,7 @@ Inputs = Mapping[str, Any]
 class Peer:
     """make: sets of operands of a kernel's call -> calls that do the same; None where it cannot, such as an odd size.
 
-    module: to be found for it to run.
+    module: has to be installed for it to run.
     """
 
     name: str

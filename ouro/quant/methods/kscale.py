@@ -74,12 +74,12 @@ class KScaled(Method):
         return QuantSpec(width, True, "step clusters" if tap.site in _OVER_STEPS else "tensor", narrow=False)
 
     def bases(self, block: Block) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = {}
+        factors: dict[str, Tensor] = {}
         for scan in block.scans if self.reparam else ():
             state = reparam.factors(mean_state(block.operands(scan))).state
             # B / r_D and C r_D; both hold the powers of a mean, so they are positive
-            found |= {f"{scan}.tap_B": state, f"{scan}.tap_C": 1 / state}
-        return found
+            factors |= {f"{scan}.tap_B": state, f"{scan}.tap_C": 1 / state}
+        return factors
 
     def fit_weight(self, seen: Seen) -> dict[str, Tensor]:
         weight, bits = seen.chunks[0], seen.spec.bits
@@ -112,15 +112,15 @@ class KScaled(Method):
         return (0.7 if bits >= 8 else 0.0) if self.least is None else self.least
 
     def fit_recurrence(self, seen: Seen) -> dict[str, Tensor]:
-        found = reparam.factors(mean_state(seen.scans)) if self.reparam else None
+        factors = reparam.factors(mean_state(seen.scans)) if self.reparam else None
         bits, channel, state = seen.spec.bits, None, None
-        if found is not None:
-            channel, state = found.channel, found.state
+        if factors is not None:
+            channel, state = factors.channel, factors.state
         if self.h_scale == "per_step":
-            scale = reparam.search_steps(seen.scans, found, bits, samples=self.samples, least=self._least(bits))
+            scale = reparam.search_steps(seen.scans, factors, bits, samples=self.samples, least=self._least(bits))
         else:
-            scale = reparam.search_shared(seen.scans, found, bits, samples=self.samples, least=self._least(bits))
-            scale = scale if found is None else scale * found.step
+            scale = reparam.search_shared(seen.scans, factors, bits, samples=self.samples, least=self._least(bits))
+            scale = scale if factors is None else scale * factors.step
         return state_of(scale, seen.scans[0], channel, state)
 
 

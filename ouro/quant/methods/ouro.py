@@ -108,8 +108,8 @@ class OuroMambaQuant(Method):
         rows = (selective_scan(inputs, keep_states=True).h for inputs in seen.scans)
         # [b e l n] as rows [b l (e n)]: a step per time step
         chunks = [h.transpose(1, 2).flatten(2) for h in rows if h is not None]
-        found = observers.clipped_range(chunks, seen.spec, norm=self.norm, candidates=self.candidates, per_step=True)
-        return state_of(found["scale"], seen.scans[0])
+        state = observers.clipped_range(chunks, seen.spec, norm=self.norm, candidates=self.candidates, per_step=True)
+        return state_of(state["scale"], seen.scans[0])
 
     def build(self, tap: Tap, spec: QuantSpec, state: Mapping[str, Tensor]) -> Quantizer:
         return build(tap, spec, state, rule=self._rule(tap, spec))

@@ -48,11 +48,11 @@ def check_alpha(alpha: float) -> None:
 
 def smoothing(block: Block, alpha: float, *, floor: float = 1e-5) -> dict[str, Tensor]:
     """The factor [c] of every layer of a block, under the paths of its input and of its weight."""
-    found: dict[str, Tensor] = {}
+    by_path: dict[str, Tensor] = {}
     for path, weight_path in block.layers.items():
         factor = factors(block.inputs(path), block.weights(weight_path), alpha, floor=floor)
-        found |= {path: factor, weight_path: factor}
-    return found
+        by_path |= {path: factor, weight_path: factor}
+    return by_path
 
 
 def factors(inputs: Sequence[Tensor], weight: Tensor, alpha: float, *, floor: float = 1e-5) -> Tensor:

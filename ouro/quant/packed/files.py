@@ -59,8 +59,8 @@ def restore(
         ValueError: they are no packed model, a damaged one, or that of another model.
     """
     if metadata.get("format") != PACKED_FORMAT:
-        found = metadata.get("format")
-        raise ValueError(f"this is no packed model: its format is {found!r}, expected {PACKED_FORMAT!r}")
+        given = metadata.get("format")
+        raise ValueError(f"this is no packed model: its format is {given!r}, expected {PACKED_FORMAT!r}")
     sites = [key.removesuffix(_CODES) for key in tensors if key.endswith(_CODES)]
     foreign = tuple(f"{path}{KEY}" for path in sites)
     steps = {key: x for key, x in tensors.items() if KEY in key and not key.startswith(foreign)}

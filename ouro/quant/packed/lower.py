@@ -66,7 +66,7 @@ def _packed_weight(model: nn.Module, path: str) -> PackedWeight | None:
     weight = parameter_of(model, path)[1]
     with torch.no_grad():
         rounded = quantizer.rounded(quantizer.inside(weight)).flatten(1)
-    # what the quantizer puts out are the codes, however it found them
+    # what the quantizer puts out are the codes, however it computed them
     codes = (rounded / quantizer.scale.detach()[:, None]).round()
     packed = pack_codes(codes, quantizer.spec.bits)
     return PackedWeight(tap, quantizer.spec, packed, quantizer.scale.detach(), weight.shape).to(weight.device)
@@ -103,13 +103,13 @@ def _input_tap(owner: nn.Module) -> Tap | None:
 def parameter_of(model: nn.Module, path: str) -> tuple[str, nn.Parameter]:
     """(key, parameter) of the weight that passes this tap: the one matrix or kernel of the tap's owner."""
     place = path.rpartition(".")[0]
-    found = {
+    weights = {
         f"{place}.{key}": x
         for key, x in model.get_submodule(place).named_parameters()
         if x.dim() > 1 and KEY not in f".{key}"
     }
-    assert len(found) == 1, f"{place} has {len(found)} weights, its tap stands for one"
-    return next(iter(found.items()))
+    assert len(weights) == 1, f"{place} has {len(weights)} weights, its tap stands for one"
+    return next(iter(weights.items()))
 
 
 def _same_basis(one: Quantizer, other: Quantizer) -> bool:

@@ -122,7 +122,7 @@ def _widths(items: Sequence[Item], capacity: int) -> list[int]:
 
 
 def _undominated(cost: np.ndarray, damage: np.ndarray) -> np.ndarray:
-    """Places of the states that no other beats in both, by rising cost; at most `MOST_STATES` of them."""
+    """Places of the Pareto-optimal states, by rising cost; at most `MOST_STATES` of them."""
     order = np.lexsort((damage, cost))
     least = np.minimum.accumulate(damage[order])
     kept = order[np.concatenate([[True], least[1:] < least[:-1]])]

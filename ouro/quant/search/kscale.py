@@ -42,13 +42,13 @@ def search_tokens(rows: Sequence[Tensor], labels: Tensor, bits: int, *, tie: boo
     starts = initial(_cluster_peaks(rows, labels, axis=1), bits)
     tokens, steps = _sample(rows, TOKENS)
     of_token = labels.cpu()[steps]
-    found = []
+    best = []
     for cluster, start in enumerate(starts):
         x = tokens[of_token == cluster]
         tried = with_initial(start, least=least)
         dots, squares = _code_sums(x, tried, bits)
-        found.append(tried[_mean_cosine(dots, squares, x).argmax()])
-    scales = torch.stack(found)
+        best.append(tried[_mean_cosine(dots, squares, x).argmax()])
+    scales = torch.stack(best)
     return (power_of_two(scales) if tie else scales).to(rows[0].device)
 
 
@@ -108,7 +108,7 @@ def search_weight(weight: Tensor, inputs: Sequence[Tensor], bits: int, *, per_ch
     Args:
         inputs: chunks [b l c] of the layer's input.
         per_channel: one scale per output channel, [o], with the least squared error of that channel's output: a
-            cosine over one channel cannot tell scales apart.
+            cosine over one channel does not depend on the scale.
 
     Raises:
         ValueError: inputs are empty, or they or the weight hold values that are not finite or do not fit.

@@ -88,10 +88,10 @@ def sample(scans: Sequence[ScanInputs], samples: int) -> ScanInputs:
         parts.append(_select(inputs, here.to(inputs.u.device)))
         first += len(inputs.u)
     u, delta, B, C = (torch.cat([getattr(part, name) for part in parts]) for name in ("u", "delta", "B", "C"))
-    found = replace(parts[0], u=u, delta=delta, B=B, C=C)
-    if not all(x.isfinite().all() for x in (u, delta, B, C, found.A)):
+    selected = replace(parts[0], u=u, delta=delta, B=B, C=C)
+    if not all(x.isfinite().all() for x in (u, delta, B, C, selected.A)):
         raise ValueError("the operands of the scan are not all finite; look for NaN or infinity in what was recorded")
-    return found
+    return selected
 
 
 def _require(scans: Sequence[ScanInputs]) -> None:

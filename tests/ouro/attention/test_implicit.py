@@ -72,9 +72,9 @@ def test_alpha_passes_gradients_on(scan):
     inputs = ScanInputs(scan.inputs.u[:1], A=A, **leaves)
     G = torch.randn(1, 17, 17, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     wanted = (*leaves.values(), A)
-    found = torch.autograd.grad((alpha(inputs) * G).sum(), wanted)
+    gradients = torch.autograd.grad((alpha(inputs) * G).sum(), wanted)
     by_channel = torch.autograd.grad((alpha(inputs, reduce=None).mean(1) * G).sum(), wanted)
-    for name, x, y in zip((*leaves, "A"), found, by_channel, strict=True):
+    for name, x, y in zip((*leaves, "A"), gradients, by_channel, strict=True):
         assert_close(x, y, name=f"gradient of {name}")
 
 

@@ -36,10 +36,10 @@ def test_by_mixer_groups_scans(trace):
 
 def test_in_raster_follows_the_order(scan):
     matrix = alpha(scan)
-    found = in_raster(matrix, scan.order, class_token=True)
+    raster = in_raster(matrix, scan.order, class_token=True)
     steps = [scan.order.cells.index(cell) for cell in (*range(16), -1)]
-    assert found.equal(matrix[:, steps][:, :, steps])
-    assert in_raster(matrix, scan.order).equal(found[:, :16, :16])
+    assert raster.equal(matrix[:, steps][:, :, steps])
+    assert in_raster(matrix, scan.order).equal(raster[:, :16, :16])
 
 
 def test_merge_sees_both_directions(trace):
@@ -61,13 +61,13 @@ def test_merge_sees_both_directions(trace):
     ],
 )
 def test_reduce_matrix(reduction, expected):
-    found = reduce_matrix(BATCH, reduction, GRID, query=4)
-    assert_close(found, torch.stack([expected, 2 * expected]).view(2, 2, 3), name=reduction)
+    weights = reduce_matrix(BATCH, reduction, GRID, query=4)
+    assert_close(weights, torch.stack([expected, 2 * expected]).view(2, 2, 3), name=reduction)
 
 
 def test_reduce_matrix_keeps_the_sign_on_request():
-    found = reduce_matrix(BATCH, "class", GRID, signed=True)
-    assert found[0].equal(MATRIX[6, :6].view(2, 3))
+    weights = reduce_matrix(BATCH, "class", GRID, signed=True)
+    assert weights[0].equal(MATRIX[6, :6].view(2, 3))
 
 
 def test_rollout_multiplies_rows_of_sum_one():
@@ -96,10 +96,10 @@ def test_reductions_serve_h_and_h_p_alike(trace, reduction):
 
 def test_attention_map_is_the_merged_reduction(trace):
     scans = trace.scans[:2]
-    found = attention_map(scans, "h_p", "given", window=3)
+    actual = attention_map(scans, "h_p", "given", window=3)
     by_hand = merge([raster_matrices(scan, 3)["h_p"] for scan in scans]).abs().sum(-1)
-    assert_close(found.weights, by_hand.view(2, 4, 4), name="map")
-    assert (found.grid, found.reduction, found.window) == ((4, 4), "given", 3)
+    assert_close(actual.weights, by_hand.view(2, 4, 4), name="map")
+    assert (actual.grid, actual.reduction, actual.window) == ((4, 4), "given", 3)
     with pytest.raises(ValueError, match=re.escape("unknown source 'delta'; known: h, h_p")):
         attention_map(scans, "delta")
 

@@ -22,7 +22,7 @@ def call(*arguments: object):
     return runner.invoke(app, [str(argument) for argument in arguments])
 
 
-def told(*arguments: object) -> dict:
+def json_of(*arguments: object) -> dict:
     result = call(*arguments, "--json")
     assert result.exit_code == 0, result.stderr
     return json.loads(result.stdout)
@@ -39,14 +39,14 @@ def refused(*arguments: object) -> str:
 
 @pytest.mark.unpoisoned  # the meta device knows the original torch.empty only
 def test_models_lists_the_registry() -> None:
-    rows = told("models")
+    rows = json_of("models")
     assert [row["name"] for row in rows] == list(MODELS)
     assert all({"family", "input_size", "parameters", "weights", "top1"} <= set(row) for row in rows)
 
 
 def test_doctor_says_what_runs_here() -> None:
-    found = told("doctor")
-    assert {check["name"] for check in found["checks"]} >= {"python", "torch", "numba"}
+    report = json_of("doctor")
+    assert {check["name"] for check in report["checks"]} >= {"python", "torch", "numba"}
 
 
 def test_help_of_every_command_lists_its_json_keys() -> None:
@@ -57,15 +57,15 @@ def test_help_of_every_command_lists_its_json_keys() -> None:
 
 def test_generate_quantize_evaluate_round_trip(tmp_path: Path) -> None:
     images, packed = tmp_path / "set.safetensors", tmp_path / "model.safetensors"
-    made = told("generate", "vim_nano", "--num", 4, "--steps", 2, "--out", images)
+    made = json_of("generate", "vim_nano", "--num", 4, "--steps", 2, "--out", images)
     assert {"model", "method", "num", "steps", "seconds", "recognized", "path", "seed"} <= set(made)
     assert set(made["recognized"]) == {"self", "other"} and read_tensors(images)[0]["images"].shape == (4, 3, 56, 56)
-    quantized = told(
+    quantized = json_of(
         "quantize", "vim_nano", "--method", "clipped", "--bits", "w8a8", "--calib", images, "--out", packed
     )
     assert {"path", "bytes", "seconds", "audit", "effective_bits"} <= set(quantized)
     assert quantized["audit"]["sealed"] and quantized["bytes"] == packed.stat().st_size
-    scored = told("evaluate", packed, "--limit", 64)
+    scored = json_of("evaluate", packed, "--limit", 64)
     keys = {"model", "method", "bits", "scope", "data", "n", "top1", "ci95", "fp_top1", "effective_bits", "seconds"}
     assert keys | {"device", "seed"} <= set(scored) and scored["n"] == 64
     assert abs(scored["top1"] - scored["fp_top1"]) < 0.25
@@ -73,13 +73,13 @@ def test_generate_quantize_evaluate_round_trip(tmp_path: Path) -> None:
 
 def test_attention_writes_its_picture(tmp_path: Path) -> None:
     out = tmp_path / "map.png"
-    scores = told("attention", "vim_nano", "--sample", 3, "--layer", 5, "--out", out)
+    scores = json_of("attention", "vim_nano", "--sample", 3, "--layer", 5, "--out", out)
     assert {"model", "layer", "window", "n", "auroc", "pointing", "ci95"} <= set(scores)
     assert set(scores["auroc"]) == {"h", "h_p"} and out.read_bytes().startswith(b"\x89PNG")
 
 
 def test_bench_scan_passes_its_gate_before_it_times() -> None:
-    values = told("bench", "scan", "--b", 1, "--e", 64, "--l", 23, "--n", 4, "--repeats", 3)
+    values = json_of("bench", "scan", "--b", 1, "--e", 64, "--l", 23, "--n", 4, "--repeats", 3)
     assert values["gate"]["passed"] and values["exp_max_ulp"] < 2
     assert {(row["op"], row["backend"]) for row in values["rows"]} == {
         (f"scan {mode}", backend) for mode in ("forward", "forward+backward") for backend in ("reference", "cpu")
@@ -89,7 +89,7 @@ def test_bench_scan_passes_its_gate_before_it_times() -> None:
 
 
 def test_bench_model_compares_a_model_with_itself() -> None:
-    values = told("bench", "model", "vim_nano", "--b", 1, "--repeats", 1)
+    values = json_of("bench", "model", "vim_nano", "--b", 1, "--repeats", 1)
     assert values["gate"]["passed"] and [row["backend"] for row in values["rows"]] == ["reference", "cpu"]
     reference, compiled = values["rows"]
     assert reference["ratio"] == 1 and compiled["ratio"] > 0 and min(row["peak_mb"] for row in values["rows"]) > 0

@@ -26,13 +26,13 @@ def test_every_image_is_a_reflected_crop_of_itself_or_of_its_mirror_image(images
     padded = F.pad(images.float(), (3, 3, 3, 3), mode="reflect")
     places = set()
     for image, around in zip(moved, padded, strict=True):
-        found = [
+        matches = [
             (top, left, flip)
             for top in range(7) for left in range(7) for flip in (False, True)
             if torch.equal(image.float(), _crop(around, top, left, flip))
         ]  # fmt: skip
-        assert len(found) == 1
-        places.update(found)
+        assert len(matches) == 1
+        places.update(matches)
     assert {top for top, _, _ in places} == {left for _, left, _ in places} == set(range(7))
 
 

@@ -62,9 +62,9 @@ def test_evaluate_sees_a_folder_as_the_model_does(tmp_path, monkeypatch) -> None
     model = create_model("vim_nano", width=16, depth=1, image=28)
     seen = []
     model.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    found = ouro.evaluate(model, data=f"folder:{tmp_path}")
+    result = ouro.evaluate(model, data=f"folder:{tmp_path}")
     # a pixel that is 0 in the file, in model space
-    assert found["n"] == 1 and seen[0].shape == (1, 3, 28, 28)
+    assert result["n"] == 1 and seen[0].shape == (1, 3, 28, 28)
     assert torch.allclose(seen[0][0, 0, 0, 0], torch.tensor(-model.info.mean[0] / model.info.std[0]))
 
 

@@ -25,8 +25,8 @@ class Table(nn.Module):
 
 def test_outcomes_image_by_image():
     images = torch.eye(4).view(4, 1, 2, 2)
-    found = list(outcomes(Table(), [(images[:3], torch.tensor([0, 1, 0])), (images[3:], torch.tensor([3]))]))
-    assert [x.tolist() for x in found] == [[True, True, False], [True]]
+    actual = list(outcomes(Table(), [(images[:3], torch.tensor([0, 1, 0])), (images[3:], torch.tensor([3]))]))
+    assert [x.tolist() for x in actual] == [[True, True, False], [True]]
 
 
 def test_outcomes_need_labels():
@@ -43,5 +43,5 @@ def test_nan_logits_are_an_error():
 
 def test_a_set_of_other_classes_is_refused(tmp_path):
     model = create_model("vim_nano", width=16, depth=1, image=28, num_classes=10, class_names=())
-    with pytest.raises(ValueError, match="^scenes has 12 classes, vim_nano tells 10 apart$"):
+    with pytest.raises(ValueError, match="^scenes has 12 classes, vim_nano has 10$"):
         ouro.evaluate(model, data="scenes", limit=4)

@@ -107,7 +107,7 @@ def test_a_device_that_goes_by_the_definitions_agrees_with_the_cpu(model, images
     assert 0 < rows[0]["max_error"] < 1e-5
 
 
-def test_a_part_that_fails_or_is_off_is_told_and_the_others_go_on(model, images, monkeypatch):
+def test_a_part_that_fails_or_is_off_is_reported_and_the_others_go_on(model, images, monkeypatch):
     def broken(model, case):
         raise RuntimeError("no kernel image\nfor this device")
 

@@ -35,14 +35,14 @@ def test_more_bits_are_more_faithful_at_every_block():
     torch.manual_seed(0)
     model = create_model("vim_nano", width=32, depth=2, image=28)
     images = torch.randn(4, 3, 28, 28, generator=torch.Generator().manual_seed(1))
-    found = {}
+    result = {}
     for bits in ("w4a4", "w8a8"):
         rounded = attach_calibration(copy.deepcopy(model), quantize(model, images, method="clipped", bits=bits))
-        found[bits] = fidelity(model, rounded, images)
-    assert list(found["w4a4"]) == ["layers.0.tap_out", "layers.1.tap_out", "logits"]
-    for path, coarse in found["w4a4"].items():
-        assert found["w8a8"][path].sqnr_db > coarse.sqnr_db + 12
-        assert found["w8a8"][path].cosine > coarse.cosine
+        result[bits] = fidelity(model, rounded, images)
+    assert list(result["w4a4"]) == ["layers.0.tap_out", "layers.1.tap_out", "logits"]
+    for path, coarse in result["w4a4"].items():
+        assert result["w8a8"][path].sqnr_db > coarse.sqnr_db + 12
+        assert result["w8a8"][path].cosine > coarse.cosine
     assert list(fidelity(model, rounded, images, "layers.1.*.tap_u")) == [
         "layers.1.mixer.scans.0.tap_u", "layers.1.mixer.scans.1.tap_u", "logits",
     ]  # fmt: skip
@@ -51,5 +51,5 @@ def test_more_bits_are_more_faithful_at_every_block():
 def test_steps_between_stages_are_no_blocks():
     model = create_model("vmamba_tiny", width=16, depths=(1, 1), image=32, num_classes=3)
     images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    found = fidelity(model, copy.deepcopy(model), images)
-    assert list(found) == ["stages.0.blocks.0.tap_out", "stages.1.blocks.0.tap_out", "logits"]
+    result = fidelity(model, copy.deepcopy(model), images)
+    assert list(result) == ["stages.0.blocks.0.tap_out", "stages.1.blocks.0.tap_out", "logits"]

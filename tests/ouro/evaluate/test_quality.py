@@ -34,13 +34,13 @@ def test_frechet_is_symmetric_and_refuses_what_has_no_answer() -> None:
         frechet(a, b[:, :3])
 
 
-def test_diversity_tells_classes_from_their_members() -> None:
-    found = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 2.0]])
+def test_diversity_separates_classes_from_their_members() -> None:
+    points = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 2.0]])
     labels = torch.tensor([0, 0, 1, 1])
-    told = diversity(found, labels)
-    assert told["within"] == pytest.approx(0) and told["between"] == pytest.approx(1)
-    assert told["pairwise"] == pytest.approx(4 / 6)
-    assert diversity(found)["within"] is None and diversity(found[:1])["pairwise"] is None
+    result = diversity(points, labels)
+    assert result["within"] == pytest.approx(0) and result["between"] == pytest.approx(1)
+    assert result["pairwise"] == pytest.approx(4 / 6)
+    assert diversity(points)["within"] is None and diversity(points[:1])["pairwise"] is None
 
 
 @pytest.mark.parametrize("name", ["vim_nano", "vmamba_nano", "mambavision_nano"])
@@ -49,10 +49,10 @@ def test_the_classifier_sees_these_features(name) -> None:
     images = zoo.inputs(model, 3)
     with torch.no_grad():
         logits = model(images)
-        found = features(model, images)
-    assert found.shape[0] == 3 and found.dim() == 2
+        pooled = features(model, images)
+    assert pooled.shape[0] == 3 and pooled.dim() == 2
     linear = next(module for path, module in model.named_modules() if path.endswith("head"))
-    assert_close(linear(found), logits, rtol=1e-4, atol=1e-5)
+    assert_close(linear(pooled), logits, rtol=1e-4, atol=1e-5)
 
 
 def test_a_set_covers_itself_and_a_wider_one_covers_it() -> None:

@@ -26,13 +26,13 @@ TASK = Classification()
 
 
 def finish(job):
-    beats = []
+    updates = []
     while True:
         try:
-            beats.append(next(job))
+            updates.append(next(job))
         except StopIteration as end:
-            assert all(isinstance(beat, Progress) and 0 <= beat.step <= beat.total for beat in beats)
-            assert [beat.step for beat in beats] == sorted(beat.step for beat in beats)
+            assert all(isinstance(update, Progress) and 0 <= update.step <= update.total for update in updates)
+            assert [update.step for update in updates] == sorted(update.step for update in updates)
             return end.value
 
 
@@ -99,11 +99,11 @@ def test_isolated_is_the_model_with_one_quantizer(model, calibration, images, la
 
 def test_damage_is_what_torch_says_it_is():
     exact, rounded = torch.randn(2, 9, 5, generator=torch.Generator().manual_seed(0))
-    found = damage(TASK, exact, rounded, torch.zeros(9, dtype=torch.long))
+    actual = damage(TASK, exact, rounded, torch.zeros(9, dtype=torch.long))
     expected = F.kl_div(rounded.log_softmax(-1), exact.log_softmax(-1), log_target=True, reduction="batchmean")
-    assert found.kl == pytest.approx(expected.item(), rel=1e-5)
-    assert found.drop == pytest.approx(((exact.argmax(1) == 0).sum() - (rounded.argmax(1) == 0).sum()).item() / 9)
-    assert found.sqnr_db == compare(exact, rounded).sqnr_db
+    assert actual.kl == pytest.approx(expected.item(), rel=1e-5)
+    assert actual.drop == pytest.approx(((exact.argmax(1) == 0).sum() - (rounded.argmax(1) == 0).sum()).item() / 9)
+    assert actual.sqnr_db == compare(exact, rounded).sqnr_db
     assert divergence(TASK, exact, exact + 3) == pytest.approx(0, abs=1e-12)
     same = damage(TASK, exact, exact)
     assert (same.kl, same.drop, same.sqnr_db) == (0, None, math.inf)
@@ -112,22 +112,22 @@ def test_damage_is_what_torch_says_it_is():
 def test_a_site_at_32_bits_does_no_damage(model, images, labels):
     path = "layers.1.mixer.in_proj.tap_in"
     calibration = quantize(model, images, method="minmax", bits="w4a4", site_bits={path: 32})
-    found = measured(model, calibration, images, labels)
-    (row,) = (row for row in found.rows if row.group.name == path)
-    assert len(found.rows) == 24 and row == found.rows[-1] and row.group.bits == (32,)
+    result = measured(model, calibration, images, labels)
+    (row,) = (row for row in result.rows if row.group.name == path)
+    assert len(result.rows) == 24 and row == result.rows[-1] and row.group.bits == (32,)
     assert (row.damage.kl, row.damage.drop, row.damage.sqnr_db) == (0, 0, math.inf)
 
 
 def test_cumulative_ends_in_the_fully_rounded_model(model, calibration, images, labels, alone):
-    found = measured(model, calibration, images, labels, mode="cumulative")
-    assert [row.group for row in found.rows] == [row.group for row in alone.rows][::-1]
-    assert [row.isolated_kl for row in found.rows] == [row.damage.kl for row in alone.rows][::-1]
-    assert found.rows[0].damage == alone.rows[-1].damage
-    assert found.rows[-1].damage == found.whole == alone.whole
-    paths = [row.group.name for row in found.rows[:9]]
+    result = measured(model, calibration, images, labels, mode="cumulative")
+    assert [row.group for row in result.rows] == [row.group for row in alone.rows][::-1]
+    assert [row.isolated_kl for row in result.rows] == [row.damage.kl for row in alone.rows][::-1]
+    assert result.rows[0].damage == alone.rows[-1].damage
+    assert result.rows[-1].damage == result.whole == alone.whole
+    paths = [row.group.name for row in result.rows[:9]]
     with torch.no_grad():
         wanted = damage(TASK, model(images), rounded_logits(model, only(calibration, *paths), images), labels)
-    assert found.rows[8].damage == wanted
+    assert result.rows[8].damage == wanted
 
 
 def test_leave_one_float_of_one_site_is_the_float_model(model, calibration, images, labels):
@@ -149,9 +149,9 @@ def test_leave_one_float_of_two_sites_is_the_other_one_alone(model, calibration,
 def test_the_batch_has_no_influence(model, calibration, images, labels, mode, by):
     runs = [measured(model, calibration, images, labels, mode=mode, by=by, batch=batch) for batch in (1, 3, 7)]
     wanted = {row.group: row.damage for row in runs[0].rows}
-    for found in runs[1:]:
-        assert {row.group for row in found.rows} == set(wanted)
-        for row in found.rows:
+    for result in runs[1:]:
+        assert {row.group for row in result.rows} == set(wanted)
+        for row in result.rows:
             # the last digits of logits depend on the shapes of matrices that are multiplied
             assert row.damage.kl == pytest.approx(wanted[row.group].kl, rel=1e-3, abs=1e-9)
             assert row.damage.drop == wanted[row.group].drop
@@ -176,24 +176,24 @@ def test_groups_partition_the_sites(name, scope):
 
 
 def test_a_group_is_the_model_with_its_sites_rounded(model, calibration, images):
-    found = measured(model, calibration, images, by="group")
-    assert {row.group.name for row in found.rows} == {
+    result = measured(model, calibration, images, by="group")
+    assert {row.group.name for row in result.rows} == {
         f"layers.{block} linear.{kind}" for block in (0, 1) for kind in ("in", "weight")
     }
-    row = found.rows[1]
+    row = result.rows[1]
     with torch.no_grad():
         assert row.damage == damage(
             TASK, model(images), rounded_logits(model, only(calibration, *row.group.paths), images)
         )
-    assert row.damage.drop is None and found.score is None
+    assert row.damage.drop is None and result.score is None
 
 
 def test_recurrent_and_outer_sites_take_part():
     model = small("vim_nano").eval()
     shown = inputs(model, 3)
     calibration = quantize(model, shown, method="minmax", bits="w4a4h4", scope="full")
-    found = measured(model, calibration, shown, by="group")
-    kinds = {row.group.kind: row.damage.kl for row in found.rows}
+    result = measured(model, calibration, shown, by="group")
+    kinds = {row.group.kind: row.damage.kl for row in result.rows}
     assert {"embed.in", "head.weight", "scan.h", "scan.A_bar"} <= set(kinds)
     assert all(kinds[kind] > 0 for kind in ("embed.in", "head.weight", "scan.h", "scan.A_bar"))
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ouro.gen.methods.ouro import OuroMambaGen
-from ouro.gen.synthesize import Diverged, initial_images, optimise, recognized, saved_bytes, synthesize
+from ouro.gen.synthesize import Diverged, initial_images, optimize, recognized, saved_bytes, synthesize
 from ouro.models import create_model
 from ouro.registry import GENERATORS
 from tests.devices import assert_same, both
@@ -53,7 +53,7 @@ def test_channels_of_grouped_scans_are_drawn_on_the_cpu():
 def test_previews_and_the_last_good_images_come_back_to_the_cpu(model):
     def run(device):
         there = copy.deepcopy(model).to(device)
-        job = optimise(there, OuroMambaGen(there, channels=4, **NARROW), steps=3, seed=0, count=2)
+        job = optimize(there, OuroMambaGen(there, channels=4, **NARROW), steps=3, seed=0, count=2)
         seen = [next(job)]
         there.head.weight.data.fill_(torch.nan)
         with pytest.raises(Diverged, match=r"the loss class became NaN or infinite, first at head\.") as caught:

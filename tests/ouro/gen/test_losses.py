@@ -53,8 +53,8 @@ def test_the_contrast_agrees_with_its_formula() -> None:
         negative = sum(math.exp(s[i, k] / 0.2) for k in range(16) if k != i and k not in positive)
         own = [-math.log(math.exp(s[i, j] / 0.2) / (math.exp(s[i, j] / 0.2) + negative)) for j in positive]
         total += sum(own) / len(own) / 16
-    found = patch_contrast(features, (4, 4), window=3, positives=4, temperature=0.2)
-    assert abs(found.item() - total) < 1e-9
+    loss = patch_contrast(features, (4, 4), window=3, positives=4, temperature=0.2)
+    assert abs(loss.item() - total) < 1e-9
 
 
 def test_white_noise_has_a_total_variation_of_one_and_a_flat_image_none() -> None:
@@ -77,8 +77,8 @@ def test_every_loss_is_per_sample() -> None:
 
 def test_the_entropy_of_similarities_agrees_with_its_formula_and_has_its_gradient() -> None:
     features = torch.randn(2, 9, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64, requires_grad=True)
-    found = similarity_entropy(features, points=16, bandwidth=0.1)
-    for image, value in zip(features.detach(), found, strict=True):
+    entropies = similarity_entropy(features, points=16, bandwidth=0.1)
+    for image, value in zip(features.detach(), entropies, strict=True):
         unit = image / image.norm(dim=1, keepdim=True)
         pairs = torch.tensor([(unit[i] @ unit[j]).item() for i in range(9) for j in range(i)], dtype=torch.float64)
         places = torch.linspace(0, 1, 16, dtype=torch.float64) * (pairs.max() - pairs.min()) + pairs.min()
@@ -100,11 +100,11 @@ def test_a_density_without_what_is_out_of_reach_is_the_density(points: int, spre
     low, high = pairs.detach().amin(1, keepdim=True), pairs.detach().amax(1, keepdim=True)
     places = low + (high - low) * torch.linspace(0, 1, points).double()
     upstream = torch.randn(3, points, generator=g).double()
-    found = _Density.apply(pairs, places, 0.01)
+    density = _Density.apply(pairs, places, 0.01)
     gap = (places[:, None, :] - pairs[:, :, None]) / 0.01
     wanted = (torch.exp(-gap.square() / 2) / (0.01 * math.sqrt(2 * math.pi))).mean(1)
-    assert torch.allclose(found, wanted, rtol=1e-10, atol=1e-10)
-    gradients = (torch.autograd.grad(x, pairs, upstream)[0] for x in (found, wanted))
+    assert torch.allclose(density, wanted, rtol=1e-10, atol=1e-10)
+    gradients = (torch.autograd.grad(x, pairs, upstream)[0] for x in (density, wanted))
     assert torch.allclose(*gradients, rtol=1e-8, atol=1e-8)
 
 

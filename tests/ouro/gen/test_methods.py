@@ -1,4 +1,4 @@
-"""What every generation method keeps, on every family; and what tells the methods apart."""
+"""What every generation method keeps, on every family; and what distinguishes the methods."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FAMILIES = ["vim_nano", "vmamba_nano", "localvim_tiny", "localvmamba_nano", "mam
 
 @pytest.mark.parametrize("method", [name for name in GENERATORS if name != "noise"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_an_image_is_optimised_alone_and_every_pixel_counts(name, method) -> None:
+def test_an_image_is_optimized_alone_and_every_pixel_counts(name, method) -> None:
     model, options = zoo.small(name), OPTIONS.get(method, {})
     together = synthesize(model, method=method, num=3, steps=3, batch=3, **options)
     apart = synthesize(model, method=method, num=3, steps=3, batch=1, **options)

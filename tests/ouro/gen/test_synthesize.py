@@ -7,7 +7,7 @@ import torch
 
 from ouro.gen import synthesize
 from ouro.gen.methods.ouro import OuroMambaGen
-from ouro.gen.synthesize import Diverged, initial_images, optimise, to_pixels
+from ouro.gen.synthesize import Diverged, initial_images, optimize, to_pixels
 from ouro.jobs.synthesize import SynthesisSpec
 from ouro.jobs.synthesize import synthesize as job
 from ouro.models import create_model
@@ -24,35 +24,35 @@ def model():
 
 
 def run(steps):
-    beats = []
+    updates = []
     while True:
         try:
-            beats.append(next(steps))
+            updates.append(next(steps))
         except StopIteration as end:
-            return beats, end.value
+            return updates, end.value
 
 
 @pytest.mark.parametrize("features", ["y_p", "alpha_p"])
 def test_losses_fall_and_pixels_stay_inside_black_and_white(features: str) -> None:
     trained = create_model("vim_nano", pretrained=True)
     objective = OuroMambaGen(trained, features=features, blocks=2, channels=32)
-    beats, made = run(optimise(trained, objective, steps=30, seed=0, count=2))
-    assert set(beats[0].data["loss"]) == {"contrast", "class", "smooth"}
-    for term in beats[0].data["loss"]:
+    updates, made = run(optimize(trained, objective, steps=30, seed=0, count=2))
+    assert set(updates[0].data["loss"]) == {"contrast", "class", "smooth"}
+    for term in updates[0].data["loss"]:
         # means of five steps: every step looks at the image from another place
-        first, last = (sum(beat.data["loss"][term] for beat in part) / 5 for part in (beats[:5], beats[-5:]))
+        first, last = (sum(update.data["loss"][term] for update in part) / 5 for part in (updates[:5], updates[-5:]))
         assert last < first, term
     mean, std = (torch.tensor(x)[:, None, None] for x in (trained.info.mean, trained.info.std))
     pixels = made.images * std + mean
     assert pixels.min() >= -1e-6 and pixels.max() <= 1 + 1e-6
-    assert beats[-1].data["preview"].dtype == torch.uint8
+    assert updates[-1].data["preview"].dtype == torch.uint8
     assert all(parameter.requires_grad and parameter.grad is None for parameter in trained.parameters())
 
 
 def test_images_become_as_smooth_as_they_should_be(model) -> None:
     objective = OuroMambaGen(model, window=3, positives=4, blocks=0, channels=16)
-    beats, _ = run(optimise(model, objective, steps=50, seed=0, count=2))
-    assert beats[-1].data["loss"]["smooth"] < 0.1 * beats[0].data["loss"]["smooth"]
+    updates, _ = run(optimize(model, objective, steps=50, seed=0, count=2))
+    assert updates[-1].data["loss"]["smooth"] < 0.1 * updates[0].data["loss"]["smooth"]
 
 
 @pytest.mark.parametrize("features", ["y_p", "alpha_p"])
@@ -103,22 +103,22 @@ def test_a_stopped_job_goes_on_and_ends_with_the_same_images(untrained, tmp_path
     spec = SynthesisSpec("vim_nano", **SPEC)
     _, whole = run(job(spec, root=tmp_path / "whole"))
     steps = job(spec, root=tmp_path / "parts")
-    for beat in steps:
-        if beat.data.get("finished") == 2:
+    for update in steps:
+        if update.data.get("finished") == 2:
             break
     steps.close()
-    beats, resumed = run(job(spec, root=tmp_path / "parts"))
+    updates, resumed = run(job(spec, root=tmp_path / "parts"))
     assert torch.equal(resumed.arrays["images"], whole.arrays["images"])
-    assert sum("step" in beat.message for beat in beats) == 4, "only the last image was optimised again"
+    assert sum("step" in update.message for update in updates) == 4, "only the last image was optimized again"
     assert set(resumed.values["recognized"]) == {"self", "other"}
 
 
 def test_the_set_on_disk_carries_what_made_it(untrained, tmp_path) -> None:
     out = tmp_path / "set.safetensors"
     _, report = run(job(SynthesisSpec("vim_nano", out=str(out), **SPEC), root=tmp_path))
-    tensors, told = read_tensors(out)
+    tensors, metadata = read_tensors(out)
     assert torch.equal(tensors["images"], report.arrays["images"]) and len(tensors["labels"]) == 3
-    assert told["kind"] == "calibration set" and '"seed": 0' in told["values"]
+    assert metadata["kind"] == "calibration set" and '"seed": 0' in metadata["values"]
 
 
 def test_independent_models_judge_the_images_that_they_can_see(untrained, tmp_path, monkeypatch) -> None:
@@ -133,7 +133,7 @@ def test_independent_models_judge_the_images_that_they_can_see(untrained, tmp_pa
     assert alone["recognized"]["other"] is None and alone["judges"] == {} and alone["witness"] is None
 
 
-def test_an_unwritable_target_is_found_out_before_the_work(untrained, tmp_path) -> None:
+def test_an_unwritable_target_is_refused_before_the_work(untrained, tmp_path) -> None:
     (tmp_path / "file").write_text("in the way")
     spec = SynthesisSpec("vim_nano", out=str(tmp_path / "file" / "set.safetensors"), **SPEC)
     with pytest.raises(WriteError, match="cannot write"):
@@ -157,7 +157,7 @@ def test_more_images_than_memory_holds_are_refused_with_the_numbers(untrained, t
 def test_a_loss_that_is_not_finite_names_the_layer_and_keeps_what_was_good(untrained, tmp_path, model) -> None:
     good = model.layers[1].mixer.out_proj.weight.detach().clone()
     steps = job(SynthesisSpec("vim_nano", **SPEC), root=tmp_path)
-    beats = [next(steps), next(steps)]
+    updates = [next(steps), next(steps)]
     try:
         with torch.no_grad():
             model.layers[1].mixer.out_proj.weight[0, 0] = torch.nan
@@ -169,7 +169,7 @@ def test_a_loss_that_is_not_finite_names_the_layer_and_keeps_what_was_good(untra
     (kept,) = tmp_path.rglob("diverged-0000.safetensors")
     assert str(kept) in str(caught.value) and caught.value.steps == 2
     # of the images after step 1: those of step 2 are what the losses were not finite at
-    assert torch.equal(to_pixels(read_tensors(kept)[0]["images"], model.info), beats[0].data["preview"])
+    assert torch.equal(to_pixels(read_tensors(kept)[0]["images"], model.info), updates[0].data["preview"])
 
 
 @pytest.mark.parametrize(

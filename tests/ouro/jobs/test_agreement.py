@@ -51,7 +51,7 @@ def test_the_share_is_that_of_equal_answers(pictures: Path, quantized: str) -> N
 
 
 def test_labels_are_not_asked_for_and_not_used(quantized: str) -> None:
-    # digits have ten classes, the model tells twelve apart
+    # digits have ten classes, the model has twelve
     assert finish(agreement(AgreementSpec(quantized, "digits", limit=4))).values["n"] == 4
 
 

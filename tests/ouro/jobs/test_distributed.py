@@ -28,16 +28,16 @@ def test_alone_there_is_one_rank() -> None:
 
 @pytest.fixture
 def other_rank(monkeypatch):
-    """Rank 0 of two; what the other one tells is put into the list that this gives."""
-    told = []
-    monkeypatch.setattr(dist, "all_gather_object", lambda out, own: out.__setitem__(slice(None), [own, *told]))
-    return told
+    """Rank 0 of two; what the other one sends is put into the list that this gives."""
+    messages = []
+    monkeypatch.setattr(dist, "all_gather_object", lambda out, own: out.__setitem__(slice(None), [own, *messages]))
+    return messages
 
 
 def test_results_come_in_the_order_of_ranks(other_rank) -> None:
     other_rank.append(("", "theirs"))
-    assert Ranks(0, 2).gathered(lambda: "mine") == ["mine", "theirs"]
-    assert Ranks(0, 2).agreed(lambda: "mine") == "mine"
+    assert Ranks(0, 2).gathered(lambda: "own") == ["own", "theirs"]
+    assert Ranks(0, 2).agreed(lambda: "own") == "own"
 
 
 @pytest.mark.parametrize(("kind", "error"), [("value", ValueError), ("system", OSError), ("run", RuntimeError)])
@@ -48,7 +48,7 @@ def test_the_failure_of_another_rank_is_ours(other_rank, kind, error) -> None:
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError("no x.png"), ValueError("no x.png"), RuntimeError("no x.png")])
-def test_our_failure_is_told_before_it_is_raised(other_rank, monkeypatch, error) -> None:
+def test_our_failure_is_sent_before_it_is_raised(other_rank, monkeypatch, error) -> None:
     other_rank.append(("", 1))
     sent = []
     exchange = dist.all_gather_object
@@ -131,5 +131,5 @@ def test_a_failing_rank_fails_all_with_one_line(scenes_folder, tmp_path) -> None
     bad.write_text("no image")
     result = torchrun("evaluate", "vim_nano", "--data", f"folder:{broken}", "--batch", "5", "--json")
     assert result.returncode != 0 and result.stdout == ""
-    told = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert len(told) == 1 and told[0].startswith(f"error: cannot read image {bad}: ")
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and errors[0].startswith(f"error: cannot read image {bad}: ")

@@ -59,30 +59,31 @@ def published_at(url: str, monkeypatch) -> None:
     monkeypatch.setattr(zoo, "vim_nano", replace(zoo.vim_nano, weights=url, embedded=False))
 
 
-def test_bytes_are_told_as_they_come(slow, monkeypatch) -> None:
+def test_bytes_are_reported_as_they_come(slow, monkeypatch) -> None:
     address, home = slow
     name = f"w-{sha256(CONTENT).hexdigest()[:8]}.pth"
     published_at(f"{address}/{name}", monkeypatch)
     assert not is_here("vim_nano")
-    beats = []
-    report = drive(download(DownloadSpec("vim_nano")), beats.append)
-    assert len(beats) > 4 and {beat.total for beat in beats} == {len(CONTENT)}
-    assert [beat.step for beat in beats] == sorted(beat.step for beat in beats) and beats[-1].step == len(CONTENT)
-    assert beats[-1].message == "1.0 of 1.0 MB"
+    updates = []
+    report = drive(download(DownloadSpec("vim_nano")), updates.append)
+    assert len(updates) > 4 and {update.total for update in updates} == {len(CONTENT)}
+    steps = [update.step for update in updates]
+    assert steps == sorted(steps) and steps[-1] == len(CONTENT)
+    assert updates[-1].message == "1.0 of 1.0 MB"
     values = report.values
     assert values["model"] == "vim_nano" and values["source"] == f"{address}/{name}" and values["bytes"] == len(CONTENT)
     assert values["revision"] == sha256(CONTENT).hexdigest()[:12]
     assert Path(values["path"]).read_bytes() == CONTENT and kept(home) == [name]
     assert is_here("vim_nano")
     # what is here is not fetched again
-    assert drive(download(DownloadSpec("vim_nano")), lambda beat: pytest.fail("downloaded twice")).values["bytes"]
+    assert drive(download(DownloadSpec("vim_nano")), lambda update: pytest.fail("downloaded twice")).values["bytes"]
 
 
 def test_a_server_that_gives_no_length_is_shown_without_a_share(slow) -> None:
     address, _ = slow
-    beats = []
-    drive(download(DownloadSpec(ModelSource("vim_nano", f"{address}/unmeasured.pth"))), beats.append)
-    assert {(beat.step, beat.total) for beat in beats} == {(0, 0)} and beats[-1].message == "1.0 MB"
+    updates = []
+    drive(download(DownloadSpec(ModelSource("vim_nano", f"{address}/unmeasured.pth"))), updates.append)
+    assert {(update.step, update.total) for update in updates} == {(0, 0)} and updates[-1].message == "1.0 MB"
 
 
 def test_cancelled_it_leaves_nothing(slow, monkeypatch) -> None:
@@ -110,7 +111,7 @@ def test_offline_is_one_line(monkeypatch, tmp_path) -> None:
     with pytest.raises(ValueError) as error:
         finish(download(DownloadSpec("vim_nano")))
     assert str(error.value).startswith("cannot download http://127.0.0.1:9/w.pth: ") and "\n" not in str(error.value)
-    # of the hub, whose client is told by the tests to stay offline
+    # of the hub, whose client the tests keep offline
     with pytest.raises(ValueError) as error:
         finish(download(DownloadSpec("vim_tiny_patch16_224")))
     assert "\n" not in str(error.value) and str(error.value).endswith("download it by hand and give its path")
@@ -124,6 +125,6 @@ def test_offline_is_one_line(monkeypatch, tmp_path) -> None:
         ("vim_nono", "unknown model 'vim_nono'"),
     ],
 )
-def test_what_cannot_be_downloaded_is_told(name, message) -> None:
+def test_what_cannot_be_downloaded_is_reported(name, message) -> None:
     with pytest.raises(ValueError, match=message):
         finish(download(DownloadSpec(name)))

@@ -26,17 +26,17 @@ def quantized(tiny_zoo, tmp_path):
 
 
 def test_float_model(tiny_zoo):
-    beats, report = finish(evaluate(EvaluateSpec("vim_nano", limit=25, batch=10)))
+    updates, report = finish(evaluate(EvaluateSpec("vim_nano", limit=25, batch=10)))
     values = report.values
     assert tuple(values) == KEYS
-    assert [(beat.step, beat.total) for beat in beats] == [(10, 25), (20, 25), (25, 25)]
+    assert [(update.step, update.total) for update in updates] == [(10, 25), (20, 25), (25, 25)]
     assert (values["method"], values["bits"], values["scope"], values["data"]) == ("float", "w32a32", None, "scenes")
     assert values["top1"] == values["fp_top1"] == int(report.arrays["right"].sum()) / 25
     assert values["effective_bits"] == {"weights": 32, "activations": 32, "outlier_share": 0, "states": 32}
     assert values["ci95"] == list(wilson(int(report.arrays["right"].sum()), 25))
 
 
-def test_where_weights_came_from_is_told(tiny_zoo, tmp_path):
+def test_where_weights_came_from_is_reported(tiny_zoo, tmp_path):
     weights = create_model("vim_nano", pretrained=True).state_dict()
     torch.save({"model_ema": weights, "epoch": 3}, tmp_path / "x.pth")
     _, report = finish(evaluate(EvaluateSpec(ModelSource("vim_nano", str(tmp_path / "x.pth")), limit=5)))
@@ -88,17 +88,17 @@ def test_quantized_file(quantized):
 
 
 def test_batch_size_does_not_change_who_is_right(quantized):
-    found = [
+    outcomes = [
         finish(evaluate(EvaluateSpec(quantized, limit=20, batch=batch)))[1].arrays["right"] for batch in (1, 7, 20)
     ]
-    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    assert torch.equal(outcomes[0], outcomes[1]) and torch.equal(outcomes[0], outcomes[2])
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"model": "nothing.safetensors"}, "'nothing.safetensors' is neither a model (known: "),
-        ({"data": "digits"}, "digits has 10 classes, vim_nano tells 12 apart"),
+        ({"data": "digits"}, "digits has 10 classes, vim_nano has 12"),
         (
             {"data": "imagenet"},
             "unknown data set 'imagenet'; known: real, noise, synthetic, scenes, digits, cifar10, folder",

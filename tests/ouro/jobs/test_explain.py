@@ -36,12 +36,12 @@ def tiny() -> Vim:
 
 
 def run(model: Vim, **spec: object) -> tuple[Report, list[Progress]]:
-    beats, steps = [], explain(ExplainSpec("tiny", **({"data": "scenes"} | spec)), model)
+    updates, steps = [], explain(ExplainSpec("tiny", **({"data": "scenes"} | spec)), model)
     while True:
         try:
-            beats.append(next(steps))
+            updates.append(next(steps))
         except StopIteration as end:
-            return end.value, beats
+            return end.value, updates
 
 
 def scans_of(model: Vim, sample: int) -> list:
@@ -52,7 +52,7 @@ def scans_of(model: Vim, sample: int) -> list:
 
 
 def test_explain_keeps_maps_and_matrices_of_one_image(tiny):
-    report, beats = run(tiny, sample=3, layer=0, window=3)
+    report, updates = run(tiny, sample=3, layer=0, window=3)
     layers = scans_of(tiny, 3)
     arrays, values = report.arrays, report.values
     assert report.kind == "attention"
@@ -71,7 +71,7 @@ def test_explain_keeps_maps_and_matrices_of_one_image(tiny):
         [6, 6],
         CLASSES[Scenes("test", 24).scene(3).label],
     )
-    assert beats[-1].step == beats[-1].total == 1
+    assert updates[-1].step == updates[-1].total == 1
 
 
 def test_explain_scores_the_one_image(tiny):
@@ -97,11 +97,11 @@ def test_explain_report_is_json_and_says_what_made_it(tiny):
 
 
 def test_explain_scores_do_not_depend_on_the_batch(tiny, monkeypatch):
-    whole, beats = run(tiny, sample=None, n=10, window=3)
-    assert [(beat.step, beat.total) for beat in beats] == [(1, 2), (2, 2)]
+    whole, updates = run(tiny, sample=None, n=10, window=3)
+    assert [(update.step, update.total) for update in updates] == [(1, 2), (2, 2)]
     monkeypatch.setattr(job, "BATCH", 3)
-    parts, beats = run(tiny, sample=None, n=10, window=3)
-    assert [beat.step for beat in beats] == [1, 2, 3, 4]
+    parts, updates = run(tiny, sample=None, n=10, window=3)
+    assert [update.step for update in updates] == [1, 2, 3, 4]
     for row, same in zip(whole.values["table"], parts.values["table"], strict=True):
         assert row == pytest.approx(same, abs=1e-9)
     assert not whole.arrays

@@ -133,7 +133,7 @@ def test_pictures_of_ones_own_calibrate(tiny_zoo, tmp_path) -> None:
         calibration_set(f"folder:{tmp_path}:9", "vim_nano", info, 0)
 
 
-def test_a_registered_set_calibrates_with_so_many_unless_told_otherwise(tiny_zoo) -> None:
+def test_a_registered_set_calibrates_with_so_many_by_default(tiny_zoo) -> None:
     info = create_model("vim_nano").info
     assert len(calibration_set("scenes", "vim_nano", info, 0).images) == CALIBRATION
     assert torch.equal(

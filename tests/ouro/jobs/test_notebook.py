@@ -22,11 +22,11 @@ def job(steps: int = 3):
 
 def test_run_returns_the_report_and_shows_every_message(capsys) -> None:
     assert notebook.run(job()) is REPORT
-    told = capsys.readouterr().err
-    assert "part 0" in told and "part 2" in told
+    shown = capsys.readouterr().err
+    assert "part 0" in shown and "part 2" in shown
 
 
-def test_run_takes_a_job_without_a_beat(capsys) -> None:
+def test_run_takes_a_job_without_progress(capsys) -> None:
     assert notebook.run(job(0)) is REPORT
 
 
@@ -55,10 +55,10 @@ def test_stored_names_what_is_there(tmp_path, monkeypatch) -> None:
         notebook.stored("other")
 
 
-def test_every_stored_measurement_is_read_and_told() -> None:
+def test_every_stored_measurement_is_read_and_described() -> None:
     values = notebook.stored("neighborhoods")
-    told = notebook.origin(values)
-    assert values["device"] in told and values["commit"] in told and f"n = {values['n']}" in told
+    words = notebook.origin(values)
+    assert values["device"] in words and values["commit"] in words and f"n = {values['n']}" in words
     del values["n"]
     assert "n =" not in notebook.origin(values)
 

@@ -41,10 +41,10 @@ def test_a_packed_file_is_written_audited_and_opened(written):
     values, out = written
     assert values["audit"] == {"sites": 24, "sealed": True} and values["bytes"] == out.stat().st_size
     assert values["effective_bits"] == {"weights": 4, "activations": 8, "outlier_share": 0, "states": 32}
-    found = values["packed"]
-    assert set(found) == {"ratio", "parts", "load_seconds", "agreement", "max_error"}
-    assert sum(found["parts"].values()) < values["bytes"] and found["load_seconds"] < 1
-    assert found["agreement"] >= 5 / 6 and found["max_error"] < 0.2
+    packed = values["packed"]
+    assert set(packed) == {"ratio", "parts", "load_seconds", "agreement", "max_error"}
+    assert sum(packed["parts"].values()) < values["bytes"] and packed["load_seconds"] < 1
+    assert packed["agreement"] >= 5 / 6 and packed["max_error"] < 0.2
     model, calibration = load_quantized(out)
     assert is_packed(model) and calibration.plan.bits == "w4a8" and calibration.provenance["calib"] == "real:6"
 

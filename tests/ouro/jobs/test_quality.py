@@ -65,7 +65,7 @@ def test_without_methods_nothing_is_quantized(stored, tmp_path) -> None:
         figures.paper(values, "beauty")
 
 
-@pytest.mark.parametrize(("sets", "told"), [((), "missing"), ((("a", "noise:2"), ("a", "noise:3")), "a, a")])
-def test_sets_need_labels_of_their_own(sets, told) -> None:
-    with pytest.raises(ValueError, match=f"sets are {told}; give one or more, each with a label of its own"):
+@pytest.mark.parametrize(("sets", "given"), [((), "missing"), ((("a", "noise:2"), ("a", "noise:3")), "a, a")])
+def test_sets_need_labels_of_their_own(sets, given) -> None:
+    with pytest.raises(ValueError, match=f"sets are {given}; give one or more, each with a label of its own"):
         QualitySpec("vim_nano", sets)

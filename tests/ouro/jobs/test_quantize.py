@@ -22,9 +22,9 @@ KEYS = (
 
 def test_journey(tiny_zoo, tmp_path):
     spec = QuantizeSpec("vim_nano", "minmax", "w4a8", calib="real:6", seed=3, out=str(tmp_path / "q.safetensors"))
-    beats, report = finish(quantize(spec, root=tmp_path))
-    assert all(isinstance(beat, Progress) for beat in beats) and isinstance(report, Report)
-    assert [(beat.step, beat.total) for beat in beats] == [(0, 2), (1, 2), (2, 2)]
+    updates, report = finish(quantize(spec, root=tmp_path))
+    assert all(isinstance(update, Progress) for update in updates) and isinstance(report, Report)
+    assert [(update.step, update.total) for update in updates] == [(0, 2), (1, 2), (2, 2)]
     values = report.values
     assert tuple(values) == KEYS
     assert values["audit"] == {"sites": 24, "sealed": True}
@@ -69,9 +69,9 @@ def test_a_stored_set_is_used_as_it_is(tiny_zoo, tmp_path):
     images, labels = torch.randn(3, 3, 28, 28), torch.arange(3)
     path = tmp_path / "set.safetensors"
     save_file({"images": images, "labels": labels}, path, {"kind": "calibration set"})
-    found = calibration_set(str(path), "vim_nano", create_model("vim_nano").info, 0)
-    assert torch.equal(found.images, images) and torch.equal(found.labels, labels)
-    assert found.provenance["kind"] == "calibration set"
+    calibration = calibration_set(str(path), "vim_nano", create_model("vim_nano").info, 0)
+    assert torch.equal(calibration.images, images) and torch.equal(calibration.labels, labels)
+    assert calibration.provenance["kind"] == "calibration set"
 
 
 def test_a_set_that_another_model_made_is_refused(tiny_zoo, tmp_path):

@@ -41,10 +41,11 @@ def called(*arguments: object):
 
 
 def test_journey(tiny_zoo, tmp_path) -> None:
-    beats, report = finish(measure_sensitivity(SPEC, root=tmp_path))
+    updates, report = finish(measure_sensitivity(SPEC, root=tmp_path))
     values = report.values
     assert tuple(values) == KEYS and all(tuple(row) == ROW for row in values["rows"])
-    assert [beat.step for beat in beats] == sorted(beat.step for beat in beats) and beats[-1].step == beats[-1].total
+    steps = [update.step for update in updates]
+    assert steps == sorted(steps) and steps[-1] == updates[-1].total
     assert (values["n"], values["mode"], values["bits"], values["data"]) == (20, "isolated", "w4a4", "scenes")
     assert len(values["rows"]) == 4 and sum(row["sites"] for row in values["rows"]) == 24
     kls = [row["kl"] for row in values["rows"]]
@@ -78,7 +79,7 @@ def test_the_batch_does_not_change_the_report(tiny_zoo, tmp_path) -> None:
         ({"limit": 0}, "limit is 0, expected 1 or more"),
         ({"batch": 0}, "batch is 0, expected 1 or more"),
         ({"method": "rtn"}, "unknown quantization method 'rtn'"),
-        ({"data": "digits"}, "digits has 10 classes, vim_nano tells 12 apart"),
+        ({"data": "digits"}, "digits has 10 classes, vim_nano has 12"),
     ],
     ids=["mode", "grouping", "limit", "batch", "method", "data"],
 )
@@ -91,12 +92,13 @@ def test_wrong_use_is_refused_in_one_line(tiny_zoo, tmp_path, changes, message) 
 @pytest.mark.parametrize("by", ["site", "group"])
 def test_a_budget_is_met_by_the_file(tiny_zoo, tmp_path, by) -> None:
     asked = QuantizeSpec("vim_nano", "minmax", "w4a4", calib="noise:6", budget=4.5, by=by)
-    beats, report = finish(quantize(asked, root=tmp_path))
+    updates, report = finish(quantize(asked, root=tmp_path))
     values = report.values
-    assert [beat.step for beat in beats] == sorted(beat.step for beat in beats) and beats[-1].step == beats[-1].total
+    steps = [update.step for update in updates]
+    assert steps == sorted(steps) and steps[-1] == updates[-1].total
     assert values["budget"] == 4.5 and values["audit"] == {"sites": 24, "sealed": True}
     model, calibration = load_quantized(values["path"])
-    widths = {path: found.bits for path, found in calibration.plan.sites.items()}
+    widths = {path: site.bits for path, site in calibration.plan.sites.items()}
     assert set(widths.values()) <= {3, 4, 6, 8} and calibration.provenance["budget"] == 4.5
     known = dict(taps(model))
     layers = {path: model.get_submodule(path.rpartition(".")[0]).weight for path in widths}
@@ -116,17 +118,17 @@ def test_a_budget_is_met_by_the_file(tiny_zoo, tmp_path, by) -> None:
 
 
 def test_budgets_from_the_smallest_to_the_largest_width(tiny_zoo, tmp_path) -> None:
-    found = {}
+    reports = {}
     for budget in (3, 4, 5.5, 8):
         asked = QuantizeSpec("vim_nano", "minmax", "w4a4", calib="noise:4", budget=budget)
-        found[budget] = finish(quantize(asked, root=tmp_path))[1].values
-    predicted = [values["predicted_kl"] for values in found.values()]
+        reports[budget] = finish(quantize(asked, root=tmp_path))[1].values
+    predicted = [values["predicted_kl"] for values in reports.values()]
     assert predicted == sorted(predicted, reverse=True)
-    assert found[3]["mean_bits"] == {"weights": 3, "activations": 3}
-    assert found[8]["mean_bits"] == {"weights": 8, "activations": 8}
+    assert reports[3]["mean_bits"] == {"weights": 3, "activations": 3}
+    assert reports[8]["mean_bits"] == {"weights": 8, "activations": 8}
     uniform = QuantizeSpec("vim_nano", "minmax", "w8a8", calib="noise:4")
     exact, _ = load_quantized(finish(quantize(uniform, root=tmp_path))[1].values["path"])
-    same, _ = load_quantized(found[8]["path"])
+    same, _ = load_quantized(reports[8]["path"])
     images = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert torch.equal(exact(images), same(images))

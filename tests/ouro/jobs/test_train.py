@@ -198,7 +198,7 @@ def test_where_it_runs_is_no_part_of_what_is_taken_up(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"data": "digits"}, "digits has 10 classes, vim_nano tells 12 apart"),
+        ({"data": "digits"}, "digits has 10 classes, vim_nano has 12"),
         ({"data": "scene"}, "unknown data set 'scene'"),
         ({"device": "cuda:99"}, "device is 'cuda:99', but this machine has "),
         ({"device": "gpu"}, "device is 'gpu', allowed are auto, cpu, cuda and "),
@@ -210,7 +210,7 @@ def test_what_cannot_be_trained_is_refused_before_the_first_step(tmp_path, chang
         next(train_job(replace(TINY, **change), tmp_path))
 
 
-def test_an_unwritable_folder_is_found_out_first(tmp_path) -> None:
+def test_an_unwritable_folder_is_refused_first(tmp_path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(WriteError, match="cannot write"):
         next(train_job(TINY, tmp_path / "file" / "out"))

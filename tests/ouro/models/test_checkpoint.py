@@ -219,7 +219,7 @@ def test_what_mmengine_remembers_beside_the_weights_needs_no_mmengine(
     assert same(load_checkpoint(model, tmp_path / "x.pth"), other)
 
 
-def test_what_was_loaded_can_be_told(model, official, tmp_path) -> None:
+def test_what_was_loaded_is_recorded(model, official, tmp_path) -> None:
     assert model.loaded_from is None
     torch.save({"model_ema": official}, tmp_path / "x.pth")
     taken = load_checkpoint(model, tmp_path / "x.pth").loaded_from

@@ -50,6 +50,4 @@ def test_there_is_a_name_for_each_class() -> None:
     for names, given in ((("cat", "dog"), "2 names"), ("cat", "'cat'")):
         with pytest.raises(ValueError) as error:
             create_model("vim_nano", class_names=names)
-        assert str(error.value) == (
-            f"class_names is {given}, vim_nano tells 12 classes apart; give one name for each class"
-        )
+        assert str(error.value) == (f"class_names is {given}, vim_nano has 12 classes; give one name for each class")

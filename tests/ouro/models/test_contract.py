@@ -99,8 +99,8 @@ def test_patched_attention_lies_on_the_grid_of_the_stage(traced) -> None:
             weights = alpha_p(scan, 3, "delta")
             assert weights.shape[1:] == (height * width, height * width)
         for source in ("h", "h_p"):
-            found = attention_map(scans, source, "received", window=3)
-            assert found.weights.shape[1:] == (height, width) and found.weights.isfinite().all()
+            attention = attention_map(scans, source, "received", window=3)
+            assert attention.weights.shape[1:] == (height, width) and attention.weights.isfinite().all()
 
 
 def test_the_recorded_states_give_the_output(traced) -> None:
@@ -132,11 +132,11 @@ def test_the_batch_does_not_change_a_sample(model, traced) -> None:
 
 
 def test_gradients_reach_the_image_and_every_parameter(model) -> None:
-    mine = copy.deepcopy(model).requires_grad_(True)
+    trainable = copy.deepcopy(model).requires_grad_(True)
     images = zoo.inputs(model, 2).requires_grad_()
-    mine(images).square().sum().backward()
+    trainable(images).square().sum().backward()
     assert images.grad is not None and images.grad.isfinite().all() and images.grad.abs().sum() > 0
-    silent = [name for name, parameter in mine.named_parameters() if parameter.grad is None]
+    silent = [name for name, parameter in trainable.named_parameters() if parameter.grad is None]
     assert not silent
 
 
@@ -183,8 +183,8 @@ def test_every_method_rounds_everything_in_every_family(name, method) -> None:
     attach_calibration(model, calibration)
     with torch.no_grad():
         assert model(zoo.inputs(model)).isfinite().all()
-    found = audit(model, zoo.inputs(model, 2), calibration.plan)
-    assert found["sealed"], found["failures"]
+    report = audit(model, zoo.inputs(model, 2), calibration.plan)
+    assert report["sealed"], report["failures"]
 
 
 def test_the_outlier_method_is_exact_in_batches(model) -> None:

@@ -120,7 +120,7 @@ def test_the_hash_in_a_name_is_accepted_where_it_is_right(server) -> None:
     assert content_digest(locate(f"{address}/x-cd00e292.pth")[0]) == "cd00e292c597"
 
 
-def test_without_a_network_the_way_out_is_told(monkeypatch, tmp_path) -> None:
+def test_without_a_network_the_way_out_is_named(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("OURO_HOME", str(tmp_path))
     # nothing listens there
     with pytest.raises(ValueError) as error:
@@ -181,7 +181,7 @@ def hub_client(monkeypatch, path: Path, blocks: int = 50) -> list[str]:
     return ends
 
 
-def test_a_hub_file_tells_its_bytes(monkeypatch, tmp_path) -> None:
+def test_a_hub_file_reports_its_bytes(monkeypatch, tmp_path) -> None:
     path = tmp_path / "snapshots" / "0123abcd" / "x.pth"
     ends = hub_client(monkeypatch, path)
     sizes, job = [], locating("org/name:x.pth")

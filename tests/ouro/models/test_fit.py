@@ -213,7 +213,7 @@ def test_other_vims_are_called_by_their_difference(model, official, extra, drop,
 def test_another_number_of_classes_is_refused_strictly_and_fresh_on_request(model, official, caplog) -> None:
     state = official | {"head.weight": torch.zeros(9, 32), "head.bias": torch.zeros(9)}
     assert refused(model, state) == (
-        f"{START}'head.weight' is (9, 32), the model has (5, 32) (2 shapes differ): it tells 9 classes apart, the model "
+        f"{START}'head.weight' is (9, 32), the model has (5, 32) (2 shapes differ): it has 9 classes, the model "
         "5; build the model with num_classes=9, or load all but the head by head='fresh'"
     )
     before = {key: value.clone() for key, value in model.state_dict().items()}
@@ -315,7 +315,7 @@ def test_another_resolution_or_stride_keeps_the_class_token(official, change) ->
 
 def test_a_grid_that_is_no_square_is_resized_once_it_is_known() -> None:
     wide = create_model("vim_nano", **CONFIG | {"image": (8, 32)})
-    # as many patches as a square of 4 x 4: only the grid tells them apart
+    # as many patches as a square of 4 x 4: only the grid distinguishes them
     plain = load_checkpoint(create_model("vim_nano", **CONFIG), wide.state_dict())
     assert torch.equal(plain.pos_embed, wide.pos_embed)
     turned = load_checkpoint(create_model("vim_nano", **CONFIG), wide.state_dict(), grid=(2, 8))

@@ -57,9 +57,9 @@ def test_features_are_what_the_last_block_of_each_stage_puts_out(model, images) 
         tokens, maps = model.forward_intermediates(images)
         assert torch.equal(model.forward_head(tokens), logits)
     assert len(maps) == len(model.info.stages)
-    for info, stage, found in zip(model.feature_info, model.info.stages, maps, strict=True):
-        assert torch.equal(found, as_map(seen[info["module"]], stage.grid))
-        assert found.shape == (2, info["num_chs"], 64 // info["reduction"], 64 // info["reduction"])
+    for info, stage, actual in zip(model.feature_info, model.info.stages, maps, strict=True):
+        assert torch.equal(actual, as_map(seen[info["module"]], stage.grid))
+        assert actual.shape == (2, info["num_chs"], 64 // info["reduction"], 64 // info["reduction"])
 
 
 def test_formats_norm_and_stopping_early(model, images) -> None:
@@ -118,7 +118,7 @@ def test_a_model_without_stages_is_no_backbone() -> None:
 
 
 @pytest.mark.parametrize("name", [*SMALL, "vim_nano"])
-def test_timm_is_told_where_a_model_begins_and_ends(name: str) -> None:
+def test_timm_knows_where_a_model_begins_and_ends(name: str) -> None:
     model = timm.create_model(name, num_classes=3)
     first, last = (model.get_submodule(model.default_cfg[key]) for key in ("first_conv", "classifier"))
     assert first.in_channels == 3 and last.out_features == 3

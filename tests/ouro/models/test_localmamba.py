@@ -144,25 +144,25 @@ def test_localvmamba_logits_agree_with_the_official_code(vmamba_run) -> None:
 def test_every_localvmamba_block_agrees_with_the_official_code(vmamba_run) -> None:
     _, arrays, model, _, trace, outputs = vmamba_run
     expected = dict(zip(map(str, arrays["act_names"]), arrays["act_stats"], strict=True))
-    found = {}
+    activations = {}
     for i, stage in enumerate(model.stages):
         for j in range(len(stage.blocks)):
-            found[f"layers.{i}.blocks.{j}"] = outputs[f"stages.{i}.blocks.{j}"][0]
-            found[f"layers.{i}.blocks.{j}.op"] = trace.tensors[f"stages.{i}.blocks.{j}.tap_out"]
+            activations[f"layers.{i}.blocks.{j}"] = outputs[f"stages.{i}.blocks.{j}"][0]
+            activations[f"layers.{i}.blocks.{j}.op"] = trace.tensors[f"stages.{i}.blocks.{j}.tap_out"]
         if stage.shrink is not None:
-            found[f"layers.{i}.downsample"] = outputs[f"stages.{i}.shrink"][0]
+            activations[f"layers.{i}.downsample"] = outputs[f"stages.{i}.shrink"][0]
     # the rest: the stem, the last norm, and the identity behind the last stage
-    assert set(expected) - set(found) == {"patch_embed", "layers.3.downsample", "classifier.norm"}
-    for name in set(expected) & set(found):
-        np.testing.assert_allclose(golden.stats(found[name]), expected[name], atol=5e-5, err_msg=name)
+    assert set(expected) - set(activations) == {"patch_embed", "layers.3.downsample", "classifier.norm"}
+    for name in set(expected) & set(activations):
+        np.testing.assert_allclose(golden.stats(activations[name]), expected[name], atol=5e-5, err_msg=name)
 
 
 def test_localvmamba_walks_the_searched_paths(vmamba_run) -> None:
     _, arrays, model, _, trace, _ = vmamba_run
-    found = iter(scan.order for scan in trace.scans)
+    orders = iter(scan.order for scan in trace.scans)
     grids = [stage.grid for stage in model.stages for _ in stage.blocks]
     for names, grid in zip(arrays["directions"], grids, strict=True):
-        assert [next(found) for _ in range(4)] == [direction(name, grid) for name in str(names).split(",")]
+        assert [next(orders) for _ in range(4)] == [direction(name, grid) for name in str(names).split(",")]
 
 
 def test_a_direction_is_a_path_by_name() -> None:

@@ -50,7 +50,7 @@ def test_logits_agree_with_the_official_code(official_run) -> None:
 
 def test_every_block_agrees_with_the_official_code(official_run) -> None:
     _, arrays, model, _, trace, outputs = official_run
-    found = {
+    activations = {
         "patch_embed": as_map(outputs["embed"], (56, 56)),
         "norm": as_map(outputs["norm"], (7, 7)),
         "avgpool": outputs["norm"].mean(1),
@@ -60,14 +60,14 @@ def test_every_block_agrees_with_the_official_code(official_run) -> None:
         for j in range(len(stage.blocks)):
             (out,) = outputs[f"stages.{i}.blocks.{j}"]
             # the official code has maps in stages of convolutions and tokens in the others
-            found[f"levels.{i}.blocks.{j}"] = as_map(out, stage.grid) if i < 2 else out
-        found[f"levels.{i}"] = as_map(out, stage.grid)
+            activations[f"levels.{i}.blocks.{j}"] = as_map(out, stage.grid) if i < 2 else out
+        activations[f"levels.{i}"] = as_map(out, stage.grid)
         if stage.shrink is not None:
-            found[f"levels.{i}"] = as_map(outputs[f"stages.{i}.shrink"][0], model.stages[i + 1].grid)
+            activations[f"levels.{i}"] = as_map(outputs[f"stages.{i}.shrink"][0], model.stages[i + 1].grid)
     expected = dict(zip(map(str, arrays["act_names"]), arrays["act_stats"], strict=True))
-    assert set(found) == set(expected)
+    assert set(activations) == set(expected)
     for name, stats in expected.items():
-        np.testing.assert_allclose(golden.stats(found[name]), stats, atol=5e-5, err_msg=name)
+        np.testing.assert_allclose(golden.stats(activations[name]), stats, atol=5e-5, err_msg=name)
 
 
 def test_step_sizes_and_states_agree_with_the_official_code(official_run) -> None:

@@ -1,4 +1,4 @@
-"""What timm is told of our models."""
+"""What timm knows of our models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ouro.registry import MODELS
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if not MODELS.get(name).embedded])
-def test_where_published_weights_lie_is_told_to_timm(name) -> None:
+def test_where_published_weights_lie_is_known_to_timm(name) -> None:
     weights, cfg = MODELS.get(name).weights, timm.get_pretrained_cfg(name)
     if weights is None:
         assert cfg.url is None and cfg.hf_hub_id is None

@@ -53,8 +53,8 @@ def test_every_layer_agrees_with_the_official_code(official_run) -> None:
     _, arrays, _, _, trace = official_run
     expected = dict(zip(map(str, arrays["act_names"]), arrays["act_stats"], strict=True))
     for layer in range(24):
-        found = golden.stats(trace.tensors[f"layers.{layer}.tap_out"])
-        np.testing.assert_allclose(found, expected[f"layers.{layer}.hidden"], atol=5e-5, err_msg=f"layer {layer}")
+        actual = golden.stats(trace.tensors[f"layers.{layer}.tap_out"])
+        np.testing.assert_allclose(actual, expected[f"layers.{layer}.hidden"], atol=5e-5, err_msg=f"layer {layer}")
 
 
 def test_step_sizes_and_states_agree_with_the_official_code(official_run) -> None:
@@ -74,8 +74,8 @@ def test_the_plus_models_have_overlapping_patches_and_otherwise_the_same_keys(of
     model = create_model("vim_tiny_plus_patch16_224")
     # (224 - 16) / 8 + 1 patches a side
     assert model.info.stages[0].grid == (27, 27) and model.info.cls_index == 364
-    found = {official_key(key): list(value.shape) for key, value in model.state_dict().items()}
-    assert found == manifest["keys"] | {"pos_embed": [1, 730, 192]}
+    shapes = {official_key(key): list(value.shape) for key, value in model.state_dict().items()}
+    assert shapes == manifest["keys"] | {"pos_embed": [1, 730, 192]}
 
 
 def test_an_odd_number_of_patches_moves_the_class_token_of_the_backward_path() -> None:
@@ -115,7 +115,7 @@ def test_recording_changes_nothing_and_leaves_nothing() -> None:
 def test_every_model_is_known_to_timm(name: str) -> None:
     assert timm.is_model(name)
     cfg = timm.get_pretrained_cfg(name)
-    # ZigMa takes latents and tells no classes apart
+    # ZigMa takes latents and has no classes
     assert (cfg.input_size[0], cfg.num_classes > 1) == ((4, False) if name.startswith("zigma") else (3, True))
 
 
@@ -127,7 +127,7 @@ def test_timm_builds_it_with_its_own_options() -> None:
 
 @pytest.mark.parametrize("name", [name for name in MODELS if card(name)])
 def test_an_embedded_checkpoint_does_what_its_card_says(name: str) -> None:
-    told = card(name)
+    stored = card(name)
     model = create_model(name, pretrained=True)
     data = load(MODELS.get(name).data, split="test", size=model.info.input_size[-1])
     images, labels = data.images(0, 200)
@@ -135,8 +135,8 @@ def test_an_embedded_checkpoint_does_what_its_card_says(name: str) -> None:
         right = (model((images / 255 - torch.tensor(model.info.mean)[:, None, None])
                        / torch.tensor(model.info.std)[:, None, None]).argmax(1) == labels).float().mean()  # fmt: skip
     # 200 of the card's images: within four standard errors of what the card says
-    assert abs(right.item() - told["top1"]) < 4 * (told["top1"] * (1 - told["top1"]) / 200) ** 0.5 + 1e-9
-    assert {"data", "n", "ci95", "steps", "train_seconds", "spec"} <= set(told) and "seed" in told["spec"]
+    assert abs(right.item() - stored["top1"]) < 4 * (stored["top1"] * (1 - stored["top1"]) / 200) ** 0.5 + 1e-9
+    assert {"data", "n", "ci95", "steps", "train_seconds", "spec"} <= set(stored) and "seed" in stored["spec"]
 
 
 def test_the_embedded_zoo_is_there() -> None:

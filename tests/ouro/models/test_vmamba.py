@@ -47,17 +47,19 @@ def test_logits_agree_with_the_official_code(official_run) -> None:
 def test_every_block_agrees_with_the_official_code(official_run) -> None:
     _, arrays, model, _, trace, outputs = official_run
     expected = dict(zip(map(str, arrays["act_names"]), arrays["act_stats"], strict=True))
-    found = {}
+    activations = {}
     for i, stage in enumerate(model.stages):
         for j in range(len(stage.blocks)):
-            found[f"layers.{i}.blocks.{j}"] = as_map(outputs[f"stages.{i}.blocks.{j}"], stage.grid)
-            found[f"layers.{i}.blocks.{j}.op"] = as_map(trace.tensors[f"stages.{i}.blocks.{j}.tap_out"], stage.grid)
+            activations[f"layers.{i}.blocks.{j}"] = as_map(outputs[f"stages.{i}.blocks.{j}"], stage.grid)
+            activations[f"layers.{i}.blocks.{j}.op"] = as_map(
+                trace.tensors[f"stages.{i}.blocks.{j}.tap_out"], stage.grid
+            )
         if stage.shrink is not None:
-            found[f"layers.{i}.downsample"] = as_map(outputs[f"stages.{i}.shrink"], model.stages[i + 1].grid)
-    common = set(found) & set(expected)
+            activations[f"layers.{i}.downsample"] = as_map(outputs[f"stages.{i}.shrink"], model.stages[i + 1].grid)
+    common = set(activations) & set(expected)
     assert len(common) == 19, sorted(expected)
     for name in common:
-        np.testing.assert_allclose(golden.stats(found[name]), expected[name], atol=5e-5, err_msg=name)
+        np.testing.assert_allclose(golden.stats(activations[name]), expected[name], atol=5e-5, err_msg=name)
 
 
 def test_step_sizes_agree_with_the_official_code(official_run) -> None:

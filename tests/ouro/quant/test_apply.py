@@ -70,12 +70,12 @@ def test_audit_finds_a_quantizer_that_is_bypassed_and_one_that_does_nothing(mode
     bypassed = model.get_submodule(second)
     bypassed.forward = lambda x: x
     try:
-        found = audit(model, images[:1])
+        report = audit(model, images[:1])
     finally:
         del bypassed.forward
-    assert not found["sealed"] and set(found["failures"]) == {first, second}
-    assert found["failures"][second] == "was never called"
-    assert found["failures"][first] == "put out something else than what it rounds to"
+    assert not report["sealed"] and set(report["failures"]) == {first, second}
+    assert report["failures"][second] == "was never called"
+    assert report["failures"][first] == "put out something else than what it rounds to"
 
 
 def test_effective_bits_need_a_count(model, calibration):

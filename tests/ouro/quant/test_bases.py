@@ -61,5 +61,5 @@ def test_smoothing_makes_channels_equally_large_where_it_takes_everything_over()
 
 def test_smoothing_gives_an_input_and_its_weight_the_same_factor():
     x, weight = torch.randn(2, 3, 4), torch.randn(5, 4)
-    found = smoothing(Block({"a.tap_in": "a.tap_w"}, (), lambda _: [x], lambda _: weight, lambda _: []), 0.5)
-    assert found.keys() == {"a.tap_in", "a.tap_w"} and torch.equal(found["a.tap_in"], found["a.tap_w"])
+    factors = smoothing(Block({"a.tap_in": "a.tap_w"}, (), lambda _: [x], lambda _: weight, lambda _: []), 0.5)
+    assert factors.keys() == {"a.tap_in", "a.tap_w"} and torch.equal(factors["a.tap_in"], factors["a.tap_w"])

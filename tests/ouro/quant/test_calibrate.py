@@ -45,11 +45,11 @@ def test_same_images_same_calibration(model, images):
         assert all(torch.equal(value, second.state[path][name]) for name, value in state.items()), path
 
 
-def test_progress_tells_of_every_block(model, images):
-    beats = []
-    quantize(model, images, method="minmax", progress=beats.append)
-    assert [(beat.step, beat.total) for beat in beats] == [(1, 2), (2, 2)]
-    assert beats[0].message.startswith("layers.0: cosine distance ")
+def test_progress_reports_every_block(model, images):
+    updates = []
+    quantize(model, images, method="minmax", progress=updates.append)
+    assert [(update.step, update.total) for update in updates] == [(1, 2), (2, 2)]
+    assert updates[0].message.startswith("layers.0: cosine distance ")
 
 
 def test_plan_leaves_out_an_idle_outlier_width(model, images):

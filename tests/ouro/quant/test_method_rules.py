@@ -110,10 +110,10 @@ def test_brecq_rounds_every_weight_to_one_of_its_neighbors_and_comes_closer(mode
             continue
         weight = model.get_submodule(path.removesuffix(".tap_w")).weight
         codes = weight / tap.quantizer.scale[:, None]
-        found = tap.quantizer.rounded(weight) / tap.quantizer.scale[:, None]
+        rounded = tap.quantizer.rounded(weight) / tap.quantizer.scale[:, None]
         bounded = codes.clamp(-3, 3)
-        assert (found - bounded).abs().max() < 1.0001
-        moved += int(((found - bounded.round()).abs() > 0.5).sum())
+        assert (rounded - bounded).abs().max() < 1.0001
+        moved += int(((rounded - bounded.round()).abs() > 0.5).sum())
     assert moved > 0
 
 
@@ -146,12 +146,12 @@ def test_an_audit_finds_a_recurrence_that_does_not_round(model, images, monkeypa
     monkeypatch.setattr("ouro.models.mixer.selective_scan", lambda inputs, **kwargs: selective_scan(
         inputs, backend=kwargs["backend"], keep_states=kwargs["keep_states"]
     ))  # fmt: skip
-    found = audit(model, images[:2], calibration.plan)
+    report = audit(model, images[:2], calibration.plan)
     inside = {path for path, tap in taps(model) if tap.site in ("scan.h", "scan.A_bar", "scan.B_bar")}
-    assert not found["sealed"] and set(found["failures"]) == inside
+    assert not report["sealed"] and set(report["failures"]) == inside
     path = "layers.0.mixer.scans.0.tap_h"
     assert re.fullmatch(
-        r"the recurrence is [\d.]+ steps away from the one with rounded states", found["failures"][path]
+        r"the recurrence is [\d.]+ steps away from the one with rounded states", report["failures"][path]
     )
     with pytest.raises(RuntimeError, match="sites are not rounded as the plan says, first layers.0.mixer.scans.0.tap_"):
         require_sealed(model, images[:2], calibration.plan)

@@ -92,13 +92,13 @@ def test_every_quantizer_is_exactly_batch_invariant_and_pure(model, images, cali
 @pytest.mark.parametrize(("method", "scope"), CASES)
 def test_every_site_is_sealed(model, images, calibrations, method, scope):
     calibration = calibrations(method, scope)
-    found = audit(attach_calibration(model, calibration), images[:2])
+    report = audit(attach_calibration(model, calibration), images[:2])
     rounded = {path for path, spec in calibration.plan.sites.items() if is_rounded(spec)}
-    assert found["sealed"] and not found["failures"] and found["sites"] == len(rounded)
-    assert set(found["rows"]) == rounded
-    assert all(row["calls"] == 1 and 1 <= row["values"] <= 2 ** row["bits"] for row in found["rows"].values()), found
+    assert report["sealed"] and not report["failures"] and report["sites"] == len(rounded)
+    assert set(report["rows"]) == rounded
+    assert all(row["calls"] == 1 and 1 <= row["values"] <= 2 ** row["bits"] for row in report["rows"].values()), report
     if scope == "lin":
-        assert found["sites"] == 2 * 2 * 6
+        assert report["sites"] == 2 * 2 * 6
 
 
 @pytest.mark.parametrize(("method", "scope"), CASES)
@@ -169,10 +169,10 @@ def test_effective_bits_count_outliers(model, images, calibrations, outliers, co
     attach_calibration(model, calibrations("ouro", "lin", "w4a4" + outliers))
     with counting(model):
         logits(model, images)
-    found = effective_bits(model)
-    assert 0 < found["outlier_share"] < 0.2
-    expected = torch.tensor(4 + (cost - 4) * found["outlier_share"])
-    assert_close(torch.tensor(found["activations"]), expected, name="activation bits")
+    bits = effective_bits(model)
+    assert 0 < bits["outlier_share"] < 0.2
+    expected = torch.tensor(4 + (cost - 4) * bits["outlier_share"])
+    assert_close(torch.tensor(bits["activations"]), expected, name="activation bits")
 
 
 @pytest.mark.parametrize("theta", ["online", "calibrated"])

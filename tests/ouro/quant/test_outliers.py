@@ -42,8 +42,8 @@ def parameters(x, rule):
 @pytest.mark.parametrize("kappa, share, tolerance", [(3.0, 0.048, 0.003), (4.0, 0.007, 0.001)])
 def test_share_of_listed_channels_in_gaussian_noise(kappa, share, tolerance):
     x = torch.randn(4, 200, 1024, generator=torch.Generator().manual_seed(0))
-    found = outlier_list(x, OutlierRule(4, 8, kappa=kappa)).float().mean()
-    assert abs(found - share) < tolerance
+    listed = outlier_list(x, OutlierRule(4, 8, kappa=kappa)).float().mean()
+    assert abs(listed - share) < tolerance
 
 
 @pytest.mark.parametrize("L", LENGTHS)

@@ -54,10 +54,10 @@ def test_codes_are_a_power_and_no_more_than_the_bits_allow(make, power: int) -> 
     rule = make(4, power)
     rounded = compand(values(rule), rule)
     for n in range(3):
-        found = rounded[..., n].unique()
+        levels = rounded[..., n].unique()
         low, high = rule.low.expand(3)[n], rule.high.expand(3)[n]
-        assert len(found) <= 16
-        away = found.abs() / high if rule.signed else (high - found) / (high - low)
+        assert len(levels) <= 16
+        away = levels.abs() / high if rule.signed else (high - levels) / (high - low)
         codes = away ** (1 / power) * (7 if rule.signed else 15)
         assert_close(codes, codes.round(), atol=1e-3, name="codes")
 

@@ -42,9 +42,9 @@ REQUESTS = {
 
 
 def window() -> PatchWindow:
-    found = square_window(SIZE[2], SIZE[0], 3)
-    assert found is not None
-    return found
+    square = square_window(SIZE[2], SIZE[0], 3)
+    assert square is not None
+    return square
 
 
 @pytest.mark.parametrize("size", [SIZE, GROUPED], ids=["plain", "grouped"])
@@ -74,7 +74,7 @@ def test_attention_elsewhere_is_its_definition(size, through):
 
 
 def test_a_loop_over_tokens_on_a_device_is_logged_once(caplog):
-    dispatch._tell_slow.cache_clear()
+    dispatch._warn_slow.cache_clear()
     with elsewhere() as device, caplog.at_level(logging.WARNING), torch.no_grad():
         inputs = ScanInputs(*(x.to(device) for x in operands(SIZE)))
         for _ in range(3):

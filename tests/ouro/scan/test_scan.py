@@ -60,14 +60,14 @@ def outputs_and_gradients(leaves: list[Tensor], backend: str, **request: object)
     out = selective_scan(ScanInputs(*leaves), backend=backend, **request)
     g = torch.Generator().manual_seed(1)
     loss = (out.y * torch.randn(out.y.shape, generator=g, dtype=out.y.dtype)).sum()
-    found = {"y": out.y}
+    results = {"y": out.y}
     tracked, names = list(leaves), list(NAMES)
     if out.y_p is not None:
         loss = loss + (out.y_p * torch.randn(out.y_p.shape, generator=g, dtype=out.y.dtype)).sum()
-        found["y_p"] = out.y_p
+        results["y_p"] = out.y_p
         tracked.append(request["window"].weights)
         names.append("weights")
-    return found | dict(zip([f"d{name}" for name in names], torch.autograd.grad(loss, tracked), strict=True))
+    return results | dict(zip([f"d{name}" for name in names], torch.autograd.grad(loss, tracked), strict=True))
 
 
 @pytest.mark.parametrize("quantized", [False, True], ids=["float-state", "rounded-state"])
@@ -169,17 +169,17 @@ g = torch.Generator().manual_seed(0)
 u, delta, B, C = (torch.randn(s, generator=g) for s in ((2, 130, 23), (2, 130, 23), (2, 16, 23), (2, 16, 23)))
 leaves = [u, 0.1 * delta.abs(), -torch.rand(130, 16, generator=g), B, C, torch.rand(130, generator=g)]
 y = selective_scan(ScanInputs(*(x.requires_grad_() for x in leaves))).y
-found = [y.detach(), *torch.autograd.grad(y.square().sum(), leaves)]
-print(*(hashlib.sha256(x.contiguous().numpy().tobytes()).hexdigest() for x in found))
+results = [y.detach(), *torch.autograd.grad(y.square().sum(), leaves)]
+print(*(hashlib.sha256(x.contiguous().numpy().tobytes()).hexdigest() for x in results))
 """
-    told = [
+    digests = [
         subprocess.run(
             [sys.executable, "-c", script], env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}, check=True,
             capture_output=True, text=True,
         ).stdout
         for _ in range(2)
     ]  # fmt: skip
-    assert told[0] == told[1] and len(told[0].split()) == 7
+    assert digests[0] == digests[1] and len(digests[0].split()) == 7
 
 
 def test_torch_keeps_its_number_of_threads() -> None:
@@ -223,9 +223,9 @@ def test_half_precision_is_computed_in_float32() -> None:
 
 
 def test_every_backend_says_whether_it_runs_here() -> None:
-    told = {name: (usable, why) for name, usable, why in backends()}
-    assert told["cpu"][0] and told["reference"][0]
-    assert told["mamba_ssm"][1]
+    usability = {name: (usable, why) for name, usable, why in backends()}
+    assert usability["cpu"][0] and usability["reference"][0]
+    assert usability["mamba_ssm"][1]
 
 
 def test_errors_say_what_was_given_and_what_is_allowed() -> None:

@@ -50,9 +50,9 @@ def test_transition_agrees_with_closed_form(size, dtype):
     expected = expected[:, 0] if size[-1] is None else expected
     assert_close(T, expected, name="T")
     weights = noise(*T.shape)
-    found = torch.autograd.grad((T * weights.to(dtype)).sum(), (delta, A))
+    actual = torch.autograd.grad((T * weights.to(dtype)).sum(), (delta, A))
     wanted = torch.autograd.grad((expected * weights).sum(), exact)
-    for name, x, y in zip(("delta", "A"), found, wanted, strict=True):
+    for name, x, y in zip(("delta", "A"), actual, wanted, strict=True):
         assert_close(x, y, name=f"gradient of {name}", atol=None if dtype is torch.float64 else 1e-5 * y.abs().max())
 
 
@@ -129,10 +129,10 @@ def test_contract_agrees_with_definition(order, size, groups):
     T, B, C, weights = contraction_operands(order, groups)
     window = None if size is None else PatchWindow(size, weights, order)
     leaves = (T, B, C) if size is None else (T, B, C, weights)
-    found, wanted = contract(T, B, C, window), by_definition(T, B, C, window)
-    assert_close(found, wanted, name="alpha")
-    G = noise(*found.shape)
-    gradients = (torch.autograd.grad((x * G).sum(), leaves) for x in (found, wanted))
+    actual, wanted = contract(T, B, C, window), by_definition(T, B, C, window)
+    assert_close(actual, wanted, name="alpha")
+    G = noise(*actual.shape)
+    gradients = (torch.autograd.grad((x * G).sum(), leaves) for x in (actual, wanted))
     for name, x, y in zip(("T", "B", "C", "weights"), *gradients, strict=False):
         assert_close(x, y, name=f"gradient of {name}")
 

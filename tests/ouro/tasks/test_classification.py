@@ -108,7 +108,7 @@ def test_classes_that_are_the_same_are_accepted():
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        (("a", "b", "c"), "folder:x has 3 classes, toy tells 2 apart"),
+        (("a", "b", "c"), "folder:x has 3 classes, toy has 2"),
         ((), "folder:x has no labels; accuracy needs a data set with one folder per class"),
         (("dog", "cat"), "folder:x has the classes of toy in another order: 'dog' where the model has 'cat'; say "),
         (("cat", "fox"), "folder:x has a class 'fox' where toy knows 'dog'; take its own data set, rename the folders"),

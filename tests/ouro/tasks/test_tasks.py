@@ -76,11 +76,11 @@ def test_everything_asks_the_task(colors):
     calibration = ouro.quantize(colors, made.images, method="minmax", bits="w4a4")
     seen = torch.cat(list(outcomes(colors, [(made.images, made.labels)])))
     assert task_of(colors).score(seen)["n"] == 3
-    found = finish(sensitivity(colors, calibration, made.images, made.labels, by="group"))
+    result = finish(sensitivity(colors, calibration, made.images, made.labels, by="group"))
     exact = colors(made.images)
     rounded = ouro.attach_calibration(colors, calibration)(made.images)
-    assert found.whole.kl == pytest.approx((exact - rounded).double().square().sum(-1).mean().item(), rel=1e-5)
-    assert found.score == task_of(colors).primary(seen)
+    assert result.whole.kl == pytest.approx((exact - rounded).double().square().sum(-1).mean().item(), rel=1e-5)
+    assert result.score == task_of(colors).primary(seen)
 
 
 def test_the_class_term_is_the_tasks_loss(colors):
@@ -103,11 +103,11 @@ def test_a_model_of_a_task_that_is_not_here_says_so():
 def test_nothing_but_a_task_picks_the_largest_logit():
     """argmax elsewhere is over candidates of a search, or of geometry."""
     allowed = re.compile(r"ouro/(tasks|quant|attention)/|ouro/data/scenes\.py")
-    found = [
+    places = [
         f"{path.relative_to(ROOT)}:{number}"
         for path in sorted((ROOT / "ouro").rglob("*.py"))
         if not allowed.search(path.as_posix())
         for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
         if "argmax(" in line or ("F.cross_entropy(" in line and "training_step" not in path.name)
     ]
-    assert not found, f"argmax or cross-entropy outside of the tasks: {', '.join(found)}"
+    assert not places, f"argmax or cross-entropy outside of the tasks: {', '.join(places)}"

@@ -34,14 +34,14 @@ def report(tiny_zoo, in_process, tmp_path, monkeypatch):  # noqa: F811
     spec = AblationSpec(
         studies=("small",), seeds=2, num=3, steps=2, measures=(("minmax", "w4a4o8"),), limit=20, workers=1
     )
-    beats, found = finish(ablate(spec, root=tmp_path))
-    return beats, found.values, sorted(made), spec, tmp_path
+    updates, result = finish(ablate(spec, root=tmp_path))
+    return updates, result.values, sorted(made), spec, tmp_path
 
 
 def test_variants_that_share_a_set_share_it(report) -> None:
-    beats, values, made, _, _ = report
+    updates, values, made, _, _ = report
     # two seeds each of the set of four and of noise; nothing is generated for real images or for the first two of four
-    assert made == [3, 3, 4, 4] and beats[-1].step == beats[-1].total == 6
+    assert made == [3, 3, 4, 4] and updates[-1].step == updates[-1].total == 6
     (study,) = values["studies"]
     assert [(row["label"], row["num"]) for row in study["rows"]] == [("2", 2), ("4", 4), ("noise", 3), ("real", 3)]
     assert study["rows"][3]["recognized"] is None and len(study["rows"][0]["recognized"]["values"]) == 2
@@ -69,11 +69,11 @@ def test_what_is_kept_is_not_measured_again(report, monkeypatch) -> None:
 
 
 def test_an_interval_is_students() -> None:
-    told = difference([0.5, 0.6, 0.7], [0.4, 0.4, 0.4])
+    result = difference([0.5, 0.6, 0.7], [0.4, 0.4, 0.4])
     # gaps 0.1, 0.2, 0.3: mean 0.2, standard error 0.1 / sqrt(3)
-    assert told["difference"] == pytest.approx(0.2)
-    assert told["ci95"] == pytest.approx([0.2 - 4.303 * 0.1 / 3**0.5, 0.2 + 4.303 * 0.1 / 3**0.5])
-    assert told["seen"] == "not resolved"
+    assert result["difference"] == pytest.approx(0.2)
+    assert result["ci95"] == pytest.approx([0.2 - 4.303 * 0.1 / 3**0.5, 0.2 + 4.303 * 0.1 / 3**0.5])
+    assert result["seen"] == "not resolved"
     assert difference([0.5, 0.51], [0.1, 0.11])["seen"] == "yes"
     assert difference([0.1, 0.11], [0.5, 0.51])["seen"] == "no"
 

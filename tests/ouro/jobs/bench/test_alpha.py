@@ -1,4 +1,4 @@
-"""The cost of the patched attention is told behind a gate, and not at all when the gate fails."""
+"""The cost of the patched attention is reported behind a gate, and not at all when the gate fails."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ SMALL = AlphaBenchSpec(e=5, n=3, side=4, loop_side=3, window=3, repeats=2)
 def test_three_ways_agree_and_are_timed() -> None:
     values = finish(bench_alpha(SMALL))[1].values
     assert values["gate"]["passed"] and values["gate"]["max_error"] < 1e-5
-    told = [(row["op"], row["backend"]) for row in values["rows"]]
-    assert told.count(("alpha_p", "compiled")) == 2 and ("alpha_p", "loop") in told
-    assert ("alpha_p with gradient", "compiled") in told
+    timed = [(row["op"], row["backend"]) for row in values["rows"]]
+    assert timed.count(("alpha_p", "compiled")) == 2 and ("alpha_p", "loop") in timed
+    assert ("alpha_p with gradient", "compiled") in timed
     assert all(row["p20_ms"] <= row["p50_ms"] <= row["p80_ms"] for row in values["rows"])
     assert [row["ratio"] for row in values["rows"] if row["backend"] == "closed form"] == [1.0] * 3
 

@@ -30,9 +30,9 @@ def table(tiny_zoo, tmp_path):
 
 
 def test_every_cell_is_a_calibration_that_was_evaluated(table, tmp_path) -> None:
-    beats, report = table
+    updates, report = table
     values = report.values
-    assert [beat.step for beat in beats] == [0, 2, 3, 4, 5] and beats[-1].total == 5
+    assert [update.step for update in updates] == [0, 2, 3, 4, 5] and updates[-1].total == 5
     assert [(cell["seed"], cell["calib"], cell["bits"], cell["method"]) for cell in values["cells"]] == [
         (seed, "noise", "w4a4o8", method) for seed in (0, 1) for method in ("minmax", "dynamic")
     ]

@@ -40,7 +40,7 @@ def no_gpu(monkeypatch):
 
 
 def case_of(name, case):
-    return next(found for found in kernel(name).cases if found.name == case)
+    return next(each for each in kernel(name).cases if each.name == case)
 
 
 def test_without_a_gpu_the_gate_runs_and_nothing_is_timed(no_gpu, tmp_path):
@@ -58,7 +58,7 @@ def test_without_a_gpu_the_gate_runs_and_nothing_is_timed(no_gpu, tmp_path):
     assert {"commit", "versions", "device", "seed"} <= set(values)
 
 
-def test_a_failed_gate_is_told_and_is_exit_code_1(no_gpu, monkeypatch):
+def test_a_failed_gate_is_reported_and_is_exit_code_1(no_gpu, monkeypatch):
     rows = [
         {"kernel": "norm_quantize", "case": "one", "passed": True, "max_error": 0.0, "complaint": None},
         {"kernel": "norm_quantize", "case": "two", "passed": False, "max_error": None, "complaint": "y: all differ"},
@@ -76,16 +76,16 @@ def test_a_gate_that_stops_is_a_failure(no_gpu, monkeypatch):
         finish(bench_kernels(KernelBenchSpec(("gemm",))))
 
 
-def test_the_gate_alone_tells_its_rows_as_they_come(no_gpu):
+def test_the_gate_alone_reports_its_rows_as_they_come(no_gpu):
     job, seen = check_kernels(GateSpec(("paired_linear",))), []
     while True:
         try:
-            beat = next(job)
+            update = next(job)
         except StopIteration as end:
             values = end.value.values
             break
-        assert beat.total == 9 and len(beat.data["gates"]) == beat.step
-        seen.append(beat.step)
+        assert update.total == 9 and len(update.data["gates"]) == update.step
+        seen.append(update.step)
     assert seen == sorted(seen) and set(seen) >= set(range(1, 10))
     assert values["gate"] == {"passed": True, "failed": [], "cases": 9} and values["interpreted"]
     assert all(row["passed"] and len(row["counts"]) == 8 for row in values["gates"])
@@ -138,9 +138,9 @@ def measured(monkeypatch, name, case, times, verdict=None, failed=False, peers=T
         return {"p20_ms": 0.9, "p50_ms": next(clock), "p80_ms": 1.2}
 
     monkeypatch.setattr(module, "_times", taken)
-    found = kernel(name)
-    small = SimpleNamespace(**{f: getattr(found, f) for f in ("name", "reference", "tolerances", "widen")})
-    small.op = lambda backend, **inputs: found.reference(**inputs)
+    tested = kernel(name)
+    small = SimpleNamespace(**{f: getattr(tested, f) for f in ("name", "reference", "tolerances", "widen")})
+    small.op = lambda backend, **inputs: tested.reference(**inputs)
     small.floor = lambda _: Floor(bytes=100, int8_ops=4000)
     rates = {"bytes": 1e6, "exps": 1e6, "int8_ops": 1e7, "half_ops": 1e6}
     return list(module._measured(small, case_of(name, case), CPU, KernelBenchSpec(peers=peers), rates, failed))
@@ -258,9 +258,9 @@ def test_official_kernels_get_their_operands_in_their_layout(monkeypatch):
             case = next(c for c in tested.cases if not c.bench and c.name not in ("all-ones", "l3-e5-n3"))
             inputs = inputs_of(case, CPU) | ({"reverse": False} if tested.name == "selective_scan" else {})
             (call,) = peer.make([inputs])
-            found, wanted = call(), outputs(tested.reference(**inputs))
-            found = found if isinstance(found, tuple) else (found,)
-            for ours, theirs in zip(wanted.values(), found, strict=True):
+            actual, wanted = call(), outputs(tested.reference(**inputs))
+            actual = actual if isinstance(actual, tuple) else (actual,)
+            for ours, theirs in zip(wanted.values(), actual, strict=True):
                 theirs = theirs if theirs.shape == ours.shape else theirs.transpose(1, 2)
                 assert_close(theirs, ours, name=tested.name, rtol=1e-4, atol=1e-4)
             tried.add(tested.name)
@@ -312,14 +312,14 @@ def test_results_compare_by_their_scatter(tmp_path):
     after = result_file(
         tmp_path / "b.json", [row_of("a", 0.4, 0.5, 0.6), row_of("b", 1.2, 1.3, 1.4), row_of("d", 5, 5, 5)], "CPU"
     )
-    found = compare_benchmarks(before, after)
-    assert [(row["case"], row["verdict"], row["speedup"]) for row in found["rows"]] == [
+    comparison = compare_benchmarks(before, after)
+    assert [(row["case"], row["verdict"], row["speedup"]) for row in comparison["rows"]] == [
         ("a", "faster", 4.0),
         ("b", "same", 0.846),
     ]
     assert compare_benchmarks(after, before)["rows"][0]["verdict"] == "slower"
-    assert not found["same_device"] and found["device"] == ["GPU", "CPU"]
-    assert found["only_before"] == [["k", "c", "ouro"]] and found["only_after"] == [["k", "d", "ouro"]]
+    assert not comparison["same_device"] and comparison["device"] == ["GPU", "CPU"]
+    assert comparison["only_before"] == [["k", "c", "ouro"]] and comparison["only_after"] == [["k", "d", "ouro"]]
     shown = runner.invoke(app, ["bench", "compare", str(before), str(after)])
     assert shown.exit_code == 0 and "different devices: GPU and CPU" in shown.stdout
 

@@ -22,7 +22,7 @@ def small_models(monkeypatch):
 
 @pytest.mark.parametrize("name", [name for name in zoo.NAMES if "nano" not in name])
 def test_every_family_passes_the_gate_and_is_timed(name) -> None:
-    beats, report = finish(bench_model(ModelBenchSpec(name, batch=2, repeats=2)))
+    updates, report = finish(bench_model(ModelBenchSpec(name, batch=2, repeats=2)))
     gate, (reference, compiled) = report.values["gate"], report.values["rows"]
     assert gate["passed"] and 0 <= gate["max_error"] <= gate["tolerance"] == module.MODEL_TOLERANCE
     assert [row["backend"] for row in (reference, compiled)] == ["reference", "cpu"]
@@ -30,7 +30,7 @@ def test_every_family_passes_the_gate_and_is_timed(name) -> None:
     for row in (reference, compiled):
         assert 0 < row["p20_ms"] <= row["p50_ms"] <= row["p80_ms"] and row["peak_mb"] > 0
     assert compiled["ratio"] == pytest.approx(reference["p50_ms"] / compiled["p50_ms"], abs=0.01)
-    assert [beat.step for beat in beats] == sorted(beat.step for beat in beats)
+    assert [update.step for update in updates] == sorted(update.step for update in updates)
 
 
 def test_the_gate_sees_a_scan_that_is_wrong(monkeypatch) -> None:

@@ -28,8 +28,8 @@ def surveyed(tiny_zoo, in_process, tmp_path, monkeypatch):  # noqa: F811
 
 
 def test_a_window_of_one_with_even_weights_gains_nothing(surveyed) -> None:
-    (beats, report), _ = surveyed
-    assert beats[-1].step == beats[-1].total == 2
+    (updates, report), _ = surveyed
+    assert updates[-1].step == updates[-1].total == 2
     (model,) = report.values["models"]
     for row in model["rows"]:
         if row["source"] == "h_p 1 uniform":
@@ -49,10 +49,10 @@ def test_a_row_is_the_mean_of_single_maps(surveyed) -> None:
     with torch.no_grad(), record(model, "*.scans.*") as trace:
         model(normalize(images, model.info.mean, model.info.std))
     last = list(by_mixer(trace.scans).values())[-1]
-    found = attention_map(last, "h_p", "given", window=3, weights="uniform")
-    inside = mask_to_grid(masks, found.grid)
+    weights = attention_map(last, "h_p", "given", window=3, weights="uniform")
+    inside = mask_to_grid(masks, weights.grid)
     usable = inside.flatten(1).any(1) & ~inside.flatten(1).all(1)
-    expected = auroc(found.weights[usable], inside[usable]).mean().item()
+    expected = auroc(weights.weights[usable], inside[usable]).mean().item()
     rows = report.values["models"][0]["rows"]
     (row,) = [r for r in rows if (r["layer"], r["source"], r["reduction"]) == (1, "h_p 3 uniform", "given")]
     assert row["auroc"]["mean"] == pytest.approx(expected, abs=1e-6)

@@ -12,9 +12,9 @@ from tests.ouro.jobs.running import finish
 
 def test_bench_passes_its_gate_before_it_times(tiny_zoo):
     spec = PackedBenchSpec("vim_nano", ("w8a8", "w4a8"), (1, 3), repeats=2, images=2, calibration=4)
-    beats, report = finish(bench_packed(spec))
+    updates, report = finish(bench_packed(spec))
     values = report.values
-    assert values["gate"]["passed"] and values["gate"]["max_error"] < 1e-5 and beats[-1].step == beats[-1].total
+    assert values["gate"]["passed"] and values["gate"]["max_error"] < 1e-5 and updates[-1].step == updates[-1].total
     assert [row["backend"] for row in values["rows"]] == ["float32", "packed w8a8", "packed w4a8"] * 2
     keys = {"op", "case", "backend", "gate", "max_error", "agreement", "p20_ms", "p50_ms", "p80_ms", "ratio", "parts"}
     assert all(set(row) == keys for row in values["rows"]) and values["weights"] == "trained"

@@ -46,8 +46,8 @@ def in_process(monkeypatch):
 
 
 def test_the_table_is_made_of_comparisons(tiny_zoo, in_process, tmp_path) -> None:
-    beats, report = finish(table(SPEC, root=tmp_path))
-    assert [beat.step for beat in beats] == [0, 2, 4, 6, 8] and beats[-1].total == 8
+    updates, report = finish(table(SPEC, root=tmp_path))
+    assert [update.step for update in updates] == [0, 2, 4, 6, 8] and updates[-1].total == 8
     tables = report.values["tables"]
     assert [(values["model"], values["scope"], len(values["cells"])) for values in tables] == [
         ("vim_nano", "lin", 4), ("vim_nano", "rec", 4),

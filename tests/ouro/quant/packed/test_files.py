@@ -21,14 +21,14 @@ def test_the_file_brings_the_model_back(quantized, images, tmp_path, floats):
     packed = lower(simulated)
     path = write_tensors(tmp_path / "packed.safetensors", *packed_tensors(packed, calibration, floats))
     tensors, metadata = read_tensors(path)
-    found, again = restore(fresh(), tensors, metadata)
+    restored, again = restore(fresh(), tensors, metadata)
     assert again.plan == calibration.plan and again.provenance == calibration.provenance
     with torch.no_grad():
-        logits = found(images)
+        logits = restored(images)
         if floats == "fp32":
             assert torch.equal(logits, packed(images))
-    assert logits.isfinite().all() and all(not p.requires_grad for p in found.parameters())
-    rewritten, header = packed_tensors(found, again, floats)
+    assert logits.isfinite().all() and all(not p.requires_grad for p in restored.parameters())
+    rewritten, header = packed_tensors(restored, again, floats)
     assert header == metadata and all(torch.equal(tensors[key], rewritten[key]) for key in tensors.keys() | rewritten)
 
 
@@ -67,8 +67,8 @@ def test_a_model_that_is_not_packed_and_unknown_floats_are_refused(small):
 def test_damaged_files_and_other_models_are_refused(small):
     simulated, calibration = small
     tensors, metadata = packed_tensors(lower(simulated), calibration)
-    found = "this is no packed model: its format is None, expected 'ouro packed 1'"
-    refuses(found, lambda: restore(fresh(), tensors, {}))
+    message = "this is no packed model: its format is None, expected 'ouro packed 1'"
+    refuses(message, lambda: restore(fresh(), tensors, {}))
     path = "layers.0.mixer.in_proj.tap_w"
     gone = {key: x for key, x in tensors.items() if key != f"{path}.quantizer.scale"}
     refuses(f"'{path}' lacks 128 steps that can be used; quantize again", lambda: restore(fresh(), gone, metadata))

@@ -28,7 +28,7 @@ def encodings(steps):
     generator = torch.Generator().manual_seed(steps)
     scale = torch.rand(steps, generator=generator) * 0.05 + 0.01
     theta = torch.rand(steps, generator=generator) * 2 + 1
-    found = {
+    encodings = {
         "tensor, unsigned": Encoding(asymmetric(8), torch.tensor([0.03]), torch.tensor([120.0])),
         "tensor, signed": Encoding(symmetric(8, narrow=False), torch.tensor([0.03])),
         "step, signed": Encoding(symmetric(4), scale * 8),
@@ -43,9 +43,9 @@ def encodings(steps):
         zero = None if signed else torch.randint(0, 16, (steps,), generator=generator).float()
         for bits in (4, 8, 16):
             plain = Encoding(grid, scale * 8, zero, OutlierRule(4, bits, signed, 2.0, 10))
-            found[f"o{bits}, {'signed' if signed else 'unsigned'}"] = plain
-            found[f"o{bits}, {'signed' if signed else 'unsigned'}, theta"] = replace(plain, theta=theta)
-    return found
+            encodings[f"o{bits}, {'signed' if signed else 'unsigned'}"] = plain
+            encodings[f"o{bits}, {'signed' if signed else 'unsigned'}, theta"] = replace(plain, theta=theta)
+    return encodings
 
 
 NAMES = list(encodings(1))

@@ -55,13 +55,13 @@ def test_every_packed_layer_equals_its_simulation(quantized, images):
 def test_logits_differ_no_more_than_under_rounding_of_the_input(quantized, images):
     simulated, _ = quantized
     packed = lower(simulated)
-    wanted, found = simulated(images), packed(images)
+    wanted, actual = simulated(images), packed(images)
     noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(2))
     moved = simulated(images * (1 + 1e-6 * noise))
     size = wanted.abs().max()
     # a float beside the border of two codes takes either, and the blocks behind carry that on
-    assert (found - wanted).abs().max() <= 4 * (moved - wanted).abs().max() + 0.05 * size
-    assert torch.equal(found, packed(images)) and torch.equal(wanted, simulated(images))
+    assert (actual - wanted).abs().max() <= 4 * (moved - wanted).abs().max() + 0.05 * size
+    assert torch.equal(actual, packed(images)) and torch.equal(wanted, simulated(images))
 
 
 @torch.no_grad()

@@ -30,27 +30,28 @@ def mean_bits(chosen, widths):
 @pytest.mark.parametrize("budget", [3, 3.3, 4.5, 5.01, 7.9])
 def test_allocate_finds_what_brute_force_finds(seed, budget):
     chosen = items(seed)
-    found = allocate(chosen, budget)
+    allocation = allocate(chosen, budget)
     best = min(
         sum(item.damages[width] for item, width in zip(chosen, widths, strict=True))
         for widths in itertools.product(WIDTHS, repeat=len(chosen))
         if mean_bits(chosen, widths) <= budget
     )
-    widths = [found.site_bits[item.name] for item in chosen]
-    assert found.predicted == pytest.approx(best)
-    assert found.predicted == pytest.approx(sum(x.damages[w] for x, w in zip(chosen, widths, strict=True)))
+    widths = [allocation.site_bits[item.name] for item in chosen]
+    assert allocation.predicted == pytest.approx(best)
+    assert allocation.predicted == pytest.approx(sum(x.damages[w] for x, w in zip(chosen, widths, strict=True)))
     assert (
-        found.mean_bits["weights"] == pytest.approx(mean_bits(chosen, widths)) and mean_bits(chosen, widths) <= budget
+        allocation.mean_bits["weights"] == pytest.approx(mean_bits(chosen, widths))
+        and mean_bits(chosen, widths) <= budget
     )
 
 
 def test_the_budget_holds_for_weights_and_for_activations():
     both = items(0) + items(1, 7, "activations")
-    found = allocate(both, 4.5)
-    assert max(found.mean_bits.values()) <= 4.5 and set(found.site_bits) == {item.name for item in both}
+    allocation = allocate(both, 4.5)
+    assert max(allocation.mean_bits.values()) <= 4.5 and set(allocation.site_bits) == {item.name for item in both}
     alone = [allocate(items(0), 4.5), allocate(items(1, 7, "activations"), 4.5)]
-    assert found.predicted == pytest.approx(sum(part.predicted for part in alone))
-    assert found.site_bits == {**alone[0].site_bits, **alone[1].site_bits}
+    assert allocation.predicted == pytest.approx(sum(part.predicted for part in alone))
+    assert allocation.site_bits == {**alone[0].site_bits, **alone[1].site_bits}
     assert alone[0].mean_bits["activations"] == 32
 
 
@@ -72,9 +73,9 @@ def test_the_ends_of_the_budget(monotone):
 
 def test_a_budget_is_met_exactly_where_sizes_allow():
     chosen = [Item(name, (name,), "weights", 7, {4: 1.0, 8: 0.0}) for name in "abcd"]
-    found = allocate(chosen, 5)
-    assert found.mean_bits["weights"] == 5 and sorted(found.site_bits.values()) == [4, 4, 4, 8]
-    assert found.predicted == 3
+    allocation = allocate(chosen, 5)
+    assert allocation.mean_bits["weights"] == 5 and sorted(allocation.site_bits.values()) == [4, 4, 4, 8]
+    assert allocation.predicted == 3
     # a budget that a float cannot hold: 4.4 * 70 is 308.00000000000006 or 307.99999999999994 of 308 bits
     tenths = [Item(str(place), (str(place),), "weights", 7, {4: 1.0, 8: 0.0}) for place in range(10)]
     assert allocate(tenths, 4.4).mean_bits["weights"] == pytest.approx(4.4)
@@ -91,9 +92,12 @@ def test_a_thinned_frontier_stays_within_the_budget_and_near_the_best(monkeypatc
     exact = [allocate(chosen, budget) for budget in (3, 3.5, 4.5, 6, 8)]
     monkeypatch.setattr(module, "MOST_STATES", 200)
     for budget, best in zip((3, 3.5, 4.5, 6, 8), exact, strict=True):
-        found = allocate(chosen, budget)
-        assert found.mean_bits["weights"] <= budget
-        assert best.predicted <= found.predicted * (1 + 1e-12) and found.predicted <= 1.1 * best.predicted + 1e-12
+        allocation = allocate(chosen, budget)
+        assert allocation.mean_bits["weights"] <= budget
+        assert (
+            best.predicted <= allocation.predicted * (1 + 1e-12)
+            and allocation.predicted <= 1.1 * best.predicted + 1e-12
+        )
 
 
 @pytest.mark.parametrize(

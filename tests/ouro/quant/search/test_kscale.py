@@ -53,13 +53,13 @@ def test_one_cluster_is_the_search_per_tensor(rows, bits, tie):
 def test_token_search_tries_every_candidate_of_every_cluster(rows, bits):
     every = torch.cat(rows)
     labels = clusters(every.abs().mean((0, 2)), 3)
-    found = search_tokens(rows, labels, bits, tie=False)
+    scales = search_tokens(rows, labels, bits, tie=False)
     for k in range(3):
         own = every[:, labels == k]
         tried = with_initial(initial(own.abs().max(), bits))
         scores = torch.stack([cosines(own, scale, bits).mean() for scale in tried])
-        assert_close(found[k], tried[scores.argmax()])
-    ratio = (search_tokens(rows, labels, bits) / found[0]).log2()
+        assert_close(scales[k], tried[scores.argmax()])
+    ratio = (search_tokens(rows, labels, bits) / scales[0]).log2()
     assert_close(ratio, ratio.round())
 
 
@@ -105,20 +105,20 @@ def test_no_search_makes_a_scale_worse(rows, bits):
     every = torch.cat(rows)
     labels = clusters(every.abs().mean((0, 2)), 4)
     first = torch.stack([initial(every[:, labels == k].abs().max(), bits) for k in range(4)])
-    found = search_tokens(rows, labels, bits, tie=False)
-    before, after = (cosines(every, s[labels][:, None], bits).mean() for s in (first, found))
+    scales = search_tokens(rows, labels, bits, tie=False)
+    before, after = (cosines(every, s[labels][:, None], bits).mean() for s in (first, scales))
     assert after >= before
     labels = clusters(every.abs().mean((0, 1)), 4)
     first = torch.stack([initial(every[..., labels == k].abs().max(), bits) for k in range(4)])
-    found = search_channels(rows, labels, bits, tie=False)
-    assert channel_score(every, labels, found, bits) >= channel_score(every, labels, first, bits)
+    scales = search_channels(rows, labels, bits, tie=False)
+    assert channel_score(every, labels, scales, bits) >= channel_score(every, labels, first, bits)
 
 
-def test_what_is_on_a_grid_is_found_to_be():
+def test_values_on_a_grid_are_represented_exactly():
     x = 0.3 * torch.arange(-8, 8).float().view(1, 2, 8)
-    # a cosine cannot tell scales with the same codes apart: their first one is as good as 0.3 itself
-    found = search_tokens([x], torch.zeros(2, dtype=torch.int64), 4)
-    assert_close(cosines(x, found, 4), torch.ones(1, 2, dtype=torch.float64), atol=1e-6)
+    # a cosine is the same for scales with the same codes: their first one is as good as 0.3 itself
+    scales = search_tokens([x], torch.zeros(2, dtype=torch.int64), 4)
+    assert_close(cosines(x, scales, 4), torch.ones(1, 2, dtype=torch.float64), atol=1e-6)
 
 
 @pytest.mark.parametrize("search", [search_tokens, search_channels])
@@ -126,8 +126,8 @@ def test_zeros_and_empty_clusters_get_scale_one(search):
     labels = torch.tensor([0, 0, 2])
     assert search([torch.zeros(2, 3, 3)], labels, 8).tolist() == [1, 1, 1]
     x = torch.ones(2, 3, 3)
-    found = search([x], labels, 8, tie=False)
-    assert found[1] == 1 and (found > 0).all()
+    scales = search([x], labels, 8, tie=False)
+    assert scales[1] == 1 and (scales > 0).all()
 
 
 def test_search_does_not_depend_on_the_chunks(rows):
@@ -160,9 +160,9 @@ def test_weight_search_tries_every_candidate(rows, bits):
     target = (x @ weight.T).double()
     tried = with_initial(initial(weight.abs().max(), bits))
     scores = [torch.cosine_similarity(target, (x @ rounded(weight, s, bits).T).double()).mean() for s in tried]
-    found = search_weight(weight, rows, bits)
-    score = torch.cosine_similarity(target, (x @ rounded(weight, found, bits).T).double()).mean()
-    assert found in tried and score == pytest.approx(max(scores).item(), abs=1e-7)
+    scale = search_weight(weight, rows, bits)
+    score = torch.cosine_similarity(target, (x @ rounded(weight, scale, bits).T).double()).mean()
+    assert scale in tried and score == pytest.approx(max(scores).item(), abs=1e-7)
     scales = search_weight(weight, rows, bits, per_channel=True)
     assert scales.shape == (6,)
     for row, scale, want in zip(weight, scales, target.T, strict=True):

@@ -148,14 +148,14 @@ def test_shared_search_comes_close_to_the_best_and_never_below_the_first(bits):
     inputs = made_up()
     r = factors(mean_state([inputs]))
     first = initial((largest_state([inputs]) / r.rank1()).amax(), bits)
-    found = search_shared([inputs], r, bits)
-    assert found.shape == (1,) and found in with_initial(first)
+    scale = search_shared([inputs], r, bits)
+    assert scale.shape == (1,) and scale in with_initial(first)
 
     def score(s):
         return y_score(inputs, StateQuantizer(s * r.step, bits, r.channel, r.state))
 
-    assert score(found) >= score(first)
-    assert score(found) >= max(score(s) for s in with_initial(first)[::4]) - 2e-3
+    assert score(scale) >= score(first)
+    assert score(scale) >= max(score(s) for s in with_initial(first)[::4]) - 2e-3
     plain = search_shared([inputs], None, bits)
     assert y_score(inputs, StateQuantizer(plain, bits)) >= y_score(
         inputs, StateQuantizer(initial(largest_state([inputs]).amax(), bits)[None], bits)
