@@ -149,13 +149,17 @@ def chart(files: Sequence[Values], device: str | None, topic: str | None) -> str
     low, high = log10(min(values)), log10(max(values))
     middle, span = (low + high) / 2, max(high - low, 1.0)
     data: list[dict[str, Any]] = []
-    for ours, name, color in ((True, "ours", "$accent"), (False, "others", "$h")):
-        shown = [(y, row) for y, row in places if row["ours"] == ours]
+    for gate, name, color in (
+        (True, "ours", "$accent"),
+        (False, "ours, unverified", "$accent"),
+        (None, "others", "$h"),
+    ):
+        shown = [(y, row) for y, row in places if row["gate"] is gate]
         if shown:
             data.append(
                 {
                     "type": "scatter", "mode": "markers", "name": name, "x": [row["p50_ms"] for _, row in shown],
-                    "y": [y for y, _ in shown], "marker": {"size": 9, "color": color},
+                    "y": [y for y, _ in shown], "marker": {"size": 9, "color": color, "symbol": "circle-open" if gate is False else "circle"},
                     "error_x": {"type": "data", "symmetric": False, "color": color, "thickness": 1.5, "width": 4,
                                 "array": [row["p80_ms"] - row["p50_ms"] for _, row in shown],
                                 "arrayminus": [row["p50_ms"] - row["p20_ms"] for _, row in shown]},
@@ -169,7 +173,7 @@ def chart(files: Sequence[Values], device: str | None, topic: str | None) -> str
         {
             "type": "scatter", "mode": "text", "y": [y for y, _ in places], "showlegend": False, "hoverinfo": "skip",
             "x": [row["p20_ms" if before else "p80_ms"] for (_, row), before in zip(places, left, strict=True)],
-            "text": [f"   {row['backend']}, {_digits(row['p50_ms'])} ms   " for _, row in places],
+            "text": [f"   {_by(row)}, {_digits(row['p50_ms'])} ms   " for _, row in places],
             "textposition": ["middle left" if before else "middle right" for before in left],
             "textfont": {"size": 12}, "cliponaxis": False,
         }
@@ -191,7 +195,7 @@ def chart(files: Sequence[Values], device: str | None, topic: str | None) -> str
                   "showline": False, "ticks": ""},
         "annotations": titles, "legend": LEGEND, "margin": {"l": 8, "r": 8, "t": 34, "b": 44},
     }  # fmt: skip
-    few = "; ".join(f"{row['case']}, {row['backend']} {_digits(row['p50_ms'])} ms" for row in timed[:8])
+    few = "; ".join(f"{row['case']}, {_by(row)} {_digits(row['p50_ms'])} ms" for row in timed[:8])
     alt = f"times of {topic} on {device}, p50: {few}{f'; and {len(timed) - 8} more' if len(timed) > 8 else ''}"
     return figure(data, layout, alt=alt, height=round(90 + 24 * -at), name="times")
 
@@ -208,8 +212,13 @@ def listed(files: Sequence[Values], device: str | None, topic: str | None) -> st
     for row in rows:
         times = [_digits(row[key]) for key in ("p20_ms", "p50_ms", "p80_ms")]
         floor = [_floor(row), percent(row["achieved"], 0)] if floors else []
-        lines.append([html.escape(row["case"]), html.escape(row["backend"]), *times, *floor, _gate(row), _ratios(row)])
+        lines.append([html.escape(row["case"]), html.escape(_by(row)), *times, *floor, _gate(row), _ratios(row)])
     return table(heads, lines)
+
+
+def _by(row: Values) -> str:
+    """Whose time it is; one that no gate vouches for says so."""
+    return f"{row['backend']}, unverified" if row["gate"] is False and row["p50_ms"] else row["backend"]
 
 
 def _floor(row: Values) -> str:

@@ -207,12 +207,15 @@ def test_no_ratio_stands_beside_a_failed_gate(timed, monkeypatch):
     broken = {"passed": False, "failed": ["quantized_linear"], "cases": 1}
     shown = times.listed([kernel_file(timed, gate=broken)], "A GPU", TOPIC)
     assert "×" not in shown and "✗ failed" in shown
-    wrong = measured_by_bench(monkeypatch, "norm_quantize", "odd sizes", [], Verdict(9.0, "codes: 1 of 9 differ"))
+    verdict = Verdict(9.0, "codes: 1 of 9 differ")
+    wrong = measured_by_bench(monkeypatch, "norm_quantize", "odd sizes", [1.5], verdict, peers=False)
     shown = times.listed([kernel_file(wrong)], "A GPU", "norm_quantize, odd sizes")
-    assert "×" not in shown and "✗ codes: 1 of 9 differ" in shown
-    assert (
-        "see the table" in json.loads(times.chart([kernel_file(wrong)], "A GPU", "norm_quantize, odd sizes"))["empty"]
-    )
+    assert "×" not in shown and "✗ codes: 1 of 9 differ" in shown and "ours, unverified" in shown
+    # its time is there to be looked at, drawn apart from those that a gate vouches for
+    drawn = json.loads(times.chart([kernel_file(wrong)], "A GPU", "norm_quantize, odd sizes"))
+    assert [trace.get("name") for trace in drawn["data"][:1]] == ["ours, unverified"]
+    assert drawn["data"][0]["marker"]["symbol"] == "circle-open" and drawn["data"][0]["x"] == [1.5]
+    assert "ours, unverified, 1.50 ms" in json.dumps(drawn, ensure_ascii=False)
 
 
 def test_what_no_gate_let_be_timed_says_why():
