@@ -26,21 +26,23 @@ def scan(
     n: Annotated[int, typer.Option(help="States per channel.")] = 16,
     repeats: Annotated[int, typer.Option(help="Timed calls of the compiled scan.")] = 30,
     backend: Annotated[str, typer.Option(help="cpu, or triton: as `ouro bench kernels scan`.")] = "cpu",
+    peers: Annotated[bool, typer.Option(help="Time what torch.compile makes of a scan as well; minutes.")] = True,
     out: Out = None,
     seed: Seed = 0,
     json_: Json = False,
 ) -> None:
-    """The compiled scan against the loop over tokens.
+    """The compiled scan against the loop over tokens, and against that loop and two parallel scans under torch.compile.
 
-    JSON: {op, device, rows: [{case, backend, gate, max_error, p20_ms, p50_ms, p80_ms, ratio, peak_mb}], ...}.
+    JSON: {op, device, rows: [{case, backend, gate, max_error, p20_ms, p50_ms, p80_ms, ratio, peak_mb}], strongest: {op:
+    {peer, p50_ms, ratio}}, ...}.
     """
     if backend == "triton":
-        return _kernels(["scan"], [], True, repeats, out, seed, json_)
+        return _kernels(["scan"], [], peers, repeats, out, seed, json_)
     if backend != "cpu":
         raise ValueError(f"backend is {backend!r}, allowed are cpu and triton")
     from ouro.jobs.bench.scan import ScanBenchSpec, bench_scan
 
-    job = bench_scan(ScanBenchSpec(b=b, e=e, l=l, n=n, repeats=repeats, seed=seed))
+    job = bench_scan(ScanBenchSpec(b=b, e=e, l=l, n=n, repeats=repeats, peers=peers, seed=seed))
     end(run("bench", job), draw.scan, json_=json_, out=out)
 
 
@@ -54,13 +56,15 @@ def model(
         "fp16,w8a8,w4a8,w4a4o8"
     ),
     images: Annotated[int, typer.Option(help="With backend triton: images that pass the gate.")] = 1024,
-    peers: Annotated[bool, typer.Option(help="With backend triton: time the unfused model as well.")] = True,
+    peers: Annotated[
+        bool, typer.Option(help="Time the model under torch.compile as well; with backend triton the unfused one.")
+    ] = True,
     repeats: Annotated[int, typer.Option(help="Timed forwards; 0 takes 5, or 50 with backend triton.")] = 0,
     out: Out = None,
     seed: Seed = 0,
     json_: Json = False,
 ) -> None:
-    """A whole model's forward with the compiled scan against the same model with the loop over tokens, or on kernels.
+    """A whole model's forward with the compiled scan against itself with the loop over tokens and compiled, or on kernels.
 
     JSON: {op, device, rows: [{case, backend, gate, max_error, p20_ms, p50_ms, p80_ms, ratio, peak_mb}], ...}; with backend
     triton {op, model, device, gate: {passed, failed, formats}, gates: [{model, format, images, error, agreement, off, top1,
@@ -77,7 +81,7 @@ def model(
         raise ValueError(f"backend is {backend!r} and b {b!r}; backend cpu takes one batch size, triton takes several")
     from ouro.jobs.bench.model import ModelBenchSpec, bench_model
 
-    spec = ModelBenchSpec(source, batch=batches[0], repeats=repeats or 5, seed=seed)
+    spec = ModelBenchSpec(source, batch=batches[0], repeats=repeats or 5, peers=peers, seed=seed)
     end(run("bench", bench_model(spec)), draw.timed, json_=json_, out=out)
 
 

@@ -293,6 +293,11 @@ def timed(values: Values, words: str = "") -> Drawn:
     )
     title = f"{values['rows'][0]['case']}, {values['threads']} threads"
     yield _filled(title, ("what", "backend", "p20 ms", "p50 ms", "p80 ms", "ratio", "peak MB"), rows)
+    for op, one in values.get("strongest", {}).items():
+        yield f"{op}: fastest beside ours is {one['peer']} with {one['p50_ms']:.1f} ms, ours is {one['ratio']:.1f}x as fast"
+    for row in values["rows"]:
+        if "failed" in row:
+            yield f"{row['op']}, {row['backend']}: {row['failed']}"
 
 
 def scan(values: Values) -> Drawn:

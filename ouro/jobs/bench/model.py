@@ -1,18 +1,22 @@
-"""A whole model's forward with the compiled scan against the same model with the loop over tokens, gate first."""
+"""A whole model's forward with the compiled scan against itself with the loop over tokens and under torch.compile."""
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ouro.jobs.bench.scan import strongest
+from ouro.jobs.bench.scan_peers import PEERS, served_by
 from ouro.jobs.bench.timing import peak_mb, percentiles
 from ouro.jobs.inputs import open_untrained, source_of
 from ouro.jobs.provenance import run_info
+from ouro.kernels.gate import stumbled
 from ouro.taps import ScanModule
 from ouro.types import ModelSource, Progress, Report
 from ouro.vision import VisionModel
@@ -25,6 +29,8 @@ MODEL_TOLERANCE = 1e-4
 class ModelBenchSpec:
     """A whole model's forward at one batch size; weights may be random, time does not depend on them.
 
+    peers: also the model under torch.compile, block by block, with the scans of `ouro.jobs.bench.scan_peers`.
+
     Raises:
         ValueError: a count below 1.
     """
@@ -33,6 +39,7 @@ class ModelBenchSpec:
     batch: int = 8
     repeats: int = 5
     reference_repeats: int = 1
+    peers: bool = True
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -43,12 +50,16 @@ class ModelBenchSpec:
 
 
 def bench_model(spec: ModelBenchSpec) -> Generator[Progress, None, Report]:
-    """One model with the compiled scan against itself with the loop over tokens: gate first, then percentiles."""
+    """One model with the compiled scan against itself with the loop over tokens, and compiled by torch: gates first.
+
+    A row's ratio is to the loop; `strongest` names the fastest peer, and how many times faster ours is.
+    """
     started = time.perf_counter()
     model = open_untrained(spec.model, spec.seed)
     images = torch.randn(spec.batch, *model.info.input_size, generator=torch.Generator().manual_seed(spec.seed))
     case = f"{spec.model} b={spec.batch} float32"
-    yield Progress(0, 3, "gate: logits of both")
+    total = 3 + len(PEERS) * spec.peers
+    yield Progress(0, total, "gate: logits of both")
     logits = []
     for backend in ("reference", "cpu"):
         _use(model, backend)
@@ -68,10 +79,40 @@ def bench_model(spec: ModelBenchSpec) -> Generator[Progress, None, Report]:
             base = rows[0]["p50_ms"] if number else times["p50_ms"]
             row |= times | {"ratio": round(base / times["p50_ms"], 2), "peak_mb": round(peak_mb(call), 2)}
         rows.append(row)
-        yield Progress(number + 1, 3, backend, row)
+        yield Progress(number + 1, total, backend, row)
+    for row in _compiled(spec, model, images) if spec.peers else ():
+        row = {"op": "model forward", "case": case} | row
+        row |= {"ratio": round(rows[0]["p50_ms"] / row["p50_ms"], 2)} if passed and "p50_ms" in row else {}
+        rows.append(row)
+        yield Progress(len(rows), total, row["backend"], row)
     gate = {"passed": passed, "max_error": error, "tolerance": MODEL_TOLERANCE}
     values = {"op": "model", "device": "cpu", "threads": torch.get_num_threads(), "gate": gate, "rows": rows}
+    values |= {"strongest": strongest(rows)}
     return Report("bench", values | {"seed": spec.seed}, run_info(spec.seed, started))
+
+
+def _compiled(spec: ModelBenchSpec, model: VisionModel, images: Tensor) -> Iterator[dict[str, Any]]:
+    """Rows of the model under torch.compile, each behind the gate of its own logits."""
+    _use(model, "cpu")
+    with torch.no_grad():
+        wanted = model(images)
+    for peer in PEERS:
+        row: dict[str, Any] = {"backend": f"torch.compile, {peer.name}"}
+        compiled = copy.deepcopy(model)
+        _use(compiled, "reference")
+        # block by block: they are alike, and torch compiles the first for all
+        for block in compiled.blocks().values():
+            block.compile(dynamic=False)
+        call = _forward(compiled, images)
+        try:
+            with served_by(peer.make()):
+                error = ((call() - wanted).abs().max() / wanted.abs().max()).item()
+                row |= {"gate": "passed" if error <= MODEL_TOLERANCE else "failed", "max_error": error}
+                if error <= MODEL_TOLERANCE:
+                    row |= percentiles(call, spec.repeats) | {"peak_mb": round(peak_mb(call), 2)}
+        except Exception as error:  # whatever the compiler of another stumbles over is its result
+            row |= {"gate": "failed", "max_error": None, "failed": stumbled(error)}
+        yield row
 
 
 def _use(model: VisionModel, backend: str) -> None:
@@ -80,8 +121,8 @@ def _use(model: VisionModel, backend: str) -> None:
             module.backend = backend
 
 
-def _forward(model: VisionModel, images: Tensor) -> Callable[[], object]:
-    def call() -> object:
+def _forward(model: VisionModel, images: Tensor) -> Callable[[], Tensor]:
+    def call() -> Tensor:
         with torch.no_grad():
             return model(images)
 

@@ -1,9 +1,9 @@
-"""The compiled CPU scan against the loop over tokens: gate first, then percentiles, as a ratio in the same run."""
+"""The compiled CPU scan against the loop over tokens and what torch.compile makes of it: gates first, then percentiles."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ouro.jobs.bench.scan_peers import PEERS, Scan
 from ouro.jobs.bench.timing import peak_mb, percentiles
 from ouro.jobs.provenance import run_info
+from ouro.kernels.gate import stumbled
 from ouro.scan import selective_scan
 from ouro.scan.cpu import max_exp_ulp
 from ouro.types import Progress, Report, ScanInputs
@@ -24,7 +26,7 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class ScanBenchSpec:
-    """Sizes of the scan (b, e, l, n) and how often each side is timed.
+    """Sizes of the scan (b, e, l, n) and how often each side is timed. peers: also the scans of `PEERS`.
 
     Raises:
         ValueError: a size below 1.
@@ -36,6 +38,7 @@ class ScanBenchSpec:
     n: int = 16
     repeats: int = 30
     reference_repeats: int = 3
+    peers: bool = True
     seed: int = 0
     threads: int = 0
 
@@ -46,14 +49,18 @@ class ScanBenchSpec:
 
 
 def bench_scan(spec: ScanBenchSpec) -> Generator[Progress, None, Report]:
-    """The compiled CPU scan against the loop over tokens: gate first, then percentiles, ratio and peak extra memory."""
+    """The compiled CPU scan against the loop over tokens and the peers: gates first, then percentiles and peak memory.
+
+    A row's ratio is to the loop; `strongest` names the fastest peer of each mode, and how many times faster ours is.
+    """
     started = time.perf_counter()
     if spec.threads:
         torch.set_num_threads(spec.threads)
     case = f"b={spec.b} e={spec.e} l={spec.l} n={spec.n} float32"
     inputs = _inputs(spec)
     rows: list[dict[str, Any]] = []
-    yield Progress(0, 4, "gate: compiled scan against the reference")
+    total = 5 + sum(1 + peer.trains for peer in PEERS) * spec.peers
+    yield Progress(0, total, "gate: compiled scan against the reference")
     error = _gate(inputs)
     passed = error <= TOLERANCE
     done = 1
@@ -69,7 +76,12 @@ def bench_scan(spec: ScanBenchSpec) -> Generator[Progress, None, Report]:
                 base = middle if base is None else base
                 row |= times | {"ratio": round(base / middle, 2), "peak_mb": round(peak_mb(call), 2)}
             rows.append(row)
-            yield Progress(done := done + 1, 5, f"{mode}, {backend}", row)
+            yield Progress(done := done + 1, total, f"{mode}, {backend}", row)
+    for row in _peer_rows(spec, inputs, case) if spec.peers else ():
+        base = next(one.get("p50_ms") for one in rows if one["op"] == row["op"])
+        row |= {"ratio": round(base / row["p50_ms"], 2)} if base and "p50_ms" in row else {}
+        rows.append(row)
+        yield Progress(done := done + 1, total, f"{row['op']}, {row['backend']}", row)
     operands = _operands(inputs)
     values = {
         "op": "scan",
@@ -79,9 +91,66 @@ def bench_scan(spec: ScanBenchSpec) -> Generator[Progress, None, Report]:
         "exp_max_ulp": max_exp_ulp(seed=spec.seed),
         "inputs_mb": round(sum(x.numel() * x.element_size() for x in operands) / 1e6, 2),
         "rows": rows,
+        "strongest": strongest(rows),
         "seed": spec.seed,
     }
     return Report("bench", values, run_info(spec.seed, started))
+
+
+def strongest(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Operation -> {peer, p50_ms, ratio}: what is fastest beside ours, and how many times faster ours is."""
+    best = {}
+    for op in dict.fromkeys(row["op"] for row in rows):
+        timed = [row for row in rows if row["op"] == op and "p50_ms" in row]
+        ours = [row["p50_ms"] for row in timed if row["backend"] == "cpu"]
+        others = sorted((row["p50_ms"], row["backend"]) for row in timed if row["backend"] not in ("cpu", "reference"))
+        if ours and others:
+            middle, name = others[0]
+            best[op] = {"peer": name, "p50_ms": middle, "ratio": round(middle / ours[0], 2)}
+    return best
+
+
+def _peer_rows(spec: ScanBenchSpec, inputs: ScanInputs, case: str) -> Iterator[dict[str, Any]]:
+    """Rows of the peers: forward, and with its gradient where it has one, each behind the gate that ours passes."""
+    for peer in PEERS:
+        scan = peer.make()
+        for mode in (FORWARD, BOTH) if peer.trains else (FORWARD,):
+            row: dict[str, Any] = {"op": f"scan {mode}", "case": case, "backend": peer.name}
+            try:
+                yield row | _peer_times(spec, inputs, scan, mode)
+            except Exception as error:  # whatever the compiler of another stumbles over is its result
+                yield row | {"gate": "failed", "max_error": None, "failed": stumbled(error)}
+
+
+def _peer_times(spec: ScanBenchSpec, inputs: ScanInputs, scan: Scan, mode: str) -> dict[str, Any]:
+    if mode == FORWARD:
+        with torch.no_grad():
+            error = _off([scan(inputs)], [selective_scan(inputs, backend="cpu").y])
+            call = torch.no_grad()(lambda: scan(inputs))
+            return _behind(error, call, spec.repeats)
+    weight = torch.randn(inputs.u.shape, generator=torch.Generator().manual_seed(1))
+    tracked, leaves = _leaves(inputs)
+
+    def both() -> object:
+        return torch.autograd.grad(scan(tracked), leaves, weight)
+
+    wanted = torch.autograd.grad(selective_scan(tracked, backend="cpu").y, leaves, weight)
+    error = _off(both(), wanted)
+    return _behind(error, both, spec.repeats)
+
+
+def _behind(error: float, call: Callable[[], object], repeats: int) -> dict[str, Any]:
+    """Times, if the error lets anybody care."""
+    row: dict[str, Any] = {"gate": "passed" if error <= TOLERANCE else "failed", "max_error": error}
+    if error > TOLERANCE:
+        return row
+    return row | percentiles(call, repeats) | {"peak_mb": round(peak_mb(call), 2)}
+
+
+def _off(results: Any, wanted: Any) -> float:
+    """Largest error, relative to each tensor's largest entry."""
+    pairs = zip(results, wanted, strict=True)
+    return max(((x - y).abs().max() / y.abs().max().clamp(min=1e-30)).item() for x, y in pairs)
 
 
 def _inputs(spec: ScanBenchSpec) -> ScanInputs:
@@ -119,10 +188,7 @@ def _gate(inputs: ScanInputs) -> float:
         y = selective_scan(tracked, backend=backend).y
         weight = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
         results.append([y, *torch.autograd.grad((y * weight).sum(), leaves)])
-    worst = 0.0
-    for exact, ours in zip(*results, strict=True):
-        worst = max(worst, ((ours - exact).abs().max() / exact.abs().max().clamp(min=1e-30)).item())
-    return worst
+    return _off(results[1], results[0])
 
 
 def _call(inputs: ScanInputs, backend: str, mode: str) -> Callable[[], object]:

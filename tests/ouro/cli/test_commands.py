@@ -79,7 +79,7 @@ def test_attention_writes_its_picture(tmp_path: Path) -> None:
 
 
 def test_bench_scan_passes_its_gate_before_it_times() -> None:
-    values = json_of("bench", "scan", "--b", 1, "--e", 64, "--l", 23, "--n", 4, "--repeats", 3)
+    values = json_of("bench", "scan", "--b", 1, "--e", 64, "--l", 23, "--n", 4, "--repeats", 3, "--no-peers")
     assert values["gate"]["passed"] and values["exp_max_ulp"] < 2
     assert {(row["op"], row["backend"]) for row in values["rows"]} == {
         (f"scan {mode}", backend) for mode in ("forward", "forward+backward") for backend in ("reference", "cpu")
@@ -89,7 +89,7 @@ def test_bench_scan_passes_its_gate_before_it_times() -> None:
 
 
 def test_bench_model_compares_a_model_with_itself() -> None:
-    values = json_of("bench", "model", "vim_nano", "--b", 1, "--repeats", 1)
+    values = json_of("bench", "model", "vim_nano", "--b", 1, "--repeats", 1, "--no-peers")
     assert values["gate"]["passed"] and [row["backend"] for row in values["rows"]] == ["reference", "cpu"]
     reference, compiled = values["rows"]
     assert reference["ratio"] == 1 and compiled["ratio"] > 0 and min(row["peak_mb"] for row in values["rows"]) > 0
@@ -97,7 +97,7 @@ def test_bench_model_compares_a_model_with_itself() -> None:
 
 def test_a_failed_gate_is_exit_code_1_with_json_too(monkeypatch) -> None:
     monkeypatch.setattr("ouro.jobs.bench.model.MODEL_TOLERANCE", -1.0)
-    result = call("bench", "model", "vim_nano", "--b", 1, "--repeats", 1, "--json")
+    result = call("bench", "model", "vim_nano", "--b", 1, "--repeats", 1, "--no-peers", "--json")
     assert result.exit_code == 1
     assert not json.loads(result.stdout)["gate"]["passed"] and "ratio" not in json.loads(result.stdout)["rows"][1]
 

@@ -22,7 +22,7 @@ def small_models(monkeypatch):
 
 @pytest.mark.parametrize("name", [name for name in zoo.NAMES if "nano" not in name])
 def test_every_family_passes_the_gate_and_is_timed(name) -> None:
-    updates, report = finish(bench_model(ModelBenchSpec(name, batch=2, repeats=2)))
+    updates, report = finish(bench_model(ModelBenchSpec(name, batch=2, repeats=2, peers=False)))
     gate, (reference, compiled) = report.values["gate"], report.values["rows"]
     assert gate["passed"] and 0 <= gate["max_error"] <= gate["tolerance"] == module.MODEL_TOLERANCE
     assert [row["backend"] for row in (reference, compiled)] == ["reference", "cpu"]
@@ -43,7 +43,7 @@ def test_the_gate_sees_a_scan_that_is_wrong(monkeypatch) -> None:
         return type(out)(y=out.y + 0.1, h=out.h, y_p=out.y_p)
 
     monkeypatch.setattr(reference, "scan", wrong)
-    _, report = finish(bench_model(ModelBenchSpec("vim_tiny_patch16_224", batch=1, repeats=1)))
+    _, report = finish(bench_model(ModelBenchSpec("vim_tiny_patch16_224", batch=1, repeats=1, peers=False)))
     assert not report.values["gate"]["passed"]
     assert all(row["gate"] == "failed" and "p50_ms" not in row for row in report.values["rows"])
 
@@ -58,7 +58,7 @@ def test_the_loop_runs_once_for_the_gate_once_for_the_clock_and_once_for_the_mem
         return model
 
     monkeypatch.setattr(module, "open_untrained", counted)
-    finish(bench_model(ModelBenchSpec("vmamba_tiny", batch=1, repeats=2)))
+    finish(bench_model(ModelBenchSpec("vmamba_tiny", batch=1, repeats=2, peers=False)))
     assert calls.count("reference") == 3 and calls.count("cpu") == 1 + 1 + 2 + 1
 
 
