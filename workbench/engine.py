@@ -219,10 +219,10 @@ def generator_settings(method: str) -> tuple[Any, ...]:
 
 
 def optimizes(method: str) -> bool:
-    """Whether a generation method takes steps."""
+    """Whether a generation method takes steps; so it is said of one that is no longer registered."""
     from ouro.registry import GENERATORS
 
-    return GENERATORS.get(method).optimizes
+    return method not in GENERATORS or GENERATORS.get(method).optimizes
 
 
 @lru_cache(maxsize=1)

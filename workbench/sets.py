@@ -24,7 +24,7 @@ _LETTERS = "ABCD"
 
 def spec_name(spec: Mapping[str, Any]) -> str:
     """What a set is made of, in one line."""
-    steps = f", {spec['steps']} steps" if spec["method"] != "noise" else ""
+    steps = f", {spec['steps']} steps" if engine.optimizes(spec["method"]) else ""
     options = "".join(f", {name} {value}" for name, value in dict(spec["options"]).items())
     return f"{spec['model']} · {spec['method']} · {spec['num']} images{steps}, seed {spec['seed']}{options}"
 
@@ -139,7 +139,7 @@ def _settings(entries: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]
         ("Model", [values["model"] for values in entries]),
         ("Method", [engine.generator_titles().get(values["method"], values["method"]) for values in entries]),
         ("Images", [str(values["num"]) for values in entries]),
-        ("Steps", [str(values["steps"]) if values["method"] != "noise" else "none" for values in entries]),
+        ("Steps", [str(values["steps"]) if engine.optimizes(values["method"]) else "none" for values in entries]),
         ("Seed", [str(values["seed"]) for values in entries]),
         ("Options", [_options(values) for values in entries]),
     ]

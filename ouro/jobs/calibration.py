@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from dataclasses import replace
 
@@ -14,8 +15,12 @@ from ouro.data.source import FILE, NOISE, SYNTHETIC, noise, open_data, own_data,
 from ouro.jobs.inputs import source_of
 from ouro.jobs.synthesize import SynthesisSpec, synthesize
 from ouro.progress import finish
+from ouro.quant.apply import weights_digest
 from ouro.quant.calibrate import check_images
 from ouro.types import CalibrationSet, DataSource, ModelInfo, ModelSource
+from ouro.vision import VisionModel
+
+_log = logging.getLogger(__name__)
 
 CALIBRATION = 128
 """Images that calibration takes of a source that names no number."""
@@ -24,13 +29,15 @@ CALIBRATION = 128
 def calibration_set(
     calib: str | DataSource,
     source: str | ModelSource,
-    info: ModelInfo,
+    model: VisionModel,
     seed: int,
     *,
     root: str | os.PathLike[str] | None = None,
     device: str = "auto",
 ) -> CalibrationSet:
     """Images in model space on the CPU, from what `calib` says; see `ouro.data.source.parse`.
+
+    A stored set that was made with other weights of the model is taken, with a line in the log that says so.
 
     Images of a data set are drawn by the seed from its calibration split, CALIBRATION of them (or all, where it has
     fewer) unless a number is given. Noise is Gaussian. "synthetic:N" is what `ouro generate` makes for this seed,
@@ -42,11 +49,11 @@ def calibration_set(
     """
     wanted, source = parse(calib), source_of(source)
     if wanted.kind == FILE:
-        return _stored_set(wanted.argument, source.name, info)
+        return _stored_set(wanted.argument, source.name, model)
     if wanted.kind == SYNTHETIC:
         return _synthesized(wanted, source, seed, root, device)
     make = _noise_images if wanted.kind == NOISE else _real_images
-    return CalibrationSet(make(wanted, info, seed), None, {"calib": spelled(wanted), "seed": seed})
+    return CalibrationSet(make(wanted, model.info, seed), None, {"calib": spelled(wanted), "seed": seed})
 
 
 def _synthesized(
@@ -72,14 +79,18 @@ def _real_images(wanted: DataSource, info: ModelInfo, seed: int) -> Tensor:
     return normalize(pixels, info.mean, info.std)
 
 
-def _stored_set(path: str, name: str, info: ModelInfo) -> CalibrationSet:
+def _stored_set(path: str, name: str, model: VisionModel) -> CalibrationSet:
+    info = model.info
     tensors, metadata = read_set(path)
     images = tensors["images"]
     # images that one model dreamed up in its own pixel scale say little about another
-    made_by = json.loads(metadata.get("spec", "{}")).get("model", name)
+    made = json.loads(metadata.get("spec", "{}"))
+    made_by = made.get("model", name)
     if made_by != name:
         sizes = f"images {tuple(images.shape[1:])}, {name} takes {info.input_size}"
         raise ValueError(f"{path} was made by {made_by} for itself, not for {name} ({sizes}); generate one with {name}")
+    if made.get("weights") not in (None, weights_digest(model)):
+        _log.warning("%s was made with other weights of %s: its images show what those had learned", path, name)
     try:
         check_images(images, info.input_size)
     except ValueError as error:

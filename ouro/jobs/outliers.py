@@ -91,7 +91,7 @@ def outliers(spec: OutlierSpec, model: VisionModel | None = None) -> Generator[P
     rows = _rows(model, path, tap, normalize(pixels, model.info.mean, model.info.std))
     yield Progress(1, 2, f"{path} of {spec.n} calibration images")
     calib = f"real:{spec.n}:{spec.data}" if spec.data else f"real:{spec.n}"
-    known = calibration_set(calib, spec.model, model.info, spec.seed).images
+    known = calibration_set(calib, spec.model, model, spec.seed).images
     rule = OutlierRule(bits=4, outlier_bits=8, kappa=spec.kappa, refresh=spec.refresh)
     none = torch.zeros_like(rows, dtype=torch.bool)
     bound = threshold(rows, none, spec.kappa)

@@ -76,7 +76,7 @@ def quality(spec: QualitySpec, *, root: str | os.PathLike[str] | None = None) ->
     started = time.perf_counter()
     model = open_model(spec.model, spec.device)
     real = calibration_set(
-        spec.reference, spec.model, model.info, spec.seed + OTHER_DRAW, root=root, device=spec.device
+        spec.reference, spec.model, model, spec.seed + OTHER_DRAW, root=root, device=spec.device
     ).images
     wanted = features(model, real)
     judges = dict(judges_of(spec.model.name, model))
@@ -84,7 +84,7 @@ def quality(spec: QualitySpec, *, root: str | os.PathLike[str] | None = None) ->
     for number, (label, calib) in enumerate(spec.sets):
         at = round(1000 * _LOOKING * number / len(spec.sets))
         yield Progress(at, 1000, f"{label}: looked at through {spec.model.name}")
-        made = calibration_set(calib, spec.model, model.info, spec.seed, root=root, device=spec.device)
+        made = calibration_set(calib, spec.model, model, spec.seed, root=root, device=spec.device)
         key = {"job": "quality", "model": spec.model.name, "weights": weights_digest(model)}
         key |= {"set": images_digest(made.images), "real": images_digest(real)}
         run = store.open(key)

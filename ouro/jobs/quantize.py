@@ -101,7 +101,7 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
     options = dict(spec.options)
     make_plan(model, spec.method, spec.bits, spec.scope, spec.seed, options)
     yield Progress(0, len(model.blocks()), f"calibration set {spec.calib}")
-    images = calibration_set(spec.calib, spec.model, model.info, spec.seed, root=root, device=spec.device).images
+    images = calibration_set(spec.calib, spec.model, model, spec.seed, root=root, device=spec.device).images
     run = Store(root).open(identity(spec, model, job="quantize", options=options))
     how: dict[str, Any] = {"method": spec.method, "bits": spec.bits, "scope": spec.scope, "seed": spec.seed, **options}
     chosen: Allocation | None = None

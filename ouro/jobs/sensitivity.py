@@ -86,7 +86,7 @@ def measure_sensitivity(
     if labelled:
         task.require(dataset, data, info)
     yield Progress(0, 1000, f"calibration set {spec.calib}")
-    images = calibration_set(spec.calib, spec.model, info, spec.seed, root=root, device=spec.device).images
+    images = calibration_set(spec.calib, spec.model, model, spec.seed, root=root, device=spec.device).images
     run = Store(root).open(identity(spec, model, job="sensitivity", data=data, options=options))
     job = calibrating(model, images, method=spec.method, bits=spec.bits, scope=spec.scope, seed=spec.seed, **options)
     calibration = yield from staged(job, 0, 0.3, "calibration")

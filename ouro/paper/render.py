@@ -12,15 +12,11 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from ouro.figures.state import RULES
 from ouro.paper.markdown import RESULTS, ROOT, Rows, load, made, markdown, share, title
 from ouro.paper.speed import alpha_cpu, fused_reference, gpu, packed, scan_cpu
 from ouro.registry import QUANTIZERS
 
-RULES = {
-    "tensor": "one step per tensor", "step": "one per time step", "shared factors": "one per tensor, rank-1 factors",
-    "step factors": "one per time step, rank-1 factors", "searched": "one per time step, searched",
-    "searched factors": "one per time step, rank-1 factors, searched",
-}  # fmt: skip
 SOURCES = {"h": "h", "h_p": "h_p", "delta": "Δ"}
 
 

@@ -24,7 +24,7 @@ from ouro.jobs.pool import in_processes
 from ouro.jobs.provenance import run_info
 from ouro.jobs.synthesize import SynthesisSpec, synthesize
 from ouro.progress import finish
-from ouro.registry import MODELS
+from ouro.registry import GENERATORS, MODELS
 from ouro.store import Store
 from ouro.types import ModelSource, Progress, Report
 
@@ -217,9 +217,9 @@ def _measure(unit: _Unit, *, spec: AblationSpec, root: Any) -> list[dict[str, An
     made, labels = unit.made, None
     model = open_model(made.model, spec.device)
     if made.method == "real":
-        images = calibration_set(f"real:{made.num}", made.model, model.info, made.seed, device=spec.device).images
+        images = calibration_set(f"real:{made.num}", made.model, model, made.seed, device=spec.device).images
     else:
-        steps = 0 if made.method == "noise" else spec.steps
+        steps = spec.steps if GENERATORS.get(made.method).optimizes else 0
         wanted = SynthesisSpec(
             made.model, made.method, made.num, steps, made.seed, options=made.options, device=spec.device
         )

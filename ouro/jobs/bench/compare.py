@@ -85,9 +85,7 @@ def compare(spec: CompareSpec, *, root: str | os.PathLike[str] | None = None) ->
     yield Progress(0, total, "float model")
     exact = _once(store, _key(model, spec, "float"), lambda: _measured(model, spec))
     for seed, (label, calib) in sets:
-        images = calibration_set(
-            calib.format(seed=seed), spec.model, model.info, seed, root=root, device=spec.device
-        ).images
+        images = calibration_set(calib.format(seed=seed), spec.model, model, seed, root=root, device=spec.device).images
         for bits, method in itertools.product(spec.bits, spec.methods):
             cell = kept_cell(store, model, images, spec, method, bits, seed)
             cells.append({"method": method, "bits": bits, "calib": label, "seed": seed} | cell)

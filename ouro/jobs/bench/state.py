@@ -63,9 +63,9 @@ def state_errors(spec: StateSpec, *, root: str | os.PathLike[str] | None = None)
     """
     started = time.perf_counter()
     model = open_model(spec.model, spec.device)
-    images = calibration_set(spec.calib, spec.model, model.info, spec.seed, root=root, device=spec.device).images
+    images = calibration_set(spec.calib, spec.model, model, spec.seed, root=root, device=spec.device).images
     other = f"real:{_HELD_OUT}:{spec.data}" if spec.data else f"real:{_HELD_OUT}"
-    held_out = calibration_set(other, spec.model, model.info, spec.seed + 1).images
+    held_out = calibration_set(other, spec.model, model, spec.seed + 1).images
     rows: list[dict[str, Any]] = []
     mixers = list(model.mixers())
     for layer, path in enumerate(mixers):

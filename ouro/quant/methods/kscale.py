@@ -38,6 +38,7 @@ class KScaled(Method):
 
     h_scale: "per_step" has a scale of h per time step, "shared" one for all steps and the factor r_L instead.
     reparam: whether h is divided by its rank-1 factors. samples: images that the search for h looks at.
+    Its searches run on the CPU wherever the model is: compiled loops over candidates and steps.
 
     Raises:
         ValueError: fewer than one scale, an h_scale that is not known, or a least that is no part of 1.

@@ -88,6 +88,7 @@ def search_steps(
     wins that has the greatest mean cosine over channels between y_{l+1} = C_{l+1} h_{l+1} of the float scan and that of
     the rounded one (skip left out), then the state is rounded with it and carried on. Where all are equal, a state of
     zeros among them, the initial step stays; it is 1 for zeros. The last step is never used and stays initial too.
+    Searched on the CPU wherever the scans are: it is a loop over steps in which every state waits for the last.
 
     Args:
         scans: chunks of one scan's operands.

@@ -121,23 +121,23 @@ def test_a_quantized_file_of_ones_own_model_opens_again(tiny_zoo, tmp_path, pack
 def test_pictures_of_ones_own_calibrate(tiny_zoo, tmp_path) -> None:
     for number in range(5):
         Image.new("RGB", (40, 30), (50 * number, 0, 0)).save(tmp_path / f"{number}.png")
-    info = create_model("vim_nano").info
-    every = calibration_set(f"folder:{tmp_path}", "vim_nano", info, 0).images
+    model = create_model("vim_nano")
+    every = calibration_set(f"folder:{tmp_path}", "vim_nano", model, 0).images
     assert every.shape == (5, 3, 28, 28)
-    some = calibration_set(f"folder:{tmp_path}:3", "vim_nano", info, 0).images
+    some = calibration_set(f"folder:{tmp_path}:3", "vim_nano", model, 0).images
     assert torch.equal(some, every[:3]) and not torch.equal(
-        some, calibration_set(f"folder:{tmp_path}:3", "vim_nano", info, 1).images
+        some, calibration_set(f"folder:{tmp_path}:3", "vim_nano", model, 1).images
     )
-    assert torch.equal(calibration_set(f"real:3:folder:{tmp_path}", "vim_nano", info, 0).images, some)
+    assert torch.equal(calibration_set(f"real:3:folder:{tmp_path}", "vim_nano", model, 0).images, some)
     with pytest.raises(ValueError, match="^9 calibration images were asked for, folder:.* has 5$"):
-        calibration_set(f"folder:{tmp_path}:9", "vim_nano", info, 0)
+        calibration_set(f"folder:{tmp_path}:9", "vim_nano", model, 0)
 
 
 def test_a_registered_set_calibrates_with_so_many_by_default(tiny_zoo) -> None:
-    info = create_model("vim_nano").info
-    assert len(calibration_set("scenes", "vim_nano", info, 0).images) == CALIBRATION
+    model = create_model("vim_nano")
+    assert len(calibration_set("scenes", "vim_nano", model, 0).images) == CALIBRATION
     assert torch.equal(
-        calibration_set("scenes:4", "vim_nano", info, 2).images, calibration_set("real:4", "vim_nano", info, 2).images
+        calibration_set("scenes:4", "vim_nano", model, 2).images, calibration_set("real:4", "vim_nano", model, 2).images
     )
 
 

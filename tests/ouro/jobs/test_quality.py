@@ -34,8 +34,8 @@ def test_a_row_says_what_its_parts_say(stored, tmp_path) -> None:
     assert noise["recognized"] == {} and 0 <= kept["recognized"]["itself"] <= 1
     assert kept["diversity"]["within"] is not None and noise["diversity"]["within"] is None
     model = create_model("vim_nano", pretrained=True)
-    wanted = calibration_set("real:6", "vim_nano", model.info, OTHER_DRAW).images
-    own = calibration_set("real:4", "vim_nano", model.info, 0).images
+    wanted = calibration_set("real:6", "vim_nano", model, OTHER_DRAW).images
+    own = calibration_set("real:4", "vim_nano", model, 0).images
     assert real["frechet"] == pytest.approx(frechet(features(model, own), features(model, wanted)), rel=1e-6)
     for row in values["rows"]:
         for name in ("overlap", "outside", "ks"):

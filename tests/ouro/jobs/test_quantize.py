@@ -11,6 +11,7 @@ from ouro.jobs.calibration import calibration_set
 from ouro.jobs.inputs import load_quantized
 from ouro.jobs.quantize import QuantizeSpec, quantize
 from ouro.models import create_model
+from ouro.quant.apply import weights_digest
 from ouro.store import Store, read_json
 from ouro.types import Progress, Report
 from tests.ouro.jobs.running import finish
@@ -50,17 +51,17 @@ def test_the_file_brings_back_the_same_model(tiny_zoo, tmp_path):
 
 
 def test_real_images_are_drawn_by_the_seed_from_the_calibration_split(tiny_zoo):
-    info = create_model("vim_nano").info
-    first, same, other = (calibration_set("real:5", "vim_nano", info, seed).images for seed in (0, 0, 1))
+    model = create_model("vim_nano")
+    first, same, other = (calibration_set("real:5", "vim_nano", model, seed).images for seed in (0, 0, 1))
     assert torch.equal(first, same) and not torch.equal(first, other)
     assert first.shape == (5, 3, 28, 28) and first.dtype == torch.float32
-    named = calibration_set("real:5:scenes", "vim_nano", info, 0).images
+    named = calibration_set("real:5:scenes", "vim_nano", model, 0).images
     assert torch.equal(named, first)
 
 
 def test_noise_is_standard_normal(tiny_zoo):
-    info = create_model("vim_nano").info
-    noise = calibration_set("noise", "vim_nano", info, 0).images
+    model = create_model("vim_nano")
+    noise = calibration_set("noise", "vim_nano", model, 0).images
     assert noise.shape == (128, 3, 28, 28)
     assert abs(noise.mean()) < 0.01 and abs(noise.std() - 1) < 0.01
 
@@ -69,9 +70,20 @@ def test_a_stored_set_is_used_as_it_is(tiny_zoo, tmp_path):
     images, labels = torch.randn(3, 3, 28, 28), torch.arange(3)
     path = tmp_path / "set.safetensors"
     save_file({"images": images, "labels": labels}, path, {"kind": "calibration set"})
-    calibration = calibration_set(str(path), "vim_nano", create_model("vim_nano").info, 0)
+    calibration = calibration_set(str(path), "vim_nano", create_model("vim_nano"), 0)
     assert torch.equal(calibration.images, images) and torch.equal(calibration.labels, labels)
     assert calibration.provenance["kind"] == "calibration set"
+
+
+def test_a_set_of_other_weights_is_taken_and_named(tiny_zoo, tmp_path, caplog):
+    path, model = tmp_path / "set.safetensors", create_model("vim_nano", pretrained=True)
+    for weights, lines in ((weights_digest(model), []), ("0123456789abcdef", ["made with other weights of vim_nano"])):
+        save_file(
+            {"images": torch.zeros(2, 3, 28, 28)}, path, {"spec": f'{{"model": "vim_nano", "weights": "{weights}"}}'}
+        )
+        caplog.clear()
+        assert calibration_set(str(path), "vim_nano", model, 0).images.shape == (2, 3, 28, 28)
+        assert len(caplog.messages) == len(lines) and all(line in caplog.messages[0] for line in lines)
 
 
 def test_a_set_that_another_model_made_is_refused(tiny_zoo, tmp_path):
@@ -79,7 +91,7 @@ def test_a_set_that_another_model_made_is_refused(tiny_zoo, tmp_path):
     save_file({"images": torch.zeros(2, 3, 56, 56)}, path, {"spec": '{"model": "vmamba_nano"}'})
     words = "was made by vmamba_nano for itself, not for vim_nano (images (3, 56, 56), vim_nano takes (3, 28, 28))"
     with pytest.raises(ValueError, match=re.escape(f"{path} {words}")):
-        calibration_set(str(path), "vim_nano", create_model("vim_nano").info, 0)
+        calibration_set(str(path), "vim_nano", create_model("vim_nano"), 0)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +108,7 @@ def test_a_set_that_does_not_fit_is_refused(tiny_zoo, tmp_path, tensors, message
     path = tmp_path / "set.safetensors"
     save_file(tensors, path)
     with pytest.raises(ValueError, match=re.escape(str(path)) + ".*" + re.escape(message)) as caught:
-        calibration_set(str(path), "vim_nano", create_model("vim_nano").info, 0)
+        calibration_set(str(path), "vim_nano", create_model("vim_nano"), 0)
     assert "\n" not in str(caught.value)
 
 

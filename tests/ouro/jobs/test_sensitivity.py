@@ -108,7 +108,7 @@ def test_a_budget_is_met_by_the_file(tiny_zoo, tmp_path, by) -> None:
     assert values["mean_bits"]["weights"] == pytest.approx(mean) and max(values["mean_bits"].values()) <= 4.5
     for kind, bits in values["mean_bits"].items():
         assert values["effective_bits"][kind] == pytest.approx(bits)
-    images = calibration_set("noise:6", "vim_nano", model.info, 0).images
+    images = calibration_set("noise:6", "vim_nano", model, 0).images
     with torch.no_grad():
         exact, rounded = create_model("vim_nano", pretrained=True)(images), model(images)
     assert (
