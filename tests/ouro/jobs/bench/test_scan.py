@@ -1,4 +1,4 @@
-"""Peers of the CPU scan compute what it does, are timed behind the same gate, and what they stumble over is told apart."""
+"""Peers of the CPU scan compute what it does, are timed behind the same gate, and what they stumble over is a row."""
 
 from __future__ import annotations
 
