@@ -9,8 +9,6 @@ VENV := .venv
 PY := $(VENV)/bin/python
 # written last, so that it only exists after a complete set-up; holds the folder that the set-up was made in
 STAMP := $(VENV)/.complete
-# the oldest that was tried; constraints.txt has the one everything else runs with
-TRITON := 3.6.0
 PORT ?= $(or $(GRADIO_SERVER_PORT),7860)
 PYTHONS := python3 python3.12 python3.11 python3.10 python
 
@@ -23,7 +21,7 @@ help:
 	@echo "make notebooks   run them all again, in place (minutes)"
 	@echo "make test        run the whole test suite"
 	@echo "make check       formatting, lint, types, layers"
-	@echo "make compat      compile every kernel with the other Triton we promise ($(TRITON))"
+	@echo "make compat      the oldest versions we promise: kernels compiled, core of the suite (downloads them; 20 minutes)"
 	@echo "make bench       check the scan backends against the reference, then time them"
 	@echo "make clean       remove $(VENV), builds and caches"
 
@@ -48,11 +46,15 @@ check: $(STAMP)
 	$(PY) -m mypy ouro
 	$(PY) -m pytest -q tests/test_layers.py
 
-# the machine code that this Triton makes, against the same bounds; minutes
+# where every range of pyproject.toml begins: the machine code of kernels against the same bounds, and the core of the suite
 compat: $(STAMP)
-	@$(PY) -m pip install --quiet --no-deps --upgrade --target .compat triton==$(TRITON)
-	@PYTHONPATH=.compat $(PY) -m ouro.kernels.audit > .compat/audit.json || { echo "complaints in .compat/audit.json" >&2; exit 1; }
-	@echo "every kernel compiles with Triton $(TRITON), within its bounds"
+	@mkdir -p .compat
+	@$(PY) -c 'import re; from importlib.metadata import requires; print(*(re.sub(r"<[\d.]+,?", "", r).replace(">=", "==") for r in requires("ouro-workbench") if "extra ==" not in r), sep="\n")' > .compat/oldest.txt
+	@[ -x .compat/bin/python ] || $(PY) -m venv .compat
+	@.compat/bin/python -m pip install --quiet -c .compat/oldest.txt -e '.[dev]'
+	@.compat/bin/python -m ouro.kernels.audit > .compat/audit.json || { echo "complaints in .compat/audit.json" >&2; exit 1; }
+	@.compat/bin/python -m pytest -q -m "not slow" tests/ouro tests/kernels
+	@echo "the oldest versions do: $$(tr '\n' ' ' < .compat/oldest.txt)"
 
 bench: $(STAMP)
 	@$(VENV)/bin/ouro bench scan

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-# dtype -> (relative, absolute)
+QUICK: dict[str, dict[str, Any]] = {
+    "ouro": {"steps_per_block": 1, "candidates": 10},
+    "ptq4vm": {"steps_per_block": 1, "candidates": 10},
+    "brecq": {"iterations": 2, "activation_steps": 1, "candidates": 10},
+    "clipped": {"candidates": 10},
+    "qmamba": {"candidates": 10},
+    "kscale": {"samples": 4, "rounds": 1},
+}
+"""Options under which a method does all that it does, each of it seldom: for tests of what does not hang on how well."""
 TOLERANCES = {
     torch.float64: (1e-9, 1e-11),
     torch.float32: (1e-4, 1e-5),
     torch.float16: (1e-2, 1e-3),
     torch.bfloat16: (2e-2, 1e-2),
 }
+"""dtype -> (relative, absolute)"""
 
 
 def assert_close(

@@ -14,8 +14,25 @@ from ouro.models import zoo
 @pytest.fixture
 def tiny_zoo(tmp_path, monkeypatch):
     """While it lasts, "vim_nano" is two random blocks of 32 channels over 7 x 7 patches of a scene."""
+    return shrink(monkeypatch, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def in_tiny_zoo(tmp_path_factory):
+    """Calls a function of (a folder, a monkeypatch) there, once for all tests of a module: (its result, the folder)."""
+
+    def call(work):
+        root = tmp_path_factory.mktemp("shared")
+        with pytest.MonkeyPatch.context() as patch:
+            shrink(patch, root)
+            return work(root, patch), root
+
+    return call
+
+
+def shrink(monkeypatch, folder):
     config = replace(zoo.vim_nano.config, width=32, depth=2, image=28)
-    path = tmp_path / "weights" / "tiny.safetensors"
+    path = folder / "weights" / "tiny.safetensors"
     path.parent.mkdir()
     with torch.random.fork_rng():
         torch.manual_seed(0)

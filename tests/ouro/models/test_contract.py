@@ -18,7 +18,7 @@ from ouro.scan import selective_scan
 from ouro.scan.order import raster_steps
 from ouro.taps import ScanModule, detach, record, taps
 from tests import zoo
-from tests.testing import assert_close
+from tests.testing import QUICK, assert_close
 
 
 @pytest.fixture(scope="module", params=zoo.NAMES)
@@ -177,9 +177,8 @@ def test_quantizing_and_detaching_gives_the_float_model_back(model, traced) -> N
 @pytest.mark.parametrize("name", ["vmamba_tiny", "localvim_tiny", "mambavision_t", "zigma_zigzag8"])
 def test_every_method_rounds_everything_in_every_family(name, method) -> None:
     model = zoo.small(name)
-    options = {"ouro": {"steps_per_block": 1}, "ptq4vm": {"steps_per_block": 1},
-               "brecq": {"iterations": 1, "activation_steps": 1}}.get(method, {})  # fmt: skip
-    calibration = quantize(model, zoo.inputs(model, 2), method=method, bits="w6a6o8", scope="full", **options)
+    options = {"bits": "w6a6o8", "scope": "full", **QUICK.get(method, {})}
+    calibration = quantize(model, zoo.inputs(model, 2), method=method, **options)
     attach_calibration(model, calibration)
     with torch.no_grad():
         assert model(zoo.inputs(model)).isfinite().all()
@@ -189,7 +188,7 @@ def test_every_method_rounds_everything_in_every_family(name, method) -> None:
 
 def test_the_outlier_method_is_exact_in_batches(model) -> None:
     images = zoo.inputs(model, 3)
-    calibration = quantize(model, images, method="ouro", bits="w4a4o8")
+    calibration = quantize(model, images, method="ouro", bits="w4a4o8", **QUICK["ouro"])
     attach_calibration(model, calibration)
     try:
         with torch.no_grad():

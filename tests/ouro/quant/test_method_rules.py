@@ -13,6 +13,7 @@ from ouro.quant.audit import audit, require_sealed
 from ouro.quant.plan import is_rounded
 from ouro.scan import selective_scan
 from ouro.taps import taps
+from tests.testing import QUICK
 
 
 def of_site(model, calibration, site):
@@ -168,9 +169,8 @@ def test_an_audit_finds_a_site_without_a_quantizer(model, images):
 @pytest.mark.parametrize("method", ["minmax", "kscale", "qmamba", "ptq4vm", "ouro"])
 @pytest.mark.parametrize("value", [0.0, 0.5])
 def test_images_without_any_detail_give_a_model_that_works(model, images, method, value):
-    options = {"steps_per_block": 1} if method in ("ptq4vm", "ouro") else {}
     flat = torch.full_like(images, value)
-    calibration = quantize(model, flat, method=method, scope="full", bits="w8a8", **options)
+    calibration = quantize(model, flat, method=method, scope="full", bits="w8a8", **QUICK.get(method, {}))
     assert logits(attach_calibration(model, calibration), images).isfinite().all()
 
 

@@ -12,14 +12,9 @@ from ouro.quant.plan import is_rounded
 from ouro.quant.quantizer import Quantizer
 from ouro.registry import QUANTIZERS
 from ouro.taps import record, taps
-from tests.testing import assert_close
+from tests.testing import QUICK, assert_close
 
 CASES = [pytest.param(method, scope, id=f"{method}-{scope}") for method in QUANTIZERS for scope in ("lin", "full")]
-QUICK = {
-    "ouro": {"steps_per_block": 1},
-    "ptq4vm": {"steps_per_block": 1},
-    "brecq": {"iterations": 2, "activation_steps": 1},
-}
 
 
 @pytest.fixture(scope="module")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 import ouro.jobs.bench.ablation as module
 from ouro.figures import ablation as figures
 from ouro.jobs.bench.ablation import STUDIES, AblationSpec, Study, Variant, ablate, difference
 from ouro.registry import GENERATORS
-from tests.ouro.jobs.bench.test_table import in_process  # noqa: F401
+from tests.ouro.jobs.bench.test_table import stay
 from tests.ouro.jobs.running import finish
 
 SMALL = (("window", 3), ("positives", 4))
@@ -25,17 +27,31 @@ STUDY = Study(
 )
 
 
+@pytest.fixture(scope="module")
+def computed(in_tiny_zoo):
+    def work(root, patch):
+        stay(patch)
+        patch.setitem(STUDIES, "small", STUDY)
+        made = []
+        generate = module.synthesize
+        patch.setattr(module, "synthesize", lambda spec, root: made.append(spec.num) or generate(spec, root=root))
+        spec = AblationSpec(
+            studies=("small",), seeds=2, num=3, steps=2, measures=(("minmax", "w4a4o8"),), limit=20, workers=1
+        )
+        updates, result = finish(ablate(spec, root=root))
+        return updates, result.values, sorted(made), spec
+
+    return in_tiny_zoo(work)
+
+
 @pytest.fixture
-def report(tiny_zoo, in_process, tmp_path, monkeypatch):  # noqa: F811
+def report(computed, tiny_zoo, tmp_path, monkeypatch):
+    """What a study says, what it generated, and the test's own folder with all that it keeps."""
+    result, root = computed
+    stay(monkeypatch)
     monkeypatch.setitem(STUDIES, "small", STUDY)
-    made = []
-    generate = module.synthesize
-    monkeypatch.setattr(module, "synthesize", lambda spec, root: made.append(spec.num) or generate(spec, root=root))
-    spec = AblationSpec(
-        studies=("small",), seeds=2, num=3, steps=2, measures=(("minmax", "w4a4o8"),), limit=20, workers=1
-    )
-    updates, result = finish(ablate(spec, root=tmp_path))
-    return updates, result.values, sorted(made), spec, tmp_path
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    return *result, tmp_path
 
 
 def test_variants_that_share_a_set_share_it(report) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shutil
 
 import pytest
 from typer.testing import CliRunner
@@ -24,9 +25,17 @@ SPEC = CompareSpec(
 )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def computed(in_tiny_zoo):
+    return in_tiny_zoo(lambda root, _: finish(compare(SPEC, root=root)))
+
+
 @pytest.fixture
-def table(tiny_zoo, tmp_path):
-    return finish(compare(SPEC, root=tmp_path))
+def table(computed, tiny_zoo, tmp_path):
+    """(progress, report) of a comparison, which is kept in the test's own folder."""
+    result, root = computed
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    return result
 
 
 def test_every_cell_is_a_calibration_that_was_evaluated(table, tmp_path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 
 import pytest
 
@@ -23,6 +24,10 @@ SPEC = TableSpec(
 
 @pytest.fixture
 def in_process(monkeypatch):
+    stay(monkeypatch)
+
+
+def stay(monkeypatch):
     """Runs workers in this process, where the small zoo is; spawned ones would not know it."""
 
     class Pool:
@@ -45,8 +50,25 @@ def in_process(monkeypatch):
     monkeypatch.setattr(pool, "ProcessPoolExecutor", Pool)
 
 
-def test_the_table_is_made_of_comparisons(tiny_zoo, in_process, tmp_path) -> None:
-    updates, report = finish(table(SPEC, root=tmp_path))
+@pytest.fixture(scope="module")
+def computed(in_tiny_zoo):
+    def work(root, patch):
+        stay(patch)
+        return finish(table(SPEC, root=root))
+
+    return in_tiny_zoo(work)
+
+
+@pytest.fixture
+def made(computed, tiny_zoo, in_process, tmp_path):
+    """(progress, report) of a table, which is kept in the test's own folder."""
+    result, root = computed
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
+    return result
+
+
+def test_the_table_is_made_of_comparisons(made, tmp_path) -> None:
+    updates, report = made
     assert [update.step for update in updates] == [0, 2, 4, 6, 8] and updates[-1].total == 8
     tables = report.values["tables"]
     assert [(values["model"], values["scope"], len(values["cells"])) for values in tables] == [
@@ -60,8 +82,8 @@ def test_the_table_is_made_of_comparisons(tiny_zoo, in_process, tmp_path) -> Non
         assert all(cell["effective_bits"]["states"] == inside for cell in values["cells"])
 
 
-def test_csv_has_one_line_per_cell_with_the_columns_of_timm_first(tiny_zoo, in_process, tmp_path) -> None:
-    text = finish(table(SPEC, root=tmp_path))[1].values["csv"]
+def test_csv_has_one_line_per_cell_with_the_columns_of_timm_first(made) -> None:
+    text = made[1].values["csv"]
     lines = list(csv.DictReader(io.StringIO(text)))
     assert text.startswith("model,top1,top1_err,param_count,img_size,crop_pct,interpolation,wbits,abits,")
     assert [(line["scope"], line["seed"], line["method"]) for line in lines] == [
@@ -70,8 +92,8 @@ def test_csv_has_one_line_per_cell_with_the_columns_of_timm_first(tiny_zoo, in_p
     assert {line["hbits"] for line in lines if line["scope"] == "rec"} == {"8"}
 
 
-def test_a_second_table_computes_nothing(tiny_zoo, in_process, tmp_path, monkeypatch) -> None:
-    first = finish(table(SPEC, root=tmp_path))[1].values
+def test_a_second_table_computes_nothing(made, tmp_path, monkeypatch) -> None:
+    first = made[1].values
     monkeypatch.setattr("ouro.jobs.bench.compare.calibrating", lambda *_, **__: pytest.fail("calibrated again"))
     assert finish(table(SPEC, root=tmp_path))[1].values == first
 
