@@ -37,8 +37,11 @@ notebooks: $(STAMP)
 	$(PY) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 	    --ExecutePreprocessor.timeout=1800 notebooks/*.ipynb
 
+# processes side by side with a thread each: two that spin for each other's threads are slower than one
+test: export OMP_NUM_THREADS := 1
+test: export NUMBA_NUM_THREADS := 1
 test: $(STAMP)
-	@$(PY) -m pytest -q
+	@$(PY) -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
 
 check: $(STAMP)
 	$(PY) -m ruff format --check .

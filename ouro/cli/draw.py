@@ -274,6 +274,20 @@ def state(values: Values) -> Drawn:
     yield _filled(title, ("what", "bits", "h error", "1 - cos y", "better than step"), rows)
 
 
+def commands(values: Values) -> Drawn:
+    """What was run, and what failed."""
+    for row in values["commands"]:
+        yield f"{'done' if row['passed'] else 'FAILED'}: {row['command']}"
+
+
+def ledger(values: Values) -> Drawn:
+    """Name and verdict of each, its claims below."""
+    for row in values["artefacts"]:
+        yield f"[bold]{row['name']}[/bold]  {row['paper']}, {row['title']}: [bold]{row['verdict']}[/bold]"
+        for point in row["points"]:
+            yield f"    {point['word']}: {point['claim']}" + (f"; {point['why']}" if point["why"] else "")
+
+
 # ---- speed -------------------------------------------------------------------------------------------------------
 
 

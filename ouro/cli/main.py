@@ -7,7 +7,7 @@ from contextlib import ExitStack, redirect_stderr, redirect_stdout
 
 import typer
 
-from ouro.cli import bench, commands, sweeps
+from ouro.cli import bench, commands, paper, sweeps
 
 app = typer.Typer(
     name="ouro",
@@ -22,6 +22,12 @@ for command in commands.COMMANDS:
     app.command()(command)
 for name, command in (*sweeps.COMMANDS.items(), *bench.COMMANDS.items()):
     bench_app.command(name)(command)
+paper_app = typer.Typer(
+    no_args_is_help=True, help="Figures and tables of the papers: what holds here, and what measures it."
+)
+app.add_typer(paper_app, name="paper")
+for name, command in paper.COMMANDS.items():
+    paper_app.command(name)(command)
 
 
 def main() -> None:

@@ -20,6 +20,12 @@ def title(method: str) -> str:
     return QUANTIZERS.get(method).title if method in QUANTIZERS else method
 
 
+def measured(key: str) -> str:
+    """A method and its bits, as studies name what they calibrate: "ouro w4a4o8" as "OuroMamba-Quant W4A4O8"."""
+    method, bits = key.split()
+    return f"{title(method)} {bits.upper()}"
+
+
 def load(name: str) -> dict[str, Any] | None:
     path = RESULTS / name
     return json.loads(path.read_text()) if path.exists() else None

@@ -1,4 +1,4 @@
-"""Fills the tables of README.md from the stored results: `python -m ouro.paper.render`; nothing is typed by hand.
+"""Fills the tables of README.md from the stored results: `ouro paper render`; nothing is typed by hand.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; each names the command that made its file.
 """
@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from ouro.figures.state import RULES
-from ouro.paper.markdown import RESULTS, ROOT, Rows, load, made, markdown, share, title
+from ouro.paper import ledger
+from ouro.paper.markdown import RESULTS, ROOT, Rows, load, made, markdown, measured, share, title
 from ouro.paper.speed import alpha_cpu, fused_reference, gpu, packed, scan_cpu
 from ouro.registry import QUANTIZERS
+from ouro.store import write_bytes
 
 SOURCES = {"h": "h", "h_p": "h_p", "delta": "Δ"}
 
@@ -226,22 +228,17 @@ def ablations() -> str | None:
         verdicts = ("yes", "no", "not resolved")
         seen = {word: [claim for claim in study["claims"] if claim["seen"] == word] for word in verdicts}
         claims = "; ".join(f"{word}: {', '.join(map(_claim, group))}" for word, group in seen.items() if group)
-        head = (study["title"], "images", "recognized by the model, %", *map(_measured, measures))
+        head = (study["title"], "images", "recognized by the model, %", *map(measured, measures))
         words = f"`{study['model']}`, {study['title'].lower()} ({study['source']} of the paper), n = {study['n']}"
         parts.append(f"{words}.\n\n{markdown(head, rows)}\n\nThe paper's orderings: {claims}.")
     command = f"ouro bench ablations --out results/ablations.json; {values['seeds']} seeds"
     return made(values, command) + "\n\n".join(parts)
 
 
-def _measured(key: str) -> str:
-    method, bits = key.split()
-    return f"{title(method)} {bits.upper()}"
-
-
 def _claim(claim: dict[str, Any]) -> str:
     low, high = (100 * end for end in claim["ci95"])
     gap = f"{100 * claim['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
-    return f"{claim['better']} over {claim['worse']}, {_measured(claim['measure'])} {gap}"
+    return f"{claim['better']} over {claim['worse']}, {measured(claim['measure'])} {gap}"
 
 
 def neighborhoods() -> str | None:
@@ -284,7 +281,7 @@ def quality() -> str | None:
         for one in studies for row in one["rows"]
     ]  # fmt: skip
     head = ("model", "set", "images", "recognized by itself, %", "by others, %", "feature distance", "Fréchet",
-            "range overlap, %", "KS", "patch cosine", *map(_measured, measures))  # fmt: skip
+            "range overlap, %", "KS", "patch cosine", *map(measured, measures))  # fmt: skip
     commits = ", ".join(dict.fromkeys(one["commit"] for one in studies))
     return made(studies[0] | {"commit": commits}, "ouro quality MODEL") + markdown(head, rows, 2)
 
@@ -306,6 +303,7 @@ TABLES: dict[str, Callable[[], str | None]] = {
     "scan-cpu": scan_cpu,
     "fused-reference": fused_reference,
     "gpu": gpu,
+    "ledger": ledger.table,
 }
 
 
@@ -317,14 +315,25 @@ def render(text: str) -> str:
     """README text with every table made anew; one without a stored result says so."""
     for name, make in TABLES.items():
         body = make() or "Not measured yet."
-        pattern = re.compile(rf"(<!-- table: {name} -->)(?:.*?<!-- end -->)?", re.DOTALL)
+        # a marker without an end is a table that is not there yet, and must not run into the next one
+        pattern = re.compile(rf"(<!-- table: {name} -->)(?:(?:(?!<!-- table: ).)*?<!-- end -->)?", re.DOTALL)
         # not as a template: a body may hold backslashes
         text = pattern.sub(partial(_filled, body), text)
     return text
 
 
-if __name__ == "__main__":
+def write() -> list[Path]:
+    """Makes the tables of README.md and the ledger in results/README.md anew; the files that were written.
+
+    Raises:
+        ValueError: this is no checkout.
+    """
     readme = ROOT / "README.md"
     if not readme.is_file():
-        sys.exit(f"there is no {readme}: the tables are made in a checkout")
-    readme.write_text(render(readme.read_text()))
+        raise ValueError(f"there is no {readme}: the tables are made in a checkout")
+    texts = {readme: render(readme.read_text("utf-8")), RESULTS / "README.md": ledger.page()}
+    return [write_bytes(path, text.encode()) for path, text in texts.items()]
+
+
+if __name__ == "__main__":
+    write()

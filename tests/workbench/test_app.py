@@ -198,10 +198,7 @@ def test_generation_outlives_a_reload_a_pause_and_a_stop(server: str, browser):
     page.wait_for_selector("#wb-samples-gallery img")
     page.locator("#wb-samples-pause").click()
     page.wait_for_selector("#wb-samples-job [data-state=paused]")
-    # leaving a page in the middle of an event is an error to gradio's own script
-    visit.wrong.clear()
-    page.reload()
-    visit.wrong.clear()
+    visit.reload()
     visit.open("Samples")
     page.wait_for_selector("#wb-samples-job [data-state=paused]")
     assert "class · 16 images, 30 steps" in page.inner_text("#wb-samples-job")
@@ -223,7 +220,7 @@ def test_generation_outlives_a_reload_a_pause_and_a_stop(server: str, browser):
 def test_sets_are_seen_side_by_side(visit: Visit, ouro_home: Path):
     for seed in (5, 6):
         finish(synthesize(SynthesisSpec("vim_nano", "noise", num=4, seed=seed), root=ouro_home))
-    visit.page.reload()
+    visit.reload()
     visit.open("Samples")
     several = visit.page.locator("#wb-samples-several input")
     for seed in (5, 6):
@@ -324,7 +321,7 @@ def test_kernel_is_checked_live_and_no_ratio_stands_without_its_gate(visit: Visi
     rows = page.locator("#wb-kernels-cases tbody tr")
     assert rows.count() == 9 and all("passed" in line for line in rows.all_inner_texts())
     page.wait_for_selector("#wb-kernels-spread .main-svg")
-    page.reload()
+    visit.reload()
     visit.open("Kernels")
     page.get_by_text("All 9 cases passed").wait_for()
     page.locator("#wb-kernels-which input").click()

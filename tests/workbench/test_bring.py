@@ -155,9 +155,7 @@ def test_a_model_and_pictures_go_through_every_tab(visit: Visit, page, brought: 
     page.locator("#wb-sensitivity-verdict").get_by_text(ALIAS).wait_for()
 
     # ---- both survive a reload, and so does what was being looked at
-    visit.wrong.clear()
-    page.reload()
-    visit.wrong.clear()
+    visit.reload()
     page.locator("#wb-start-own article").get_by_text(ALIAS, exact=True).wait_for()
     page.locator("#wb-start-pictures article").get_by_text("40 pictures of 7 classes").wait_for()
     page.wait_for_function("alias => document.querySelector('#wb-model input').value === alias", arg=ALIAS)

@@ -1,0 +1,343 @@
+"""Every figure and table of the two papers: what it shows, what is measured here instead, and whether that is seen.
+
+OuroMamba (ICCV 2025, arXiv 2503.10959) and the k-scaled, reparameterized PTQ of Vision Mamba (arXiv 2501.16738). Neither full
+text was at hand: claims come from abstracts, code and notes of others, and where no source names what a figure shows, the
+entry says "not public" and what it must be from its context. An artefact more is an entry more.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ouro.paper.markdown import RESULTS, Rows, markdown, measured
+from ouro.paper.verdict import (
+    NOT_MEASURED, NOTHING_TO_DECIDE, WORDS, Point, by_counts, by_interval, by_means, by_share, overall,
+)  # fmt: skip
+
+OURO, KSCALED = "OuroMamba", "k-scaled PTQ"
+Files = Mapping[str, Any]
+"""Name of a stored result -> its values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Artefact:
+    """One figure or table.
+
+    shows: what the paper shows, and where that is known from. ours: what is measured here, at which scale. commands: what
+    makes the results, {model} and {out} to be filled in. files: names of stored results, with * for the rest. judge: what
+    they say; it gets those that there are.
+    """
+
+    name: str
+    paper: str
+    title: str
+    shows: str
+    ours: str
+    commands: tuple[str, ...]
+    files: tuple[str, ...]
+    judge: Callable[[Files], Iterator[Point]]
+    notebook: str = ""
+
+    def results(self) -> dict[str, Any]:
+        """The stored results that there are."""
+        paths = sorted({path for pattern in self.files for path in RESULTS.glob(pattern)})
+        return {path.name: json.loads(path.read_text()) for path in paths}
+
+    def points(self) -> list[Point]:
+        """What the stored results say of each claim."""
+        return list(self.judge(self.results()))
+
+
+def ledger() -> list[dict[str, Any]]:
+    """{name, paper, title, shows, ours, commands, results, notebook, verdict, points: [{claim, word, why}]} of each."""
+    rows = []
+    for one in ARTEFACTS:
+        points = one.points()
+        rows.append(
+            {
+                "name": one.name, "paper": one.paper, "title": one.title, "shows": one.shows, "ours": one.ours,
+                "commands": list(one.commands), "results": list(one.results()), "notebook": one.notebook,
+                "verdict": overall(points),
+                "points": [{"claim": point.claim, "word": point.word, "why": point.why} for point in points],
+            }
+        )  # fmt: skip
+    return rows
+
+
+def table() -> str:
+    """The ledger as Markdown: a row per artefact with its verdict, and how its points are divided."""
+    rows: Rows = []
+    for one in ledger():
+        counted = Counter(point["word"] for point in one["points"])
+        points = ", ".join(f"{counted[word]} {word}" for word in (*WORDS, NOTHING_TO_DECIDE) if word in counted)
+        rows.append((f"{one['paper']}, {one['title']}", one["shows"], f"**{one['verdict']}**", points))
+    return markdown(("what", "the paper shows", "verdict", "points"), rows, 4)
+
+
+def page() -> str:
+    """The whole ledger as a page of Markdown: what is measured, by which command, and what decides every point."""
+    parts = [
+        "# What of the papers holds here\n",
+        "Made by `ouro paper render` from the files beside this one; `ouro paper list` prints it, `ouro paper run NAME` measures",
+        "one entry again. What failed on the way is in [LOG.md](LOG.md).\n",
+    ]
+    for one in ledger():
+        parts += [
+            f"## {one['paper']}, {one['title']}: {one['verdict']}\n",
+            f"The paper: {one['shows']}. Here: {one['ours']}.\n",
+        ]
+        for point in one["points"]:
+            parts.append(f"- *{point['word']}*: {point['claim']}" + (f"; {point['why']}" if point["why"] else ""))
+        made = [f"`{command.format(model='MODEL', out='results')}`" for command in one["commands"]]
+        stored = [f"[{name}]({name})" for name in one["results"]]
+        notebook = [f"[{one['notebook']}](../notebooks/{one['notebook']}.ipynb)"] if one["notebook"] else []
+        lines = [("Made by", made), ("Stored in", stored), ("Explored in", notebook)]
+        parts.append("\n" + ". ".join(f"{words} {', '.join(items)}" for words, items in lines if items) + ".\n")
+    return "\n".join(parts).replace("\n\n.\n", "\n")
+
+
+def _missing(claim: str, why: str = "") -> Point:
+    return Point(claim, NOT_MEASURED, why)
+
+
+def _no_claim(words: str) -> Callable[[Files], Iterator[Point]]:
+    return lambda _: iter([Point(words, NOTHING_TO_DECIDE)])
+
+
+def _neighborhoods(files: Files) -> Iterator[Point]:
+    claim = "maps of h_p find the object better than those of h"
+    for values in files.values():
+        for model in values["models"]:
+            gains = [row["gain"] for row in model["rows"] if row["gain"] and row["source"].startswith("h_p")]
+            better, worse = (sum(gain["seen"] == word for gain in gains) for word in ("better", "worse"))
+            what = f"of {len(gains)} (layer, reduction, window)"
+            yield by_counts(f"{claim}, {model['model']}", better, worse, what)
+    if not files:
+        yield _missing(claim)
+
+
+def _study(title: str, measure: str, *pairs: tuple[str, str]) -> Callable[[Files], Iterator[Point]]:
+    """Points of a study of `ouro bench ablations`: whether the first of each pair is better than the second."""
+
+    def judge(files: Files) -> Iterator[Point]:
+        studies = [study for values in files.values() for study in values["studies"] if study["title"] == title]
+        for better, worse in pairs:
+            named = f"{better} over {worse}"
+            for study in studies:
+                for claim in study["claims"]:
+                    if (claim["better"], claim["worse"], claim["measure"]) == (better, worse, measure):
+                        where = f"{named}, {study['model']}, {measured(measure)}"
+                        yield by_interval(where, claim["difference"], *claim["ci95"])
+            if not studies:
+                yield _missing(named)
+
+    return judge
+
+
+def _synthetic(files: Files) -> Iterator[Point]:
+    claim = "another model, which never saw them, takes the images for their class"
+    classes = {"vim_nano": 12, "vim_micro_cifar10": 10}
+    for values in files.values():
+        for judge, share in values["judges"].items():
+            where = f"{claim}: {judge} of {values['num']} by {values['model']}, seed {values['seed']}"
+            yield by_share(where, share, values["num"], 1 / classes[values["model"]])
+    if not files:
+        yield _missing(claim)
+
+
+def _outliers(files: Files) -> Iterator[Point]:
+    claim = "outlier channels change from step to step, a static list misses them"
+    for values in files.values():
+        overlap, missed = values["jaccard"], values["missed_by_static"]
+        word = "seen" if overlap is not None and overlap < 0.5 and missed > 0.25 else "not seen"
+        why = (
+            f"overlap of neighboring steps {overlap:.2f}, {100 * missed:.0f} % missed by a static list"
+            if missed
+            else ""
+        )
+        yield Point(f"{claim}, {values['model']}, {values['tensor']} of layer {values['layer']}", word, why)
+    if not files:
+        yield _missing(claim)
+
+
+def _latency(files: Files) -> Iterator[Point]:
+    rows = [row | {"model": values["model"]} for values in files.values() for row in values["rows"] if "p50_ms" in row]
+    peers = {row["b"]: row["p50_ms"] for row in rows if row["backend"] == "unfused, scan mamba_ssm, graph"}
+    fused = {(row["format"], row["b"]): row["p50_ms"] for row in rows if row["backend"] == "fused"}
+    batches = sorted(set(peers) & {b for _, b in fused})
+    if not batches:
+        yield _missing("quantized inference is faster than fp16 with the official scan")
+        return
+    largest = batches[-1]
+    for name in dict.fromkeys(form for form, _ in fused if form != "fp16"):
+        over_official, over_ours = (other / fused[name, largest] for other in (peers[largest], fused["fp16", largest]))
+        # one run of one device: what its percentiles cannot overlap is more than 3 % apart
+        for claim, ratio in (("fp16 with the official scan", over_official), ("our own fused fp16", over_ours)):
+            word = "seen" if ratio > 1.03 else "opposite" if ratio < 0.97 else "not resolved"
+            yield Point(f"{name} is faster than {claim}, b = {largest}", word, f"{ratio:.2f}x")
+    yield _missing("w4a4o8 is faster than fp16", "its gate failed in the only run on a GPU")
+
+
+def _classification(files: Files) -> Iterator[Point]:
+    tables = [one for values in files.values() for one in values["tables"] if one["scope"] == "lin"]
+    for one in tables:
+        rows = {(row["method"], row["calib"]): row for row in one["rows"] if row["bits"] == "w4a4o8"}
+        ours = rows.get(("ouro", "synthetic"))
+        for other in ("ptq4vm", "qmamba"):
+            theirs = rows.get((other, "real"))
+            if ours is None or theirs is None:
+                continue
+            claim = f"W4A4 on synthetic images over {other} on real ones, {one['model']}"
+            yield by_means(claim, *((row["top1"], row["spread"], row["seeds"]) for row in (ours, theirs)))
+    if not tables:
+        yield _missing("OuroMamba-Quant on synthetic images over PTQ4VM and QMamba on real ones, W4A4")
+
+
+def _kscaled(files: Files) -> Iterator[Point]:
+    claim = "8 bits throughout, hidden state included, cost no more than 1.2 points"
+    for values in files.values():
+        row = next(row for row in values["rows"] if row["method"] == "kscale")
+        lost = values["fp_top1"] - row["top1"]
+        yield Point(f"{claim}, {values['model']}", "seen" if lost <= 0.012 else "not seen",
+                    f"{100 * lost:.1f} points, {row['seeds']} seed{'s' * (row['seeds'] > 1)}, n = {values['n']}")  # fmt: skip
+    if not files:
+        yield _missing(claim)
+
+
+def _state(files: Files) -> Iterator[Point]:
+    claim = "h divided by rank-1 factors is rounded with less error"
+    for values in files.values():
+        for row in values["means"]:
+            if row["rule"] == "step factors":
+                better, layers = row["layers_better_than_step"], row["layers"]
+                yield by_counts(f"{claim}, {values['model']}, {row['bits']} bits", better, layers - better, "layers")
+    if not files:
+        yield _missing(claim)
+
+
+_ABLATIONS = ("ouro bench ablations --out {out}/ablations.json",)
+_PUBLISHED = "[notes of others on the ICCV paper]"
+
+ARTEFACTS: tuple[Artefact, ...] = (
+    Artefact(
+        "fig1", OURO, "figure 1",
+        f"implicit attention of h scatters, that of the patched state h_p keeps to the object {_PUBLISHED}",
+        "AUROC of maps against the masks of procedural scenes, paired by image, five models",
+        ("ouro bench attention --out {out}/neighborhoods.json",), ("neighborhoods.json",), _neighborhoods,
+        "01_implicit_attention",
+    ),
+    Artefact(
+        "fig2", OURO, "figure 2",
+        f"what a model is calibrated on decides its accuracy, and synthetic images with h_p are best {_PUBLISHED}",
+        "one calibration method on sets of five generators and real images, three seeds, 500 scenes",
+        _ABLATIONS, ("ablations.json",),
+        _study("What is calibrated on", "ouro w4a4o8", ("ouro", "noise"), ("ouro", "class"), ("ouro", "psaq"),
+               ("ouro", "clamp"), ("real", "ouro")),
+        "02_synthetic_images",
+    ),
+    Artefact(
+        "fig3", OURO, "figure 3",
+        "not public; from its context: a CLAMP-ViT style objective without h_p makes poor images of a Mamba",
+        "the generator without h_p (clamp) beside ours, by the accuracy of what is calibrated on their images",
+        _ABLATIONS, ("ablations.json",), _study("Weights of the neighbors", "ouro w4a4o8", ("delta", "no h_p")),
+        "02_synthetic_images",
+    ),
+    Artefact(
+        "fig4", OURO, "figure 4", f"outlier channels of activations change over time steps {_PUBLISHED}",
+        "overlap of outliers of neighboring steps, and the part that a static list misses, on real images",
+        (), ("outliers_*.json",), _outliers, "03_dynamic_outliers",
+    ),
+    Artefact(
+        "fig5", OURO, "figure 5", f"synthetic images show the class they were made for {_PUBLISHED}",
+        "the share that a second, independently trained model takes for their class",
+        ("ouro generate {model} --num 128",), ("generate_*.json",), _synthetic, "02_synthetic_images",
+    ),
+    Artefact(
+        "fig6", OURO, "figure 6", "not public; from its context: the overview of the method", "the block's sites in the app",
+        (), (), _no_claim("it explains the method"), "00_quickstart",
+    ),
+    Artefact(
+        "fig7", OURO, "figure 7", "not public; from its context: the flow of mixed precision with its outlier list",
+        "the player of outlier channels in the app", (), (), _no_claim("it explains the method"), "03_dynamic_outliers",
+    ),
+    Artefact(
+        "fig8", OURO, "figure 8", f"kernels are up to 2.36 times as fast as fp16 {_PUBLISHED}",
+        "whole Vim-B on one H200, 224 px, made-up weights, CUDA graphs",
+        ("ouro bench model vim_base_patch16_224 --backend triton --b 1,8,32,128 --out {out}/model_vim_base.json",),
+        ("model_vim_base*_nvidia_*.json",), _latency, "08_kernels",
+    ),
+    Artefact(
+        "fig9a", OURO, "figure 9a", f"128 synthetic images are enough, fewer are worse {_PUBLISHED}",
+        "8, 32 and 128 images, three seeds, 500 scenes", _ABLATIONS, ("ablations.json",),
+        _study("Number of images", "ouro w4a4o8", ("128", "8"), ("128", "32")), "07_ablations",
+    ),
+    Artefact(
+        "fig9b", OURO, "figure 9b", f"a window of 5 x 5 with 12 positives is best {_PUBLISHED}",
+        "five pairs of window and positives, three seeds, 500 scenes", _ABLATIONS, ("ablations.json",),
+        _study("Neighborhood and positives", "ouro w4a4o8", ("5x5, 12", "3x3, 4"), ("5x5, 12", "5x5, 4"),
+               ("5x5, 12", "7x7, 24")), "07_ablations",
+    ),
+    Artefact(
+        "fig9c", OURO, "figure 9c", f"neighbors weighted by delta are better than even weights {_PUBLISHED}",
+        "both weights and no h_p, three seeds, 500 scenes", _ABLATIONS, ("ablations.json",),
+        _study("Weights of the neighbors", "ouro w4a4o8", ("delta", "uniform")), "07_ablations",
+    ),
+    Artefact(
+        "table1", OURO, "table 1", "not public; from its context: methods before it, side by side",
+        "eleven methods on one bench, scopes, widths and sets", ("ouro bench methods --out {out}/methods_zoo.csv",),
+        ("methods_zoo.json",), _no_claim("no order is claimed that a source names"), "04_quantization",
+    ),
+    Artefact(
+        "table2", OURO, "table 2",
+        f"classification, Vim-S: W4A4 75.9 on 128 synthetic images against PTQ4VM 69.6 and QMamba 33.6 on real ones {_PUBLISHED}",
+        "the same methods, 32 images each, scope lin, 250 scenes", ("ouro bench methods --out {out}/methods_zoo.csv",),
+        ("methods_zoo.json",), _classification, "04_quantization",
+    ),
+    Artefact(
+        "table3", OURO, "table 3", "not public in figures; detection and segmentation", "nothing yet", (), (),
+        lambda _: iter([_missing("the method holds beyond classification")]),
+    ),
+    Artefact(
+        "table4", OURO, "table 4", "not public in figures; diffusion", "nothing yet", (), (),
+        lambda _: iter([_missing("the method holds for images that a diffusion model makes")]),
+    ),
+    Artefact(
+        "table5", OURO, "table 5", "not public; from its context: parts of the quantizer one by one", "nothing yet", (), (),
+        lambda _: iter([_missing("every part of the quantizer adds accuracy")]),
+    ),
+    Artefact(
+        "table6", OURO, "table 6",
+        f"terms of the loss, Vim-S W4A8: L_C + L_O 79.8, L_C 75.5, PSE + L_O 73.5, L_O 21.7 {_PUBLISHED}",
+        "the same terms, three seeds, 500 scenes", _ABLATIONS, ("ablations.json",),
+        _study("Terms of the loss", "ouro w4a4o8", ("L_C + L_O", "L_O"), ("L_C + L_O", "L_C")), "07_ablations",
+    ),
+    Artefact(
+        "kscaled-accuracy", KSCALED, "accuracy at 8 bits", "W8A8 with an 8-bit hidden state loses 0.8 to 1.2 points [abstract]",
+        "scope full, 128 real images, 500 scenes or digits",
+        ("ouro bench quantization {model} --method kscale --bits w8a8 --scope full --calib real=real:128 --limit 500 "
+         "--out {out}/kscale_full_{model}.json",),
+        ("kscale_full_*.json",), _kscaled, "05_hidden_state_and_kscale",
+    ),
+    Artefact(
+        "kscaled-state", KSCALED, "reparameterized hidden state",
+        "h divided by rank-1 factors is rounded with less error [abstract, code]",
+        "error of h in every layer, real images", ("ouro bench state {model} --out {out}/state_{model}.json",),
+        ("state_*.json",), _state, "05_hidden_state_and_kscale",
+    ),
+)  # fmt: skip
+
+
+def artefact(name: str) -> Artefact:
+    """The entry of this name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for one in ARTEFACTS:
+        if one.name == name:
+            return one
+    raise ValueError(f"unknown figure or table {name!r}; known: {', '.join(one.name for one in ARTEFACTS)}")

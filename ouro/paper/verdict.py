@@ -1,0 +1,83 @@
+"""What a stored measurement says of a claim: seen, opposite, not seen, not resolved, or not measured, and by what interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ouro.tasks.classification import wilson
+
+SEEN, NOT_SEEN, OPPOSITE, NOT_RESOLVED, NOT_MEASURED = "seen", "not seen", "opposite", "not resolved", "not measured"
+WORDS = (SEEN, NOT_SEEN, OPPOSITE, NOT_RESOLVED, NOT_MEASURED)
+NOTHING_TO_DECIDE = "no claim"
+"""The word for a figure that explains, such as the overview of a method."""
+LEVEL = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One claim of a figure or table. word: one of `WORDS`, or `NOTHING_TO_DECIDE`. why: the numbers that decide."""
+
+    claim: str
+    word: str
+    why: str = ""
+
+
+def overall(points: Sequence[Point]) -> str:
+    """One word for all: what is opposite or not seen anywhere is said first, then what is not resolved, then what is seen.
+
+    A claim that was not measured does not hide what others say.
+    """
+    words = {point.word for point in points} - {NOTHING_TO_DECIDE}
+    known = words - {NOT_MEASURED}
+    if not words:
+        return NOTHING_TO_DECIDE
+    return next((word for word in (OPPOSITE, NOT_SEEN, NOT_RESOLVED, SEEN) if word in known), NOT_MEASURED)
+
+
+def by_interval(
+    claim: str, difference: float, low: float, high: float, unit: str = "points", scale: float = 100
+) -> Point:
+    """Seen where the whole interval of (what should be larger) - (the other) is above 0, opposite where it is below."""
+    word = SEEN if low > 0 else OPPOSITE if high < 0 else NOT_RESOLVED
+    return Point(claim, word, f"{scale * difference:+.1f} {unit} ({scale * low:+.1f} to {scale * high:+.1f})")
+
+
+def by_counts(claim: str, better: int, worse: int, what: str) -> Point:
+    """A sign test (exact, two-sided) over cases in which the difference is resolved by itself."""
+    n, fewer = better + worse, min(better, worse)
+    p = min(1.0, 2 * sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n)
+    word = NOT_RESOLVED if p > LEVEL else SEEN if better > worse else OPPOSITE
+    return Point(claim, word, f"better in {better} and worse in {worse} {what} (sign test p = {p:.2g})")
+
+
+def by_share(claim: str, share: float, n: int, chance: float) -> Point:
+    """Seen where Wilson's 95 % interval of a share lies above chance, not seen where it holds it."""
+    low, high = wilson(round(share * n), n)
+    word = SEEN if low > chance else OPPOSITE if high < chance else NOT_SEEN
+    return Point(
+        claim, word, f"{100 * share:.1f} % of {n} ({100 * low:.1f} to {100 * high:.1f}), chance {100 * chance:.1f} %"
+    )
+
+
+def by_means(claim: str, better: tuple[float, float, int], worse: tuple[float, float, int]) -> Point:
+    """Means (mean, standard deviation, seeds) of two methods: Welch's 95 % interval of their difference."""
+    (a, s, n), (b, t, m) = better, worse
+    if min(n, m) < 2:
+        return Point(claim, NOT_RESOLVED, f"{100 * (a - b):+.1f} points, one seed: no interval")
+    variance, other = s * s / n, t * t / m
+    spread = math.sqrt(variance + other)
+    if spread == 0:
+        return by_interval(claim, a - b, a - b, a - b)
+    freedom = (variance + other) ** 2 / (variance**2 / (n - 1) + other**2 / (m - 1))
+    half = student(freedom) * spread
+    return by_interval(claim, a - b, a - b - half, a - b + half)
+
+
+def student(freedom: float) -> float:
+    """The 97.5 % point of Student's t."""
+    # scipy comes with scikit-learn
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, freedom))

@@ -1,0 +1,164 @@
+"""The ledger says of every figure and table what stored results decide, and nothing that they do not."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+from ouro.cli import app
+from ouro.paper import ledger, verdict
+from ouro.paper.ledger import ARTEFACTS, artefact
+from ouro.paper.markdown import RESULTS, ROOT
+from ouro.paper.verdict import (
+    NOT_MEASURED,
+    NOT_RESOLVED,
+    NOT_SEEN,
+    NOTHING_TO_DECIDE,
+    OPPOSITE,
+    SEEN,
+    WORDS,
+    Point,
+    by_counts,
+    by_interval,
+    by_means,
+    by_share,
+    overall,
+)  # fmt: skip
+
+runner = CliRunner()
+
+
+def test_every_figure_and_table_has_an_entry():
+    names = [one.name for one in ARTEFACTS]
+    assert len(set(names)) == len(names)
+    assert {re.sub(r"[abc]$", "", name) for name in names if name.startswith("fig")} == {
+        f"fig{k}" for k in range(1, 10)
+    }
+    assert {name for name in names if name.startswith("table")} == {f"table{k}" for k in range(1, 7)}
+    for one in ARTEFACTS:
+        # where a claim is known from stands beside it
+        assert "not public" in one.shows or "[" in one.shows, one.name
+        assert not one.notebook or (ROOT / "notebooks" / f"{one.notebook}.ipynb").is_file(), one.name
+        assert all(list(RESULTS.glob(pattern)) for pattern in one.files) or one.name == "fig4", one.name
+
+
+@pytest.mark.parametrize("one", ARTEFACTS, ids=lambda one: one.name)
+def test_nothing_is_said_without_a_result(one):
+    points = list(one.judge({}))
+    assert points and {point.word for point in points} <= {NOT_MEASURED, NOTHING_TO_DECIDE}
+    assert overall(points) in (NOT_MEASURED, NOTHING_TO_DECIDE)
+
+
+def test_verdicts_are_what_the_stored_results_say():
+    rows = {row["name"]: row for row in ledger.ledger()}
+    for row in rows.values():
+        assert row["verdict"] in (*WORDS, NOTHING_TO_DECIDE) and row["points"], row["name"]
+        assert all(point["word"] in (*WORDS, NOTHING_TO_DECIDE) for point in row["points"])
+    # by hand, from the file: synthetic images over noise at W4A4
+    studies = json.loads((RESULTS / "ablations.json").read_text())["studies"]
+    claim = next(
+        claim
+        for study in studies if study["title"] == "What is calibrated on"
+        for claim in study["claims"]
+        if (claim["better"], claim["worse"], claim["measure"]) == ("ouro", "noise", "ouro w4a4o8")
+    )  # fmt: skip
+    low, high = claim["ci95"]
+    point = next(point for point in rows["fig2"]["points"] if point["claim"].startswith("ouro over noise"))
+    assert point["word"] == (SEEN if low > 0 else OPPOSITE if high < 0 else NOT_RESOLVED)
+    assert point["why"] == f"{100 * claim['difference']:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def test_intervals_counts_shares_and_means_decide():
+    assert by_interval("a", 0.02, 0.01, 0.03) == Point("a", SEEN, "+2.0 points (+1.0 to +3.0)")
+    assert by_interval("a", -0.02, -0.03, -0.01).word == OPPOSITE and by_interval("a", 0, -1, 1).word == NOT_RESOLVED
+    # 9 of 10: two tails of 11 in 1024 each
+    point = by_counts("b", 9, 1, "of 20")
+    assert point.word == SEEN and "p = 0.021" in point.why
+    assert by_counts("b", 1, 9, "").word == OPPOSITE and by_counts("b", 6, 4, "").word == NOT_RESOLVED
+    assert by_counts("b", 0, 0, "").word == NOT_RESOLVED
+    assert by_share("c", 0.2, 128, 1 / 12).word == SEEN and by_share("c", 0.1, 128, 1 / 12).word == NOT_SEEN
+    assert by_share("c", 0.01, 1000, 1 / 12).word == OPPOSITE
+    # equal spreads and three seeds each: four degrees of freedom, t = 2.776
+    point = by_means("d", (0.9, 0.01, 3), (0.8, 0.01, 3))
+    half = 2.776 * (2 * 0.01**2 / 3) ** 0.5
+    assert point.word == SEEN and point.why == f"+10.0 points ({10 - 100 * half:+.1f} to {10 + 100 * half:+.1f})"
+    assert by_means("d", (0.9, 0.0, 1), (0.8, 0.0, 1)).word == NOT_RESOLVED
+    assert by_means("d", (0.9, 0.0, 3), (0.8, 0.0, 3)).word == SEEN
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ((SEEN, SEEN), SEEN), ((SEEN, NOT_RESOLVED), NOT_RESOLVED), ((SEEN, NOT_SEEN, NOT_RESOLVED), NOT_SEEN),
+        ((SEEN, OPPOSITE, NOT_SEEN), OPPOSITE), ((SEEN, NOT_MEASURED), SEEN), ((NOT_MEASURED,), NOT_MEASURED),
+        ((NOTHING_TO_DECIDE,), NOTHING_TO_DECIDE), ((NOTHING_TO_DECIDE, SEEN), SEEN),
+    ],
+)  # fmt: skip
+def test_one_word_for_all_hides_nothing(words, wanted):
+    assert overall([Point("x", word) for word in words]) == wanted
+
+
+def test_the_pages_have_the_ledger():
+    assert ledger.table() in (ROOT / "README.md").read_text("utf-8")
+    assert (RESULTS / "README.md").read_text("utf-8") == ledger.page(), "run ouro paper render"
+
+
+def test_the_command_lists_it():
+    result = runner.invoke(app, ["paper", "list", "--json"])
+    assert result.exit_code == 0 and json.loads(result.stdout) == {"artefacts": ledger.ledger()}
+    shown = runner.invoke(app, ["paper", "list"]).stdout
+    assert all(one.name in shown for one in ARTEFACTS) and "not measured: every part of the quantizer" in shown
+
+
+def test_runs_are_the_commands_once_each(monkeypatch, tmp_path):
+    ran = []
+
+    class Done:
+        returncode = 0
+
+    monkeypatch.setattr("ouro.cli.paper.subprocess.run", lambda words, **_: ran.append(words[2:]) or Done())
+    result = runner.invoke(
+        app, ["paper", "run", "fig9a", "fig9b", "fig5", "--model", "vim_nano", "--out", str(tmp_path / "r")]
+    )
+    assert result.exit_code == 0, result.output
+    # both figures are read off one study
+    assert ran == [
+        ["ouro", "bench", "ablations", "--out", str(tmp_path / "r" / "ablations.json")],
+        ["ouro", "generate", "vim_nano", "--num", "128"],
+    ]
+    Done.returncode = 1
+    result = runner.invoke(app, ["paper", "run", "fig5", "--out", str(tmp_path / "r")])
+    assert result.exit_code == 1 and "FAILED: ouro generate vim_micro_cifar10 --num 128" in result.stdout
+
+
+def test_every_command_is_one_that_there_is(tmp_path):
+    for one in ARTEFACTS:
+        for command in one.commands:
+            _, *words = command.format(model="vim_nano", out=tmp_path).split()
+            options = [word for word in words if word.startswith("--")]
+            place = words[: 2 if words[0] == "bench" else 1]
+            shown = runner.invoke(app, [*place, "--help"], env={"COLUMNS": "200"})
+            assert shown.exit_code == 0 and all(option in shown.stdout for option in options), command
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run"], "name figures or tables, or --all; `ouro paper list` has the names"),
+        (["run", "fig1", "--all"], "name figures or tables, or --all"),
+        (["run", "fig10"], "unknown figure or table 'fig10'; known: fig1, fig2"),
+        (["run", "fig6"], "nothing measures fig6 yet; see `ouro paper list`"),
+    ],
+)
+def test_wrong_use_is_one_line(arguments, message):
+    result = runner.invoke(app, ["paper", *arguments])
+    assert result.exit_code == 2 and message in " ".join(result.stderr.split())
+
+
+def test_an_unknown_entry_names_the_known():
+    with pytest.raises(ValueError, match="unknown figure or table 'fig0'; known: fig1"):
+        artefact("fig0")
+    assert verdict.student(4) == pytest.approx(2.776, abs=1e-3)
