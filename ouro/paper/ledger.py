@@ -15,7 +15,15 @@ from typing import Any
 
 from ouro.paper.markdown import RESULTS, Rows, markdown, measured
 from ouro.paper.verdict import (
-    NOT_MEASURED, NOTHING_TO_DECIDE, WORDS, Point, by_counts, by_interval, by_means, by_share, overall,
+    NOT_MEASURED,
+    NOTHING_TO_DECIDE,
+    WORDS,
+    Point,
+    by_counts,
+    by_interval,
+    by_means,
+    by_share,
+    overall,
 )  # fmt: skip
 
 OURO, KSCALED = "OuroMamba", "k-scaled PTQ"
@@ -226,7 +234,7 @@ ARTEFACTS: tuple[Artefact, ...] = (
     Artefact(
         "fig1", OURO, "figure 1",
         f"implicit attention of h scatters, that of the patched state h_p keeps to the object {_PUBLISHED}",
-        "AUROC of maps against the masks of procedural scenes, paired by image, five models",
+        "AUROC of maps against the masks of procedural scenes, paired by image, four models",
         ("ouro bench attention --out {out}/neighborhoods.json",), ("neighborhoods.json",), _neighborhoods,
         "01_implicit_attention",
     ),
