@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import Any
 
 from ouro.paper.markdown import RESULTS, Rows, load, made, markdown, share
 
@@ -65,15 +66,30 @@ def scan_cpu() -> str | None:
             row["op"].replace("model", row["case"]), row["backend"],
             *(f"{row[key]:.2f}" for key in ("p20_ms", "p50_ms", "p80_ms")), f"{row['ratio']:.3g}x", f"{row['peak_mb']:.1f}",
         )
-        for row in timed
+        for row in timed if "p50_ms" in row
     ]  # fmt: skip
+    failed = [
+        f"{row['case']}, {row['backend']}: {row.get('failed', 'its gate')}" for row in timed if "p50_ms" not in row
+    ]
     note = (
         f"Scan: {values['rows'][0]['case']}, {values['threads']} threads; gate passed with a largest relative error of "
         f"{values['gate']['max_error']:.1e}; exponential within {values['exp_max_ulp']:.2f} ulp; operands "
-        f"{values['inputs_mb']} MB.\n\n"
+        f"{values['inputs_mb']} MB. Ratios are to the loop over tokens (`reference`).\n\n"
     )
+    strongest = [(op, one) for file in (values, *models) for op, one in _strongest(file)]
+    said = "".join(
+        f"\n\n{op}: the fastest beside ours is {one['peer']} with {one['p50_ms']:.1f} ms; ours is **{one['ratio']:.1f}x** as fast."
+        for op, one in strongest
+    )
+    said += "".join(f"\n\nFailed: {line}." for line in failed)
     head = ("what", "backend", "p20 ms", "p50 ms", "p80 ms", "ratio", "peak extra MB")
-    return made(values, "ouro bench scan", "ouro bench model MODEL") + note + markdown(head, rows, 2)
+    return made(values, "ouro bench scan", "ouro bench model MODEL") + note + markdown(head, rows, 2) + said
+
+
+def _strongest(file: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(what was timed, the fastest beside ours) of one file."""
+    for op, one in file.get("strongest", {}).items():
+        yield op.replace("model", file["rows"][0]["case"]).capitalize(), one
 
 
 def fused_reference() -> str | None:
