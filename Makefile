@@ -9,6 +9,10 @@ VENV := .venv
 PY := $(VENV)/bin/python
 # written last, so that it only exists after a complete set-up; holds the folder that the set-up was made in
 STAMP := $(VENV)/.complete
+# with a thread each: two processes that spin for each other's threads are slower than one
+test compat: export OMP_NUM_THREADS := 1
+test compat: export NUMBA_NUM_THREADS := 1
+SIDE_BY_SIDE := -q --numprocesses auto --maxprocesses 4 --dist loadfile
 PORT ?= $(or $(GRADIO_SERVER_PORT),7860)
 PYTHONS := python3 python3.12 python3.11 python3.10 python
 
@@ -37,11 +41,8 @@ notebooks: $(STAMP)
 	$(PY) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 	    --ExecutePreprocessor.timeout=1800 notebooks/*.ipynb
 
-# processes side by side with a thread each: two that spin for each other's threads are slower than one
-test: export OMP_NUM_THREADS := 1
-test: export NUMBA_NUM_THREADS := 1
 test: $(STAMP)
-	@$(PY) -m pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
+	@$(PY) -m pytest $(SIDE_BY_SIDE)
 
 check: $(STAMP)
 	$(PY) -m ruff format --check .
@@ -49,14 +50,15 @@ check: $(STAMP)
 	$(PY) -m mypy ouro
 	$(PY) -m pytest -q tests/test_layers.py
 
-# where every range of pyproject.toml begins: the machine code of kernels against the same bounds, and the core of the suite
+# where every range of pyproject.toml begins: the machine code of kernels against the same bounds, and the core of the suite;
+# old packages use what newer ones beside them have deprecated, so their warnings are no errors here
 compat: $(STAMP)
 	@mkdir -p .compat
 	@$(PY) -c 'import re; from importlib.metadata import requires; print(*(re.sub(r"<[\d.]+,?", "", r).replace(">=", "==") for r in requires("ouro-workbench") if "extra ==" not in r), sep="\n")' > .compat/oldest.txt
 	@[ -x .compat/bin/python ] || $(PY) -m venv .compat
-	@.compat/bin/python -m pip install --quiet -c .compat/oldest.txt -e '.[dev]'
+	@.compat/bin/python -m pip install --quiet -c .compat/oldest.txt -e '.[lab,dev]'
 	@.compat/bin/python -m ouro.kernels.audit > .compat/audit.json || { echo "complaints in .compat/audit.json" >&2; exit 1; }
-	@.compat/bin/python -m pytest -q -m "not slow" tests/ouro tests/kernels
+	@.compat/bin/python -m pytest $(SIDE_BY_SIDE) -m "not slow" -o filterwarnings=ignore tests/ouro tests/kernels
 	@echo "the oldest versions do: $$(tr '\n' ' ' < .compat/oldest.txt)"
 
 bench: $(STAMP)

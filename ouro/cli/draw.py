@@ -274,6 +274,19 @@ def state(values: Values) -> Drawn:
     yield _filled(title, ("what", "bits", "h error", "1 - cos y", "better than step"), rows)
 
 
+def outliers(values: Values) -> Drawn:
+    """A row per tensor."""
+
+    def cell(one: Values | None) -> str:
+        return "-" if one is None else f"{one['mean']:.2f} ({one['ci95'][0]:.2f} to {one['ci95'][1]:.2f})"
+
+    keys = ("jaccard", "missed_by_static", "share_raw", "share_dynamic")
+    rows = ((row["tensor"], *(cell(row[key]) for key in keys)) for row in values["rows"])
+    title = f"{values['model']}, layer {values['layer']}, {values['n']} images"
+    columns = ("what", "overlap of neighboring steps", "missed by a static list", "outliers", "listed")
+    yield _filled(title, columns, rows)
+
+
 def commands(values: Values) -> Drawn:
     """What was run, and what failed."""
     for row in values["commands"]:

@@ -186,8 +186,34 @@ def methods(
     end(values, draw.methods, json_=json_)
 
 
+@guarded
+@takes_model
+def outliers(
+    source: Source,
+    layer: Annotated[int, typer.Option(help="The paper shows layer 3.", min=0)] = 3,
+    tensor: Annotated[list[str], typer.Option(help="Repeatable; all by default.")] = [],
+    n: Annotated[int, typer.Option(help="Held-out images.", min=2)] = 32,
+    data: Data = "",
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Do outlier channels move from time step to time step, and does a static list miss them? Every tensor of a layer.
+
+    JSON: {model, layer, n, kappa, rows: [{tensor, jaccard: {mean, ci95, n}, missed_by_static, share_raw, share_dynamic,
+    share_static}], ...}.
+    """
+    from ouro.jobs.bench.outliers import OutlierBenchSpec, moving_outliers
+    from ouro.jobs.outliers import TENSORS
+
+    spec = OutlierBenchSpec(source, layer, tuple(tensor) or tuple(TENSORS), n, seed=seed, data=data, device=device)
+    end(run("outliers", moving_outliers(spec)), draw.outliers, json_=json_, out=out)
+
+
 COMMANDS = {
     "quantization": quantization,
+    "outliers": outliers,
     "state": state,
     "attention": attention,
     "ablations": ablations,

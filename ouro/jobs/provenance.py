@@ -21,6 +21,8 @@ _PACKAGES = {"ouro": "ouro-workbench", "torch": "torch", "numba": "numba", "trit
 def run_info(seed: int, started: float, device: str | torch.device = "cpu") -> RunInfo:
     """This machine, these versions and this commit; `started` is the `time.perf_counter()` of the beginning."""
     versions = {"python": platform.python_version(), **{name: _version(package) for name, package in _PACKAGES.items()}}
+    # its own word for it has the build: 2.13.0+cpu
+    versions["torch"] = str(torch.__version__)
     return RunInfo(device_name(device), versions, commit(), seed, time.perf_counter() - started)
 
 

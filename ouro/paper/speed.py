@@ -89,7 +89,7 @@ def scan_cpu() -> str | None:
 def _strongest(file: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(what was timed, the fastest beside ours) of one file."""
     for op, one in file.get("strongest", {}).items():
-        yield op.replace("model", file["rows"][0]["case"]).capitalize(), one
+        yield op.replace("model", f"`{file['rows'][0]['case']}`"), one
 
 
 def fused_reference() -> str | None:

@@ -74,7 +74,7 @@ def test_h_p_takes_recorded_states(scan):
 def test_delta_weights_span_each_image(scan):
     weights = to_raster(delta_weights(scan.inputs.delta, scan.order), scan.order)
     assert_close(weights.amin(1), torch.zeros(2, dtype=torch.float64), name="least weight")
-    assert_close(weights.amax(1), torch.ones(2, dtype=torch.float64), name="largest weight", atol=1e-3)
+    assert_close(weights.amax(1), torch.ones(2, dtype=torch.float64), name="largest weight", atol=1e-2)
     alone = delta_weights(scan.inputs.delta[1:], scan.order)
     assert alone.equal(delta_weights(scan.inputs.delta, scan.order)[1:])
     step = class_step(scan.order)

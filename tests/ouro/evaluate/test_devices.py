@@ -65,7 +65,7 @@ def test_frechet_distance(model, images):
         return frechet(features(there, images).to(device), features(there, images.to(device) * 2))
 
     here, there = both(run)
-    assert there == pytest.approx(here, rel=1e-6)
+    assert there == pytest.approx(here, rel=1e-4)
 
 
 @pytest.mark.parametrize("mode", MODES)

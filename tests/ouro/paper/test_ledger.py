@@ -42,7 +42,7 @@ def test_every_figure_and_table_has_an_entry():
         # where a claim is known from stands beside it
         assert "not public" in one.shows or "[" in one.shows, one.name
         assert not one.notebook or (ROOT / "notebooks" / f"{one.notebook}.ipynb").is_file(), one.name
-        assert all(list(RESULTS.glob(pattern)) for pattern in one.files) or one.name == "fig4", one.name
+        assert all(list(RESULTS.glob(pattern)) for pattern in one.files), one.name
 
 
 @pytest.mark.parametrize("one", ARTEFACTS, ids=lambda one: one.name)
