@@ -167,7 +167,9 @@ def _outliers(files: Files) -> Iterator[Point]:
         for row in values["rows"]:
             where = f"{values['model']}, {row['tensor']} of layer {values['layer']}"
             for claim, key, bound, sign in ((moving, "jaccard", 0.5, -1), (missed, "missed_by_static", 0.1, 1)):
-                if (one := row[key]) is not None:
+                one = row[key]
+                # outliers on a few of the images only: an interval of these says nothing
+                if one is not None and one["n"] >= values["n"] / 2:
                     low, high = sorted(sign * (end - bound) for end in one["ci95"])
                     word = SEEN if low > 0 else OPPOSITE if high < 0 else NOT_RESOLVED
                     known = f"{one['mean']:.2f} ({one['ci95'][0]:.2f} to {one['ci95'][1]:.2f}), bound {bound}"
