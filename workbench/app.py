@@ -23,6 +23,7 @@ from workbench import (  # noqa: E402
     first_view,
     kernels,
     outliers,
+    paper,
     quantize,
     samples,
     sensitivity,
@@ -75,6 +76,8 @@ def build() -> gr.Blocks:
                 ranked = sensitivity.build(page, model)
             with gr.Tab("Kernels", id="kernels"):
                 checked = kernels.build()
+            with gr.Tab("Paper", id="paper"):
+                claims = paper.build(page)
 
         theme.click(None, None, None, js="() => wb.toggleTheme()", api_visibility="private")
         whole.load(None, None, None, js="() => wb.applyTheme()", api_visibility="private")
@@ -84,7 +87,7 @@ def build() -> gr.Blocks:
         for tab in (made, measured, ranked):
             choose, target = tab["methods"]
             whole.load(choose, None, target, **PRIVATE)
-        for tab in (first, made, measured, ranked, checked):
+        for tab in (first, made, measured, ranked, checked, claims):
             for resume, inputs, outputs in tab["loads"]:
                 whole.load(resume, inputs, outputs, concurrency_limit=None, **PRIVATE)
         made["use"].click(_use, made["chosen"], [tabs, *measured["images"].inputs, chosen], **PRIVATE)

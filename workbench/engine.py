@@ -465,6 +465,15 @@ def gate_job(names: tuple[str, ...]) -> Generator[Any, None, Any]:
     return check_kernels(GateSpec(names))
 
 
+@lru_cache(maxsize=1)
+def ledger() -> list[dict[str, Any]]:
+    """Every figure and table of the papers with its verdict; none where the stored runs did not come along."""
+    from ouro.paper.ledger import ledger
+    from ouro.paper.markdown import RESULTS
+
+    return ledger() if RESULTS.is_dir() else []
+
+
 @lru_cache(maxsize=16)
 def kernel_work(name: str) -> dict[str, Any]:
     """The least that the largest measured call of a kernel has to do, and the name of that call as `case`."""

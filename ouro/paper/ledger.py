@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ouro.paper.markdown import RESULTS, Rows, markdown, measured
@@ -115,6 +115,10 @@ def _missing(claim: str, why: str = "") -> Point:
     return Point(claim, NOT_MEASURED, why)
 
 
+def _of(model: str, point: Point) -> Point:
+    return replace(point, model=model)
+
+
 def _no_claim(words: str) -> Callable[[Files], Iterator[Point]]:
     return lambda _: iter([Point(words, NOTHING_TO_DECIDE)])
 
@@ -126,7 +130,7 @@ def _neighborhoods(files: Files) -> Iterator[Point]:
             gains = [row["gain"] for row in model["rows"] if row["gain"] and row["source"].startswith("h_p")]
             better, worse = (sum(gain["seen"] == word for gain in gains) for word in ("better", "worse"))
             what = f"of {len(gains)} (layer, reduction, window)"
-            yield by_counts(f"{claim}, {model['model']}", better, worse, what)
+            yield _of(model["model"], by_counts(f"{claim}, {model['model']}", better, worse, what))
     if not files:
         yield _missing(claim)
 
@@ -142,7 +146,7 @@ def _study(title: str, measure: str, *pairs: tuple[str, str]) -> Callable[[Files
                 for claim in study["claims"]:
                     if (claim["better"], claim["worse"], claim["measure"]) == (better, worse, measure):
                         where = f"{named}, {study['model']}, {measured(measure)}"
-                        yield by_interval(where, claim["difference"], *claim["ci95"])
+                        yield _of(study["model"], by_interval(where, claim["difference"], *claim["ci95"]))
             if not studies:
                 yield _missing(named)
 
@@ -155,7 +159,7 @@ def _synthetic(files: Files) -> Iterator[Point]:
     for values in files.values():
         for judge, share in values["judges"].items():
             where = f"{claim}: {judge} of {values['num']} by {values['model']}, seed {values['seed']}"
-            yield by_share(where, share, values["num"], 1 / classes[values["model"]])
+            yield _of(values["model"], by_share(where, share, values["num"], 1 / classes[values["model"]]))
     if not files:
         yield _missing(claim)
 
@@ -173,7 +177,7 @@ def _outliers(files: Files) -> Iterator[Point]:
                     low, high = sorted(sign * (end - bound) for end in one["ci95"])
                     word = SEEN if low > 0 else OPPOSITE if high < 0 else NOT_RESOLVED
                     known = f"{one['mean']:.2f} ({one['ci95'][0]:.2f} to {one['ci95'][1]:.2f}), bound {bound}"
-                    yield Point(f"{claim}, {where}", word, known)
+                    yield Point(f"{claim}, {where}", word, known, values["model"])
     if not files:
         yield _missing(moving)
         yield _missing(missed)
@@ -207,7 +211,8 @@ def _classification(files: Files) -> Iterator[Point]:
             if ours is None or theirs is None:
                 continue
             claim = f"W4A4 on synthetic images over {other} on real ones, {one['model']}"
-            yield by_means(claim, *((row["top1"], row["spread"], row["seeds"]) for row in (ours, theirs)))
+            point = by_means(claim, *((row["top1"], row["spread"], row["seeds"]) for row in (ours, theirs)))
+            yield _of(one["model"], point)
     if not tables:
         yield _missing("OuroMamba-Quant on synthetic images over PTQ4VM and QMamba on real ones, W4A4")
 
@@ -229,7 +234,8 @@ def _state(files: Files) -> Iterator[Point]:
         for row in values["means"]:
             if row["rule"] == "step factors":
                 better, layers = row["layers_better_than_step"], row["layers"]
-                yield by_counts(f"{claim}, {values['model']}, {row['bits']} bits", better, layers - better, "layers")
+                named = f"{claim}, {values['model']}, {row['bits']} bits"
+                yield _of(values["model"], by_counts(named, better, layers - better, "layers"))
     if not files:
         yield _missing(claim)
 

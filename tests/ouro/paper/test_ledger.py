@@ -101,6 +101,12 @@ def test_one_word_for_all_hides_nothing(words, wanted):
     assert overall([Point("x", word) for word in words]) == wanted
 
 
+def test_points_on_real_images_decide():
+    drawn, real = Point("x", OPPOSITE, model="vim_nano"), Point("x", SEEN, model=verdict.MAIN)
+    assert overall([drawn, real]) == SEEN and overall([drawn]) == OPPOSITE
+    assert overall([drawn, Point("x", NOT_RESOLVED, model=verdict.MAIN), real]) == NOT_RESOLVED
+
+
 def test_the_pages_have_the_ledger():
     assert ledger.table() in (ROOT / "README.md").read_text("utf-8")
     assert (RESULTS / "README.md").read_text("utf-8") == ledger.page(), "run ouro paper render"

@@ -1,0 +1,97 @@
+"""Paper: every figure and table of the papers, what the stored runs say of its claims, and where to look for oneself."""
+
+from __future__ import annotations
+
+import html
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+
+from workbench import engine
+from workbench.acts import acting_view, button
+from workbench.errors import guarded
+from workbench.page import PRIVATE, Page, lead
+
+ALL = "all"
+WORDS = ("seen", "not resolved", "not seen", "opposite", "not measured", "no claim")
+_MARKS = {"seen": "✓", "opposite": "✗", "not seen": "✗", "not resolved": "≈", "not measured": "–", "no claim": "·"}
+_TABS = {
+    "fig1": "attention", "fig2": "samples", "fig3": "samples", "fig4": "outliers", "fig5": "samples", "fig7": "outliers",
+    "fig8": "kernels", "table1": "quantize", "table2": "quantize", "kscaled-accuracy": "quantize",
+}  # fmt: skip
+"""Entry of the ledger -> the tab where the same can be tried."""
+
+Row = Mapping[str, Any]
+
+
+def chip(word: str) -> str:
+    """A verdict, told by its mark and its word as well as by its color."""
+    return f'<span class="wb-verdict wb-{word.replace(" ", "-")}"><i>{_MARKS[word]}</i>{html.escape(word)}</span>'
+
+
+def listed(rows: Sequence[Row], word: str = ALL) -> str:
+    """The ledger as markup: a row per figure or table, its points behind it; only those of one verdict, if one is given."""
+    shown = [row for row in rows if word in (ALL, row["verdict"])]
+    if not rows:
+        return '<p class="wb-note">No stored runs: they come with a checkout, not with an installed package.</p>'
+    if not shown:
+        return f'<p class="wb-note">No figure and no table has the verdict “{html.escape(word)}”.</p>'
+    return "".join(map(_entry, shown))
+
+
+def counted(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Choices of the filter: every verdict that there is, with how often."""
+    counts = Counter(row["verdict"] for row in rows)
+    return [(f"All {len(rows)}", ALL), *((f"{word} {counts[word]}", word) for word in WORDS if counts[word])]
+
+
+def _entry(row: Row) -> str:
+    points = "".join(
+        f"<li>{chip(point['word'])}<span>{html.escape(point['claim'])}"
+        + (f"<small>{html.escape(point['why'])}</small>" if point["why"] else "")
+        + "</span></li>"
+        for point in row["points"]
+    )
+    origin = [
+        f"<code>{html.escape(command.format(model='MODEL', out='results'))}</code>" for command in row["commands"]
+    ]
+    origin += [f"results/{html.escape(name)}" for name in row["results"]]
+    origin += [f"notebooks/{html.escape(row['notebook'])}.ipynb"] if row["notebook"] else []
+    source = f'<p class="wb-note">{" · ".join(origin)}</p>' if origin else ""
+    tab = _TABS.get(row["name"])
+    way = button("Try it", "open", tab) if tab else ""
+    return (
+        f'<details class="wb-claim" id="wb-paper-{html.escape(row["name"])}"><summary>{chip(row["verdict"])}'
+        f"<b>{html.escape(row['paper'])}, {html.escape(row['title'])}</b><span>{html.escape(row['shows'])}</span></summary>"
+        f"<div><p>Here: {html.escape(row['ours'])}.</p><ul>{points}</ul>{source}{way}</div></details>"
+    )
+
+
+def build(page: Page) -> dict[str, Any]:
+    """Fills the tab; returns what is to be done when the page opens."""
+    lead(
+        "What the papers show, figure by figure and table by table, and what the runs that are stored beside the code say of it. "
+        "An entry's verdict is the most critical of its points, of those on real images where there are any; open it to see each "
+        "with the interval that decides it."
+    )
+    which = gr.Radio([("All", ALL)], value=ALL, show_label=False, container=False, elem_id="wb-paper-filter")
+    ledger = acting_view("wb-paper-ledger")
+
+    @guarded
+    def opened() -> tuple[gr.Radio, str]:
+        rows = engine.ledger()
+        return gr.Radio(counted(rows), value=ALL), listed(rows)
+
+    @guarded
+    def filtered(word: str) -> str:
+        return listed(engine.ledger(), word)
+
+    @guarded
+    def acted(event: gr.EventData) -> gr.Tabs:
+        return gr.Tabs(selected=event.name)
+
+    which.input(filtered, which, ledger, **PRIVATE)
+    ledger.select(acted, None, page.tabs, **PRIVATE)
+    return {"loads": [(opened, None, [which, ledger])]}
