@@ -25,7 +25,7 @@ help:
 	@echo "make notebooks   run them all again, in place (minutes)"
 	@echo "make test        run the whole test suite"
 	@echo "make check       formatting, lint, types, layers"
-	@echo "make compat      the oldest versions we promise: kernels compiled, core of the suite (downloads them; 20 minutes)"
+	@echo "make compat      the oldest versions we promise: kernels compiled, core of the suite (downloads them; 10 minutes)"
 	@echo "make bench       check the scan backends against the reference, then time them"
 	@echo "make clean       remove $(VENV), builds and caches"
 
