@@ -93,25 +93,19 @@ def _strongest(file: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def fused_reference() -> str | None:
-    """Fused Vims by the references of their kernels, against the models they were made from."""
-    values = load("fused_reference_vim_nano.json")
-    if values is None:
+    """Fused Vims by the references of their kernels, against the models they were made from, on trained models."""
+    files = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("fused_reference_*.json"))]
+    if not files:
         return None
     rows: Rows = [
-        (one["format"], share(one["agreement"]), f"{one['error']:.3f}", share(one["top1"]), share(one["yardstick_top1"]),
-         "passed" if one["passed"] else one["complaint"])
-        for one in values["gates"]
+        (f"`{values['model']}`", one["format"], share(one["agreement"]), f"{one['error']:.3f}", share(one["top1"]),
+         share(one["yardstick_top1"]), f"{one['lost']} / {one['won']}", "passed" if one["passed"] else one["complaint"])
+        for values in files for one in values["gates"]
     ]  # fmt: skip
-    head = (
-        "format",
-        "same top-1 as simulated, %",
-        "logits away from it",
-        "top-1 of the float model, %",
-        "simulated, %",
-        "gate",
-    )
-    origin = made(values, f"python -m ouro.jobs.bench.fused_reference {values['model']} {values['n']}")
-    return origin + markdown(head, rows, 1)
+    head = ("model", "format", "same top-1 as simulated, %", "logits away from it", "top-1 of the float model, %", "simulated, %",
+            "lost / won", "gate")  # fmt: skip
+    command = f"python -m ouro.jobs.bench.fused_reference MODEL {files[0]['n']}"
+    return made(files[0], command) + markdown(head, rows, 2)
 
 
 def gpu() -> str | None:
