@@ -8,6 +8,7 @@ intrinsic functions (exp2f: 2 ulp); PTX ISA, ex2.approx and div.full.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -47,8 +48,10 @@ def exponential(exponent: Tensor, roundings: int) -> Tensor:
     return APPROXIMATE + roundings * HALF * exponent.abs()
 
 
-def states(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, *, reverse: bool = False, chunk: int = 0) -> Known:
-    """h [b e n l] of a scan, at its place in time.
+def walk(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, *, reverse: bool = False, chunk: int = 0
+) -> Iterator[tuple[int, Known]]:
+    """(t, h [b e n]) of a scan, step after step; nothing is kept, so that large calls can be bounded too.
 
     Args:
         u, delta: [b e l]. A: [e n]. B: [b n l] or [b g n l].
@@ -57,7 +60,7 @@ def states(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, *, reverse: bool = Fa
     u, delta, A, B = (x.double() for x in (u, delta, A, B))
     B = per_channel(B, u.shape[1])
     h = torch.zeros(*u.shape[:2], A.shape[1], dtype=torch.float64, device=u.device)
-    error, steps = torch.zeros_like(h), {}
+    error = torch.zeros_like(h)
     for t in reversed(range(u.shape[2])) if reverse else range(u.shape[2]):
         exponent = delta[..., t, None] * A
         a, entering = exponent.exp(), delta[..., t, None] * u[..., t, None] * B[..., t]
@@ -65,16 +68,12 @@ def states(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, *, reverse: bool = Fa
         error = a * (error + exponential(exponent, 3 + chunk) * h.abs()) + FLUSHED * h.abs()
         h, before = a * h + entering, a * h
         error = error + HALF * (before.abs() + h.abs() + 3 * entering.abs())
-        steps[t] = h, error
-    return Known(*(torch.stack([steps[t][i] for t in range(u.shape[2])], dim=-1) for i in range(2)))
+        yield t, Known(h, error)
 
 
-def read(h: Known, C: Tensor) -> Known:
-    """sum_n C h [b e l]; C [b n l] or [b g n l]. The sum may have any order."""
-    C = per_channel(C.double(), h.value.shape[1])
-    terms = C * h.value
-    rounded = (C.shape[2] + 1) * HALF * terms.abs().sum(2)
-    return Known(terms.sum(2), (C.abs() * h.error).sum(2) + rounded)
+def states(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, *, reverse: bool = False, chunk: int = 0) -> Known:
+    """Every h of `walk` at its place in time, [b e n l]."""
+    return _in_time(dict(walk(u, delta, A, B, reverse=reverse, chunk=chunk)))
 
 
 def scan(
@@ -89,12 +88,26 @@ def scan(
     chunk: int = 0,
 ) -> Known:
     """y [b e l] of `selective_scan`."""
-    y = read(states(u, delta, A, B, reverse=reverse, chunk=chunk), C)
+    read = per_channel(C.double(), u.shape[1])
+    y = _in_time({t: _read(h, read[..., t]) for t, h in walk(u, delta, A, B, reverse=reverse, chunk=chunk)})
     if D is None:
         return y
     skipped = D.double()[:, None] * u.double()
     value = y.value + skipped
     return Known(value, y.error + HALF * (skipped.abs() + value.abs()))
+
+
+def _read(h: Known, C: Tensor) -> Known:
+    """sum_n C h [b e] of one step, C [b e|1 n]; the sum may have any order."""
+    terms = C * h.value
+    rounded = (C.shape[-1] + 1) * HALF * terms.abs().sum(-1)
+    return Known(terms.sum(-1), (C.abs() * h.error).sum(-1) + rounded)
+
+
+def _in_time(steps: Mapping[int, Known]) -> Known:
+    """What is known of each step, side by side along a last axis of time."""
+    ordered = [steps[t] for t in range(len(steps))]
+    return Known(*(torch.stack([getattr(step, name) for step in ordered], dim=-1) for name in ("value", "error")))
 
 
 def silu(x: Tensor, scale: float = 1.0) -> Known:

@@ -15,8 +15,8 @@ from workbench.errors import guarded
 from workbench.page import PRIVATE, Page, lead
 
 ALL = "all"
-WORDS = ("seen", "not resolved", "not seen", "opposite", "not measured", "no claim")
-_MARKS = {"seen": "✓", "opposite": "✗", "not seen": "✗", "not resolved": "≈", "not measured": "–", "no claim": "·"}
+_MARKS = {"seen": "✓", "not resolved": "≈", "not seen": "✗", "opposite": "✗", "not measured": "–", "no claim": "·"}
+WORDS = tuple(_MARKS)
 _TABS = {
     "fig1": "attention", "fig2": "samples", "fig3": "samples", "fig4": "outliers", "fig5": "samples", "fig7": "outliers",
     "fig8": "kernels", "table1": "quantize", "table2": "quantize", "kscaled-accuracy": "quantize",

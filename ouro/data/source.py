@@ -99,6 +99,11 @@ def own_data(data: str | DataSource, info: ModelInfo) -> str:
     return spelled(_resolved(parse(data), info))
 
 
+def has_own_images(info: ModelInfo) -> bool:
+    """Whether the set that a model was trained on comes along."""
+    return info.data in DATASETS and comes_along(info.data)
+
+
 def own_images(info: ModelInfo, split: str, count: int) -> Tensor:
     """The first images of the data set a model was trained on, normalized, [count 3 h w].
 
@@ -203,7 +208,7 @@ def _resolved(source: DataSource, info: ModelInfo) -> DataSource:
     own = source.kind == ""
     if not own:
         return source
-    if info.data not in DATASETS or not comes_along(info.data):
+    if not has_own_images(info):
         raise ValueError(f"the images that {info.name} was trained on do not come along; name a folder as folder:PATH")
     return replace(source, kind=info.data)
 

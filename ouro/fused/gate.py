@@ -18,13 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ouro.data import comes_along
-from ouro.data.source import open_data, own_images
+from ouro.data.source import has_own_images, open_data, own_images
 from ouro.fused.model import FusedModel, fuse
 from ouro.kernels.launch import interpreted
 from ouro.models import create_model, variant
 from ouro.quant import attach_calibration, quantize
-from ouro.registry import DATASETS
 from ouro.tasks import task_of
 from ouro.vision import VisionModel
 
@@ -167,7 +165,7 @@ def held_out(model: VisionModel, count: int, seed: int = 0) -> tuple[Tensor, Ten
 
     Those of the set that a model was trained on, or noise where that set does not come along.
     """
-    if model.info.data in DATASETS and comes_along(model.info.data):
+    if has_own_images(model.info):
         seen, unseen = (
             own_images(model.info, split, min(number, len(open_data("", split, model.info))))
             for split, number in (("calib", SEEN), ("test", count))

@@ -64,7 +64,9 @@ class OutlierSpec:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected {least} or more")
 
 
-def outliers(spec: OutlierSpec, model: VisionModel | None = None) -> Generator[Progress, None, Report]:
+def outliers(
+    spec: OutlierSpec, model: VisionModel | None = None, static: Tensor | None = None
+) -> Generator[Progress, None, Report]:
     """Traces one image for the dynamic list and `n` calibration images for the static one.
 
     Arrays: "magnitude" float32 [l c], |x| of the image; "raw" uint8 [l c], outliers of each step by itself; "dynamic"
@@ -78,6 +80,7 @@ def outliers(spec: OutlierSpec, model: VisionModel | None = None) -> Generator[P
 
     Args:
         model: looked at in place of the one that `spec.model` stands for.
+        static: what `static_list` gives for this spec, if it is known already.
 
     Raises:
         ValueError: a layer, tensor, direction, image or number that does not exist or makes no sense.
@@ -90,15 +93,12 @@ def outliers(spec: OutlierSpec, model: VisionModel | None = None) -> Generator[P
     pixels, source = one_image(model.info, spec.sample, spec.image, spec.data)
     rows = _rows(model, path, tap, normalize(pixels, model.info.mean, model.info.std))
     yield Progress(1, 2, f"{path} of {spec.n} calibration images")
-    calib = f"real:{spec.n}:{spec.data}" if spec.data else f"real:{spec.n}"
-    known = calibration_set(calib, spec.model, model, spec.seed).images
     rule = OutlierRule(bits=4, outlier_bits=8, kappa=spec.kappa, refresh=spec.refresh)
     none = torch.zeros_like(rows, dtype=torch.bool)
     bound = threshold(rows, none, spec.kappa)
     raw = rows.abs() > bound
     dynamic = outlier_list(rows, rule)
-    mean = _rows(model, path, tap, known).abs().mean((0, 1))
-    static = mean > threshold(mean, torch.zeros_like(mean, dtype=torch.bool), spec.kappa)
+    static = static_list(spec, model) if static is None else static
     raw, dynamic, rows = raw[0], dynamic[0], rows[0]
     order = _order(model, path)
     peaks = rows.abs().amax(0)
@@ -133,6 +133,19 @@ def outliers(spec: OutlierSpec, model: VisionModel | None = None) -> Generator[P
     }
     yield Progress(2, 2, f"{values['share_raw']:.2%} outliers")
     return Report("outliers", values, run_info(spec.seed, started, model.device), arrays)
+
+
+def static_list(spec: OutlierSpec, model: VisionModel) -> Tensor:
+    """Outliers of the mean over calibration images, bool [c]; hangs on no image that is looked at.
+
+    Raises:
+        ValueError: see `outliers`.
+    """
+    path, tap = find_tap(model, spec.layer, spec.tensor, spec.direction)
+    calib = f"real:{spec.n}:{spec.data}" if spec.data else f"real:{spec.n}"
+    known = calibration_set(calib, spec.model, model, spec.seed).images
+    mean = _rows(model, path, tap, known).abs().mean((0, 1))
+    return mean > threshold(mean, torch.zeros_like(mean, dtype=torch.bool), spec.kappa)
 
 
 def find_tap(model: VisionModel, layer: int, tensor: str, direction: str) -> tuple[str, Tap]:

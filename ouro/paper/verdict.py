@@ -43,12 +43,18 @@ def overall(points: Sequence[Point]) -> str:
     return next((word for word in (OPPOSITE, NOT_SEEN, NOT_RESOLVED, SEEN) if word in known), NOT_MEASURED)
 
 
+def sided(low: float, high: float) -> str:
+    """Seen where an interval lies above 0, opposite where it lies below."""
+    return SEEN if low > 0 else OPPOSITE if high < 0 else NOT_RESOLVED
+
+
 def by_interval(
     claim: str, difference: float, low: float, high: float, unit: str = "points", scale: float = 100
 ) -> Point:
     """Seen where the whole interval of (what should be larger) - (the other) is above 0, opposite where it is below."""
-    word = SEEN if low > 0 else OPPOSITE if high < 0 else NOT_RESOLVED
-    return Point(claim, word, f"{scale * difference:+.1f} {unit} ({scale * low:+.1f} to {scale * high:+.1f})")
+    return Point(
+        claim, sided(low, high), f"{scale * difference:+.1f} {unit} ({scale * low:+.1f} to {scale * high:+.1f})"
+    )
 
 
 def by_counts(claim: str, better: int, worse: int, what: str) -> Point:

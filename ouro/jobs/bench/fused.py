@@ -129,12 +129,13 @@ def _ratios(row: dict[str, Any], peers: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _fused(spec: FusedBenchSpec, model: VisionModel) -> Iterator[dict[str, Any]]:
     """Rows of the fused model: each format's gates, then its times."""
-    judges = [create_model(name, pretrained=True).to(model.device) for name in judging(spec)]
+    trained = [create_model(name, pretrained=True).to(model.device) for name in judging(spec)]
+    # the model itself is the last: it is what is timed
+    judges = [(judge, held_out(judge, spec.images, spec.seed)) for judge in (*trained, model)]
     for format in (FORMATS[name] for name in spec.formats):
         passed = True
-        # the model itself is the last: it is what is timed
-        for judge in (*judges, model):
-            verdict, fused = judged(judge, format, spec.images, seed=spec.seed)
+        for judge, images in judges:
+            verdict, fused = judged(judge, format, images)
             passed = passed and verdict["passed"]
             yield verdict
         for batch in spec.batches:
@@ -151,10 +152,10 @@ def judging(spec: FusedBenchSpec) -> tuple[str, ...]:
 
 
 def judged(
-    model: VisionModel, format: Format, images: int, *, backend: str = "triton", seed: int = 0
+    model: VisionModel, format: Format, images: tuple[Tensor, Tensor], *, backend: str = "triton"
 ) -> tuple[dict[str, Any], FusedModel]:
-    """The verdict on a format, by this model and so many of its held-out images, and the model fused."""
-    seen, unseen = held_out(model, images, seed)
+    """The verdict on a format, by this model and its images (see `held_out`), and the model fused."""
+    seen, unseen = images
     simulated = calibrated(model, format, seen)
     fused = fused_of(simulated, format, backend)
     return {"model": model.info.name, **asdict(check(model, simulated, fused, format, unseen))}, fused

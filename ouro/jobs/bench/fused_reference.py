@@ -12,7 +12,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from ouro.fused.gate import FORMATS
+from ouro.fused.gate import FORMATS, held_out
 from ouro.jobs.bench.fused import judged
 from ouro.jobs.provenance import run_info
 from ouro.models import create_model
@@ -22,9 +22,9 @@ from ouro.store import write_json
 def main(name: str = "vim_nano", images: str = "1000") -> None:
     """Writes the file, a row per format."""
     started, model = time.perf_counter(), create_model(name, pretrained=True)
-    rows = []
+    rows, chosen = [], held_out(model, int(images))
     for format in FORMATS.values():
-        row, _ = judged(model, format, int(images), backend="reference")
+        row, _ = judged(model, format, chosen, backend="reference")
         rows.append(row)
         line = f"{format.name:7} same top-1 as simulated on {row['agreement']:.1%}, "
         sys.stdout.write(f"{line}lost {row['lost']}, won {row['won']}, passed: {row['passed']}\n")

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ouro.jobs.bench.scan import strongest
+from ouro.jobs.bench.scan import behind, strongest
 from ouro.jobs.bench.scan_peers import PEERS, served_by
 from ouro.jobs.bench.timing import peak_mb, percentiles
 from ouro.jobs.inputs import open_untrained, source_of
@@ -107,9 +107,7 @@ def _compiled(spec: ModelBenchSpec, model: VisionModel, images: Tensor) -> Itera
         try:
             with served_by(peer.make()):
                 error = ((call() - wanted).abs().max() / wanted.abs().max()).item()
-                row |= {"gate": "passed" if error <= MODEL_TOLERANCE else "failed", "max_error": error}
-                if error <= MODEL_TOLERANCE:
-                    row |= percentiles(call, spec.repeats) | {"peak_mb": round(peak_mb(call), 2)}
+                row |= behind(error, MODEL_TOLERANCE, call, spec.repeats)
         except Exception as error:  # whatever the compiler of another stumbles over is its result
             row |= {"gate": "failed", "max_error": None, "failed": stumbled(error)}
         yield row

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
 from ouro.jobs.inputs import open_model, source_of
-from ouro.jobs.outliers import TENSORS, OutlierSpec, outliers
+from ouro.jobs.outliers import TENSORS, OutlierSpec, outliers, static_list
 from ouro.jobs.provenance import run_info
 from ouro.progress import finish
 from ouro.types import ModelSource, Progress, Report
@@ -59,14 +59,21 @@ def moving_outliers(spec: OutlierBenchSpec) -> Generator[Progress, None, Report]
     layer = min(spec.layer, len(model.mixers()) - 1)
     rows: list[dict[str, Any]] = []
     for number, tensor in enumerate(spec.tensors):
-        seen = []
+        chosen = OutlierSpec(
+            spec.model,
+            layer,
+            tensor,
+            n=spec.calib,
+            kappa=spec.kappa,
+            seed=spec.seed,
+            data=spec.data,
+            device=spec.device,
+        )
+        seen, static = [], None
         for sample in range(spec.n):
             yield Progress(number * spec.n + sample, len(spec.tensors) * spec.n, f"{tensor}, image {sample}")
-            chosen = OutlierSpec(
-                spec.model, layer, tensor, sample=sample, n=spec.calib, kappa=spec.kappa, seed=spec.seed,
-                data=spec.data, device=spec.device,
-            )  # fmt: skip
-            seen.append(finish(outliers(chosen, model)).values)
+            static = static_list(chosen, model) if static is None else static
+            seen.append(finish(outliers(replace(chosen, sample=sample), model, static)).values)
         rows.append({"tensor": tensor} | {key: _mean([values[key] for values in seen]) for key in MEASURES})
     values = {
         "model": spec.model.name,

@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ouro.data import comes_along
-from ouro.data.source import noise, own_images
+from ouro.data.source import has_own_images, noise, own_images
 from ouro.jobs.bench.timing import percentiles
 from ouro.jobs.inputs import open_untrained, source_of
 from ouro.jobs.pack import compared
@@ -25,7 +24,6 @@ from ouro.quant.apply import attach_calibration
 from ouro.quant.calibrate import quantize as calibrate
 from ouro.quant.packed.lower import lower
 from ouro.quant.packed.modules import PackedLinear
-from ouro.registry import DATASETS
 from ouro.types import ModelSource, Progress, Report
 from ouro.vision import VisionModel
 
@@ -127,7 +125,7 @@ def bench_packed(spec: PackedBenchSpec) -> Generator[Progress, None, Report]:
 
 def has_data(model: VisionModel) -> bool:
     """Whether images of the kind this model was trained on can be made here; others ask for a folder."""
-    return model.loaded_from is not None and model.info.data in DATASETS and comes_along(model.info.data)
+    return model.loaded_from is not None and has_own_images(model.info)
 
 
 def _subject(spec: PackedBenchSpec) -> tuple[VisionModel, Tensor, Tensor]:

@@ -127,7 +127,7 @@ def _peer_times(spec: ScanBenchSpec, inputs: ScanInputs, scan: Scan, mode: str) 
         with torch.no_grad():
             error = _off([scan(inputs)], [selective_scan(inputs, backend="cpu").y])
             call = torch.no_grad()(lambda: scan(inputs))
-            return _behind(error, call, spec.repeats)
+            return behind(error, TOLERANCE, call, spec.repeats)
     weight = torch.randn(inputs.u.shape, generator=torch.Generator().manual_seed(1))
     tracked, leaves = _leaves(inputs)
 
@@ -136,13 +136,14 @@ def _peer_times(spec: ScanBenchSpec, inputs: ScanInputs, scan: Scan, mode: str) 
 
     wanted = torch.autograd.grad(selective_scan(tracked, backend="cpu").y, leaves, weight)
     error = _off(both(), wanted)
-    return _behind(error, both, spec.repeats)
+    return behind(error, TOLERANCE, both, spec.repeats)
 
 
-def _behind(error: float, call: Callable[[], object], repeats: int) -> dict[str, Any]:
-    """Times, if the error lets anybody care."""
-    row: dict[str, Any] = {"gate": "passed" if error <= TOLERANCE else "failed", "max_error": error}
-    if error > TOLERANCE:
+def behind(error: float, tolerance: float, call: Callable[[], object], repeats: int) -> dict[str, Any]:
+    """The gate of a row, and its times and peak memory if it passed."""
+    passed = error <= tolerance
+    row: dict[str, Any] = {"gate": "passed" if passed else "failed", "max_error": error}
+    if not passed:
         return row
     return row | percentiles(call, repeats) | {"peak_mb": round(peak_mb(call), 2)}
 
