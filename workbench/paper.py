@@ -27,7 +27,7 @@ Row = Mapping[str, Any]
 
 
 def chip(word: str) -> str:
-    """A verdict, told by its mark and its word as well as by its color."""
+    """A verdict, by its mark and its word as well as by its color."""
     return f'<span class="wb-verdict wb-{word.replace(" ", "-")}"><i>{_MARKS[word]}</i>{html.escape(word)}</span>'
 
 
