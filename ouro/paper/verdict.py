@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ouro.evaluate.paired import student
 from ouro.tasks.classification import wilson
 
 SEEN, NOT_SEEN, OPPOSITE, NOT_RESOLVED, NOT_MEASURED = "seen", "not seen", "opposite", "not resolved", "not measured"
@@ -86,11 +87,3 @@ def by_means(claim: str, better: tuple[float, float, int], worse: tuple[float, f
     freedom = (variance + other) ** 2 / (variance**2 / (n - 1) + other**2 / (m - 1))
     half = student(freedom) * spread
     return by_interval(claim, a - b, a - b - half, a - b + half)
-
-
-def student(freedom: float) -> float:
-    """The 97.5 % point of Student's t."""
-    # scipy comes with scikit-learn
-    from scipy.stats import t
-
-    return float(t.ppf(0.975, freedom))

@@ -1,9 +1,9 @@
-"""Which part of the generation is worth what: the paper's ablations on embedded models, several seeds, one command.
+"""Which part of the generation and of the quantizer is worth what: the paper's ablations, several seeds, one command.
 
-A study makes synthetic sets that differ in one thing, calibrates the same quantizers on each, and says for every
-ordering that OuroMamba reports whether it is seen here, with an interval over the seeds. Sets and cells are kept, so
-a study goes on where it was stopped.
-Source: OuroMamba (arXiv 2503.10959), table 6 and figures 2 and 9.
+A study makes synthetic sets, or quantizers, that differ in one thing, and says for every ordering that OuroMamba reports
+whether it is seen here, with an interval over seeds and images. Sets and cells are kept, so a study goes on where it was
+stopped.
+Source: OuroMamba (arXiv 2503.10959), tables 5 and 6, figures 2 and 9.
 """
 
 from __future__ import annotations
@@ -11,11 +11,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from statistics import fmean, stdev
 from typing import Any
 
+from torch import Tensor
+
+from ouro.evaluate.paired import difference, unpacked
 from ouro.gen.synthesize import recognized
 from ouro.jobs.bench.compare import CompareSpec, kept_cell
 from ouro.jobs.calibration import calibration_set
@@ -24,14 +27,21 @@ from ouro.jobs.pool import in_processes
 from ouro.jobs.provenance import run_info
 from ouro.jobs.synthesize import SynthesisSpec, synthesize
 from ouro.progress import finish
+from ouro.quant.bits import parse_bits
 from ouro.registry import GENERATORS, MODELS
 from ouro.store import Store
 from ouro.types import ModelSource, Progress, Report
 
 Options = tuple[tuple[str, Any], ...]
 
-T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
-"""Number of seeds -> how many standard errors a mean's 95 % interval reaches (Student)."""
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A quantizer that differs from a measure's: another method, options of it, or no outliers."""
+
+    method: str = ""
+    options: Options = ()
+    outliers: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +49,7 @@ class Variant:
     """One kind of set. method: a generation method, or "real" for real images. num: images; 0 takes the spec's.
 
     within: its images are the first ones of a set of so many, which another variant may share; 0 for a set of its own.
+    quantizer: what is not as the measure has it.
     """
 
     label: str
@@ -46,19 +57,26 @@ class Variant:
     options: Options = ()
     num: int = 0
     within: int = 0
+    quantizer: Part = field(default_factory=lambda: Part())
 
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """Variants that differ in one thing; `claims` are pairs (better, worse) of labels, as the paper has them."""
+    """Variants that differ in one thing; `claims` are pairs (better, worse) of labels, as the paper has them.
+
+    of: the quantization method whose measures it takes, where its variants are parts of one; "" takes all measures.
+    """
 
     title: str
     variants: tuple[Variant, ...]
     claims: tuple[tuple[str, str], ...]
     source: str
+    of: str = ""
 
 
 _SIZES = (8, 16, 32, 64, 128, 256)
+_NOT_LEARNED: Options = (("steps_per_block", 0),)
+"""Where parts of the quantizer are compared: learning would make up for some of what a part is worth."""
 STUDIES = {
     "losses": Study(
         "Terms of the loss",
@@ -119,6 +137,38 @@ STUDIES = {
         ),
         "figure 2",
     ),
+    "parts": Study(
+        "Parts of the quantizer",
+        (
+            Variant("one static step", quantizer=Part("clipped")),
+            Variant("a step per time step", quantizer=Part(options=_NOT_LEARNED, outliers=False)),
+            Variant("dynamic outliers", quantizer=Part(options=_NOT_LEARNED)),
+            Variant("thresholds fixed", quantizer=Part(options=(("theta", "calibrated"), *_NOT_LEARNED))),
+            Variant(
+                "a step per outlier channel", quantizer=Part(options=(("outlier_steps", "channel"), *_NOT_LEARNED))
+            ),
+            Variant("learned steps"),
+        ),
+        (
+            ("a step per time step", "one static step"),
+            ("dynamic outliers", "a step per time step"),
+            ("learned steps", "dynamic outliers"),
+            ("dynamic outliers", "thresholds fixed"),
+            ("a step per outlier channel", "dynamic outliers"),
+        ),
+        "table 5",
+        of="ouro",
+    ),
+    "refresh": Study(
+        "Refresh period of the outlier list",
+        tuple(
+            Variant(str(steps), quantizer=Part(options=(("refresh", steps), *_NOT_LEARNED)))
+            for steps in (1, 5, 10, 20, 1000)
+        ),
+        (("10", "1"), ("10", "5"), ("20", "10"), ("1000", "10")),
+        "figure 9",
+        of="ouro",
+    ),
 }
 """Study -> what it varies; a study more is an entry more."""
 
@@ -154,8 +204,11 @@ class AblationSpec:
                 raise ValueError(f"unknown study {name!r}; known: {', '.join(STUDIES)}")
         if not self.measures:
             raise ValueError("measures are empty; a study needs at least one (method, bits)")
-        if not 2 <= self.seeds <= max(T_975):
-            raise ValueError(f"seeds is {self.seeds}, expected 2 to {max(T_975)}: an interval needs a spread")
+        for name in self.studies:
+            if not _measures(self, STUDIES[name]):
+                raise ValueError(f"study {name!r} takes {STUDIES[name].of!r} apart, but no measure has that method")
+        if self.seeds < 2:
+            raise ValueError(f"seeds is {self.seeds}, expected 2 or more: an interval needs a spread")
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,40 +223,50 @@ class _Set:
 
 
 @dataclass(frozen=True, slots=True)
+class _Cell:
+    """What is calibrated on the first `num` images of a set: a measure, with what differs from it."""
+
+    num: int
+    measure: tuple[str, str]
+    part: Part
+
+
+@dataclass(frozen=True, slots=True)
 class _Unit:
-    """A set, and how many of its images quantizers are calibrated on, in turn."""
+    """A set, and what is calibrated on it, in turn."""
 
     made: _Set
-    nums: tuple[int, ...]
+    cells: tuple[_Cell, ...]
 
 
 def ablate(spec: AblationSpec, *, root: str | os.PathLike[str] | None = None) -> Generator[Progress, None, Report]:
     """The report has {studies: [{study, title, source, model, n, num, steps, rows, claims}], measures, seeds}.
 
-    rows: {label, method, options, num, top1: {"METHOD BITS": {mean, spread, values}}, recognized: {mean, values}}, over
-    seeds. claims: {better, worse, measure, difference, ci95, seen}: the difference of top-1 in parts of 1, paired by
-    seed, and "yes" or "no" where its interval excludes zero, else "not resolved".
+    rows: {label, method, options, num, top1: {"METHOD BITS": {mean, spread, values}}, activation_bits: {"METHOD BITS":
+    mean}, recognized: {mean, values}}, over seeds. claims: {better, worse, measure, difference, ci95, seen, won, lost}: the
+    difference of top-1 in parts of 1 on the same seeds and images, and "yes" or "no" where its interval excludes zero, else
+    "not resolved", see `ouro.evaluate.paired`.
 
     Raises:
         ValueError: a model without data of its own.
         RuntimeError: a cell failed; finished ones are kept.
     """
     started = time.perf_counter()
-    wanted: dict[_Set, dict[int, None]] = {}
+    wanted: dict[_Set, dict[_Cell, None]] = {}
     for model in spec.models:
-        for study in spec.studies:
-            for variant in STUDIES[study].variants:
+        for study in map(STUDIES.__getitem__, spec.studies):
+            for variant in study.variants:
                 for seed in range(spec.seeds):
-                    wanted.setdefault(_set_of(spec, model, variant, seed), {})[variant.num or spec.num] = None
-    units = [_Unit(made, tuple(nums)) for made, nums in wanted.items()]
+                    cells = wanted.setdefault(_set_of(spec, model, variant, seed), {})
+                    cells |= {_cell_of(spec, variant, measure): None for measure in _measures(spec, study)}
+    units = [_Unit(made, tuple(cells)) for made, cells in wanted.items()]
     yield Progress(0, len(units), f"{len(units)} sets in {spec.workers} processes")
-    cells: dict[tuple[_Set, int], dict[str, Any]] = {}
-    for done, (unit, measured) in enumerate(in_processes(partial(_measure, spec=spec, root=root), units, spec.workers)):
-        cells |= {(unit.made, each["num"]): each for each in measured}
-        scores = ", ".join(f"{name} {100 * top1:.1f}" for name, top1 in measured[-1]["top1"].items())
-        words = f"{unit.made.model} {unit.made.method} seed {unit.made.seed}: {scores}"
-        yield Progress(done + 1, len(units), words, measured[-1])
-    studies = [_study(spec, model, name, cells) for model in spec.models for name in spec.studies]
+    measured: dict[tuple[_Set, _Cell], dict[str, Any]] = {}
+    for done, (unit, runs) in enumerate(in_processes(partial(_measure, spec=spec, root=root), units, spec.workers)):
+        measured |= {(unit.made, cell): each for cell, each in zip(unit.cells, runs, strict=True)}
+        words = f"{unit.made.model} {unit.made.method} seed {unit.made.seed}: {100 * runs[-1]['top1']:.1f} %"
+        yield Progress(done + 1, len(units), words, {"top1": runs[-1]["top1"]})
+    studies = [_study(spec, model, name, measured) for model in spec.models for name in spec.studies]
     values = {"studies": studies, "measures": [" ".join(pair) for pair in spec.measures], "seeds": spec.seeds}
     return Report("ablation", values | {"workers": spec.workers, "spec": asdict(spec)}, run_info(0, started))
 
@@ -212,8 +275,17 @@ def _set_of(spec: AblationSpec, model: ModelSource, variant: Variant, seed: int)
     return _Set(model, variant.method, variant.options, variant.within or variant.num or spec.num, seed)
 
 
+def _measures(spec: AblationSpec, study: Study) -> list[tuple[str, str]]:
+    """The (method, bits) that a study takes."""
+    return [pair for pair in spec.measures if study.of in ("", pair[0])]
+
+
+def _cell_of(spec: AblationSpec, variant: Variant, measure: tuple[str, str]) -> _Cell:
+    return _Cell(variant.num or spec.num, measure, variant.quantizer)
+
+
 def _measure(unit: _Unit, *, spec: AblationSpec, root: Any) -> list[dict[str, Any]]:
-    """{num, recognized, top1: {"METHOD BITS": top-1}} for every number of images."""
+    """What `kept_cell` says of every cell, and {recognized} of its images."""
     made, labels = unit.made, None
     model = open_model(made.model, spec.device)
     if made.method == "real":
@@ -225,45 +297,56 @@ def _measure(unit: _Unit, *, spec: AblationSpec, root: Any) -> list[dict[str, An
         )
         report = finish(synthesize(wanted, root=root))
         images, labels = report.arrays["images"], report.arrays["labels"]
+    # image i depends on the seed and i alone, so the first ones are a smaller set
+    shares = {
+        num: None if labels is None else recognized(model, images[:num], labels[:num])
+        for num in {cell.num for cell in unit.cells}
+    }
     store, cells = Store(root), []
-    for num in unit.nums:
-        top1 = {}
-        for method, bits in spec.measures:
-            chosen = CompareSpec(
-                made.model, (method,), (bits,), seeds=(made.seed,), scope=spec.scope, limit=spec.limit, data=spec.data,
-                device=spec.device,
-            )  # fmt: skip
-            # image i depends on the seed and i alone, so the first ones are a smaller set
-            cell = kept_cell(store, model, images[:num], chosen, method, bits, made.seed)
-            top1[f"{method} {bits}"] = cell["top1"]
-        share = None if labels is None else recognized(model, images[:num], labels[:num])
-        cells.append({"num": num, "recognized": share, "top1": top1})
+    for cell in unit.cells:
+        method, bits = cell.part.method or cell.measure[0], cell.measure[1]
+        bits = bits if cell.part.outliers else str(replace(parse_bits(bits), outliers=None))
+        options = ((method, cell.part.options),) if cell.part.options else ()
+        chosen = CompareSpec(
+            made.model, (method,), (bits,), seeds=(made.seed,), scope=spec.scope, limit=spec.limit, options=options,
+            data=spec.data, device=spec.device,
+        )  # fmt: skip
+        kept = kept_cell(store, model, images[: cell.num], chosen, method, bits, made.seed)
+        cells.append(kept | {"recognized": shares[cell.num]})
     return cells
 
 
 def _study(
-    spec: AblationSpec, model: ModelSource, name: str, cells: dict[tuple[_Set, int], dict[str, Any]]
+    spec: AblationSpec, model: ModelSource, name: str, measured: dict[tuple[_Set, _Cell], dict[str, Any]]
 ) -> dict[str, Any]:
     study = STUDIES[name]
     rows: list[dict[str, Any]] = []
+    right: dict[tuple[str, str], list[Tensor]] = {}
     for variant in study.variants:
-        num = variant.num or spec.num
-        per_seed = [cells[_set_of(spec, model, variant, seed), num] for seed in range(spec.seeds)]
-        shares = [each["recognized"] for each in per_seed if each["recognized"] is not None]
+        per_seed: dict[str, list[dict[str, Any]]] = {}
+        for measure in _measures(spec, study):
+            sets = [_set_of(spec, model, variant, seed) for seed in range(spec.seeds)]
+            runs = [measured[made, _cell_of(spec, variant, measure)] for made in sets]
+            per_seed[" ".join(measure)] = runs
+            right[variant.label, " ".join(measure)] = [unpacked(each["right"], each["n"]) for each in runs]
+        first = next(iter(per_seed.values()))
+        shares = [each["recognized"] for each in first if each["recognized"] is not None]
         rows.append(
             {
                 "label": variant.label,
                 "method": variant.method,
                 "options": dict(variant.options),
-                "num": num,
-                "top1": {key: summary([each["top1"][key] for each in per_seed]) for key in per_seed[0]["top1"]},
+                "num": variant.num or spec.num,
+                "quantizer": asdict(variant.quantizer),
+                "top1": {key: summary([each["top1"] for each in runs]) for key, runs in per_seed.items()},
+                "activation_bits": {
+                    key: fmean(each["effective_bits"]["activations"] for each in runs) for key, runs in per_seed.items()
+                },
                 "recognized": {"mean": fmean(shares), "values": shares} if shares else None,
             }
         )
-    by_label = {row["label"]: row for row in rows}
     claims = [
-        {"better": better, "worse": worse, "measure": key}
-        | difference(by_label[better]["top1"][key]["values"], by_label[worse]["top1"][key]["values"])
+        {"better": better, "worse": worse, "measure": key} | difference(right[better, key], right[worse, key])
         for better, worse in study.claims
         for key in rows[0]["top1"]
     ]
@@ -274,12 +357,3 @@ def _study(
 def summary(values: Sequence[float]) -> dict[str, Any]:
     """{mean, spread (standard deviation), values}."""
     return {"mean": fmean(values), "spread": stdev(values), "values": list(values)}
-
-
-def difference(better: Sequence[float], worse: Sequence[float]) -> dict[str, Any]:
-    """{difference, ci95, seen} of values that are paired by seed."""
-    gaps = [a - b for a, b in zip(better, worse, strict=True)]
-    mean = fmean(gaps)
-    reach = T_975[len(gaps)] * stdev(gaps) / len(gaps) ** 0.5
-    low, high = mean - reach, mean + reach
-    return {"difference": mean, "ci95": [low, high], "seen": "yes" if low > 0 else "no" if high < 0 else "not resolved"}

@@ -20,6 +20,7 @@ import torch
 from ouro.data import batches
 from ouro.data.source import open_data, own_data
 from ouro.evaluate.accuracy import outcomes
+from ouro.evaluate.paired import difference, interval, packed, unpacked
 from ouro.jobs.calibration import calibration_set
 from ouro.jobs.inputs import open_model, source_of
 from ouro.jobs.memory import PeakMemory
@@ -68,10 +69,12 @@ class CompareSpec:
 
 def compare(spec: CompareSpec, *, root: str | os.PathLike[str] | None = None) -> Generator[Progress, None, Report]:
     """Fills the table; the report has {model, data, parameters, input_size, crop_pct, interpolation,
-    scope, n, fp_top1, fp_ci95, rows, cells}.
+    scope, n, fp_top1, fp_ci95, rows, pairs, cells}.
 
-    `rows` are means over seeds: {method, bits, calib, top1, spread (standard deviation), effective_bits,
-    calibration_seconds, peak_mb}; `cells` are the single runs.
+    `rows` are means over seeds: {method, bits, calib, top1, ci95, spread (standard deviation), effective_bits,
+    calibration_seconds, peak_mb}; `cells` are the single runs, with the outcome of every image in `right`, see
+    `ouro.evaluate.paired`. `pairs` are differences on the same images of what differs in the method or in the set alone:
+    {bits, better: {method, calib}, worse: {method, calib}, difference, ci95, seen, won, lost}.
 
     Raises:
         RuntimeError: a quantized model whose audit has a hole.
@@ -104,6 +107,7 @@ def compare(spec: CompareSpec, *, root: str | os.PathLike[str] | None = None) ->
         "fp_top1": exact["top1"],
         "fp_ci95": exact["ci95"],
         "rows": _rows(cells),
+        "pairs": _pairs(cells),
         "cells": cells,
         "spec": asdict(spec),
     }
@@ -113,7 +117,7 @@ def compare(spec: CompareSpec, *, root: str | os.PathLike[str] | None = None) ->
 def kept_cell(
     store: Store, model: VisionModel, images: torch.Tensor, spec: CompareSpec, method: str, bits: str, seed: int
 ) -> dict[str, Any]:
-    """{n, top1, ci95, effective_bits, calibration_seconds, peak_mb} of one method on one set, measured once.
+    """{n, top1, ci95, right, effective_bits, calibration_seconds, peak_mb} of one method on one set, measured once.
 
     Raises:
         RuntimeError: the quantized model's audit has a hole.
@@ -125,7 +129,7 @@ def kept_cell(
 
 def _key(model: VisionModel, spec: CompareSpec, method: str) -> dict[str, Any]:
     key: dict[str, Any] = {
-        "job": "compare",
+        "job": "paired compare",
         "model": spec.model.name,
         "weights": weights_digest(model),
         "scope": spec.scope,
@@ -169,16 +173,13 @@ def _measured(model: VisionModel, spec: CompareSpec) -> dict[str, Any]:
     chosen = batches(data, spec.batch, limit=spec.limit, mean=model.info.mean, std=model.info.std)
     with counting(model):
         right = torch.cat(list(outcomes(model, chosen)))
-    return task.score(right) | {"effective_bits": effective_bits(model)}
+    return task.score(right) | {"right": packed(right), "effective_bits": effective_bits(model)}
 
 
 def _rows(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Means over seeds, in the order in which the cells came."""
-    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
-    for cell in cells:
-        groups.setdefault((cell["calib"], cell["bits"], cell["method"]), []).append(cell)
     rows = []
-    for (calib, bits, method), same in groups.items():
+    for (calib, bits, method), same in _grouped(cells).items():
         top1 = torch.tensor([cell["top1"] for cell in same], dtype=torch.float64)
         effective = [cell["effective_bits"] for cell in same]
         rows.append(
@@ -187,6 +188,7 @@ def _rows(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "bits": bits,
                 "calib": calib,
                 "top1": top1.mean().item(),
+                "ci95": _ci95(same),
                 "spread": top1.std().item() if len(same) > 1 else 0.0,
                 "seeds": len(same),
                 "effective_bits": {key: sum(x[key] for x in effective) / len(same) for key in effective[0]},
@@ -195,6 +197,38 @@ def _rows(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _pairs(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Differences within the same bits, of the same set or the same method."""
+    groups = _grouped(cells)
+    pairs = []
+    for one, other in itertools.combinations(groups, 2):
+        (calib, bits, method), (other_calib, other_bits, other_method) = one, other
+        if bits == other_bits and (calib == other_calib) != (method == other_method):
+            sides = [[unpacked(cell["right"], cell["n"]) for cell in groups[key]] for key in (one, other)]
+            named = {
+                "better": {"method": method, "calib": calib},
+                "worse": {"method": other_method, "calib": other_calib},
+            }
+            pairs.append({"bits": bits, **named, **difference(*sides)})
+    return pairs
+
+
+def _grouped(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], list[Mapping[str, Any]]]:
+    """(calib, bits, method) -> its cells, one per seed."""
+    groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for cell in cells:
+        groups.setdefault((cell["calib"], cell["bits"], cell["method"]), []).append(cell)
+    return groups
+
+
+def _ci95(cells: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Over seeds and images; one seed has Wilson's interval of its images."""
+    if len(cells) == 1:
+        return list(cells[0]["ci95"])
+    low, high = interval(torch.stack([unpacked(cell["right"], cell["n"]) for cell in cells]))[1:]
+    return [max(0.0, low), min(1.0, high)]
 
 
 def as_csv(values: Mapping[str, Any]) -> str:

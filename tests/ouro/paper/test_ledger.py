@@ -167,4 +167,3 @@ def test_wrong_use_is_one_line(arguments, message):
 def test_an_unknown_entry_names_the_known():
     with pytest.raises(ValueError, match="unknown figure or table 'fig0'; known: fig1"):
         artefact("fig0")
-    assert verdict.student(4) == pytest.approx(2.776, abs=1e-3)

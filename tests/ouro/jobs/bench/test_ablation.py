@@ -8,7 +8,7 @@ import pytest
 
 import ouro.jobs.bench.ablation as module
 from ouro.figures import ablation as figures
-from ouro.jobs.bench.ablation import STUDIES, AblationSpec, Study, Variant, ablate, difference
+from ouro.jobs.bench.ablation import STUDIES, AblationSpec, Study, Variant, ablate
 from ouro.registry import GENERATORS
 from tests.ouro.jobs.bench.test_table import stay
 from tests.ouro.jobs.running import finish
@@ -84,16 +84,6 @@ def test_what_is_kept_is_not_measured_again(report, monkeypatch) -> None:
     assert finish(ablate(spec, root=root))[1].values["studies"] == values["studies"]
 
 
-def test_an_interval_is_students() -> None:
-    result = difference([0.5, 0.6, 0.7], [0.4, 0.4, 0.4])
-    # gaps 0.1, 0.2, 0.3: mean 0.2, standard error 0.1 / sqrt(3)
-    assert result["difference"] == pytest.approx(0.2)
-    assert result["ci95"] == pytest.approx([0.2 - 4.303 * 0.1 / 3**0.5, 0.2 + 4.303 * 0.1 / 3**0.5])
-    assert result["seen"] == "not resolved"
-    assert difference([0.5, 0.51], [0.1, 0.11])["seen"] == "yes"
-    assert difference([0.1, 0.11], [0.5, 0.51])["seen"] == "no"
-
-
 def test_every_study_names_what_exists() -> None:
     for study in STUDIES.values():
         labels = [variant.label for variant in study.variants]
@@ -105,8 +95,15 @@ def test_every_study_names_what_exists() -> None:
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
-        ({"studies": ("loss",)}, "unknown study 'loss'; known: losses, samples, window, weights, source"),
-        ({"seeds": 1}, "seeds is 1, expected 2 to 10: an interval needs a spread"),
+        (
+            {"studies": ("loss",)},
+            "unknown study 'loss'; known: losses, samples, window, weights, source, parts, refresh",
+        ),
+        ({"seeds": 1}, "seeds is 1, expected 2 or more: an interval needs a spread"),
+        (
+            {"studies": ("parts",), "measures": (("minmax", "w4a4"),)},
+            "takes 'ouro' apart, but no measure has that method",
+        ),
         ({"measures": ()}, "measures are empty"),
         ({"models": ("vim_nan",)}, "unknown model"),
     ],

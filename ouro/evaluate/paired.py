@@ -1,0 +1,82 @@
+"""Accuracies and their differences on the same images: intervals over images and over seeds at once.
+
+A seed changes what is calibrated on, an image what is asked: both are samples of more than was looked at. With x[s, i] the
+outcome of seed s on image i, the variance of its mean is estimated as var_i(mean_s x) / n + var_s(mean_i x) / seeds, each
+of which also holds the part that belongs to (seed, image) pairs: an interval is rather too wide than too narrow.
+Its number of standard errors is Student's, with the degrees of freedom of Welch and Satterthwaite.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def packed(right: Tensor) -> str:
+    """Outcomes, bool [n], as hexadecimal text: four images a letter, the first one the highest bit; whole bytes."""
+    return np.packbits(right.numpy()).tobytes().hex()
+
+
+def unpacked(text: str, n: int) -> Tensor:
+    """The outcomes, bool [n], that `packed` wrote.
+
+    Raises:
+        ValueError: text of another length.
+    """
+    if len(text) != 2 * -(-n // 8):
+        raise ValueError(f"{len(text)} letters are no outcomes of {n} images, which take {2 * -(-n // 8)}")
+    return torch.from_numpy(np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8), count=n).astype(bool))
+
+
+def interval(values: Tensor) -> tuple[float, float, float]:
+    """(mean, low, high) of values [seeds n], see the module; one seed leaves the part of the images alone.
+
+    Raises:
+        ValueError: fewer than two images.
+    """
+    seeds, n = values.shape
+    if n < 2:
+        raise ValueError(f"{n} image has no interval; take two or more")
+    values = values.double()
+    parts = [(values.mean(0).var().item() / n, n - 1)]
+    if seeds > 1:
+        parts.append((values.mean(1).var().item() / seeds, seeds - 1))
+    mean, variance = values.mean().item(), sum(part for part, _ in parts)
+    if variance == 0:
+        return mean, mean, mean
+    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
+    half = student(freedom) * math.sqrt(variance)
+    return mean, mean - half, mean + half
+
+
+def difference(better: Sequence[Tensor], worse: Sequence[Tensor]) -> dict[str, Any]:
+    """{difference, ci95, seen, won, lost}: outcomes bool [n] per seed of two sides, in the same order of images.
+
+    won, lost: (seed, image) pairs that only the first side, or only the second, has right. seen: "yes" where the interval
+    lies above 0, "no" where below, else "not resolved".
+
+    Raises:
+        ValueError: other numbers of seeds or of images.
+    """
+    shapes = [tuple(torch.stack(list(side)).shape) for side in (better, worse)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(f"outcomes of {shapes[0]} and of {shapes[1]} (seeds, images) are no pairs")
+    gaps = torch.stack(list(better)).double() - torch.stack(list(worse)).double()
+    mean, low, high = interval(gaps)
+    seen = "yes" if low > 0 else "no" if high < 0 else "not resolved"
+    return {
+        "difference": mean, "ci95": [low, high], "seen": seen, "won": int((gaps > 0).sum()), "lost": int((gaps < 0).sum()),
+    }  # fmt: skip
+
+
+def student(freedom: float) -> float:
+    """The 97.5 % point of Student's t."""
+    # scipy comes with scikit-learn
+    from scipy.stats import t
+
+    return float(t.ppf(0.975, freedom))

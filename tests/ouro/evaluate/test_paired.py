@@ -1,0 +1,75 @@
+"""Intervals over images and seeds: what they cover, what they reduce to, and that outcomes survive being written."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ouro.evaluate.paired import difference, interval, packed, student, unpacked
+
+
+@pytest.mark.parametrize("n", [1, 7, 8, 9, 250, 2000])
+def test_outcomes_come_back_from_their_text(n) -> None:
+    right = torch.rand(n, generator=torch.Generator().manual_seed(n)) < 0.7
+    text = packed(right)
+    assert len(text) == 2 * -(-n // 8) and torch.equal(unpacked(text, n), right)
+
+
+def test_text_of_another_length_is_refused() -> None:
+    assert packed(torch.tensor([True, False, False, True])) == "90"
+    with pytest.raises(ValueError, match="4 letters are no outcomes of 20 images, which take 6"):
+        unpacked("90ff", 20)
+
+
+def test_one_seed_has_the_interval_of_a_mean() -> None:
+    values = torch.tensor([[0.0, 1.0, 1.0, 1.0]])
+    mean, low, high = interval(values)
+    half = 3.182 * values.std().item() / 2
+    assert mean == 0.75 and (low, high) == pytest.approx((0.75 - half, 0.75 + half), abs=1e-3)
+
+
+def test_where_images_agree_the_seeds_decide() -> None:
+    # every image has what its seed has: mean 0.2, standard error of three seeds 0.1 / sqrt(3)
+    values = torch.tensor([0.1, 0.2, 0.3])[:, None].expand(3, 50)
+    mean, low, high = interval(values)
+    half = 4.303 * 0.1 / 3**0.5
+    assert mean == pytest.approx(0.2) and (low, high) == pytest.approx((0.2 - half, 0.2 + half), abs=1e-3)
+
+
+def test_an_interval_covers_as_often_as_it_says() -> None:
+    draw = torch.Generator().manual_seed(0)
+    held = 0
+    for _ in range(400):
+        seeds, images = torch.randn(3, 1, generator=draw), 3 * torch.randn(1, 60, generator=draw)
+        low, high = interval(seeds + images + 5 * torch.randn(3, 60, generator=draw))[1:]
+        held += low <= 0 <= high
+    # 95 % of 400 are 380, with a deviation of 4.4; these intervals are on the safe side
+    assert held >= 367
+
+
+def test_a_difference_is_of_the_same_images() -> None:
+    draw = torch.Generator().manual_seed(1)
+    worse = [torch.rand(1000, generator=draw) < 0.8 for _ in range(3)]
+    # whatever the worse side has right the better one has too, and 30 more
+    better = [one.clone() for one in worse]
+    for one in better:
+        one[(~one).nonzero()[:30]] = True
+    result = difference(better, worse)
+    assert result["difference"] == pytest.approx(0.03) and (result["won"], result["lost"]) == (90, 0)
+    assert result["seen"] == "yes" and difference(worse, better)["seen"] == "no"
+    # unpaired, two means of 1000 images 3 points apart are within each other's intervals
+    assert interval(torch.stack(better))[1] < interval(torch.stack(worse))[2]
+    same = difference(worse, worse)
+    assert (same["difference"], same["ci95"], same["seen"]) == (0, [0, 0], "not resolved")
+
+
+def test_what_is_no_pair_is_refused() -> None:
+    right = torch.ones(10, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"outcomes of \(2, 10\) and of \(1, 10\) \(seeds, images\) are no pairs"):
+        difference([right, right], [right])
+    with pytest.raises(ValueError, match="1 image has no interval; take two or more"):
+        interval(torch.ones(3, 1))
+
+
+def test_student_is_wider_for_fewer() -> None:
+    assert student(4) == pytest.approx(2.776, abs=1e-3) and student(2) == pytest.approx(4.303, abs=1e-3)
