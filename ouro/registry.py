@@ -96,6 +96,7 @@ QUANTIZERS.add("brecq", "ouro.quant.methods.brecq:BRECQ")
 QUANTIZERS.add("ptq4vm", "ouro.quant.methods.ptq4vm:PTQ4VM")
 QUANTIZERS.add("kscale", "ouro.quant.methods.kscale:KScaled")
 QUANTIZERS.add("ouro", "ouro.quant.methods.ouro:OuroMambaQuant")
+QUANTIZERS.add("ouro_plus", "ouro.quant.methods.ouro_plus:OuroMambaPlus")
 
 TASKS = Registry("task")
 TASKS.add("classification", "ouro.tasks.classification:Classification")

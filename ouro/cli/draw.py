@@ -205,6 +205,22 @@ def quantization(values: Values) -> Drawn:
     yield _filled(title, columns, rows)
 
 
+def equal(values: Values) -> Drawn:
+    """Accuracy at the same mean bits, and what the first method is ahead of each other one."""
+    place = ("scope", "wide_A", "target")
+    gaps = {(*(pair[key] for key in place), pair["worse"]): pair for pair in values["pairs"]}
+    rows = []
+    for row in values["rows"]:
+        pair = gaps.get((*(row[key] for key in place), row["method"]))
+        low, high = pair["ci95"] if pair else (0, 0)
+        ahead = f"{100 * pair['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})" if pair else ""
+        where = f"{row['scope']}{', A at 8 bits' * row['wide_A']}"
+        rows.append((where, f"{row['target']:g}", row["method"], f"{row['bits']:.2f}", percent(row["top1"]), ahead))
+    title = f"{values['model']}, {values['calib']}, n = {values['n']}, {len(values['seeds'])} seed(s)"
+    first = values["rows"][0]["method"]
+    yield _filled(title, ("scope", "target", "what", "bits", "top-1", f"{first} is ahead by"), rows)
+
+
 def neighborhoods(values: Values) -> Drawn:
     """Per model and map: in how many layers h_p is better."""
     for one in values["models"]:

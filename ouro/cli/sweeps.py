@@ -211,8 +211,41 @@ def outliers(
     end(run("outliers", moving_outliers(spec)), draw.outliers, json_=json_, out=out)
 
 
+@guarded
+@takes_model
+def equal(
+    source: Source,
+    method: Annotated[list[str], typer.Option(help="Repeatable; the first is compared with each other one.")] = [
+        "ouro_plus",
+        "ouro",
+        "dynamic",
+    ],
+    target: Annotated[list[float], typer.Option(help="Mean bits of activations; repeatable.")] = [3.25, 4.25],
+    scope: Annotated[list[str], typer.Option(help="Repeatable.")] = ["lin", "ssm"],
+    calib: Calib = "real:64",
+    seeds: Annotated[int, typer.Option(help="Seeds 0 .. seeds - 1.", min=1)] = 3,
+    data: Data = "",
+    limit: Limit = 2000,
+    out: Out = None,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Methods at the same mean bits of activations, paired by image; stopped, the same command resumes.
+
+    JSON: {model, data, n, calib, seeds, rows: [{scope, wide_A, target, method, top1, ci95, bits, outlier_share, settings,
+    right}], pairs: [{scope, wide_A, target, better, worse, difference, ci95, seen, won, lost}]}.
+    """
+    from ouro.jobs.bench.equal import EqualSpec, equal_bits
+
+    spec = EqualSpec(
+        source, tuple(method), tuple(target), tuple(scope), True, calib, tuple(range(seeds)), limit, data, device
+    )
+    end(run("equal", equal_bits(spec)), draw.equal, json_=json_, out=out)
+
+
 COMMANDS = {
     "quantization": quantization,
+    "equal": equal,
     "outliers": outliers,
     "state": state,
     "attention": attention,

@@ -32,8 +32,11 @@ TENSORS = {
     "B": "scans.{scan}.tap_B",
     "C": "scans.{scan}.tap_C",
     "y": "scans.{scan}.tap_y",
+    "A_bar": "scans.{scan}.tap_A_bar",
+    "B_bar": "scans.{scan}.tap_B_bar",
 }
-"""What one can look at in a layer: inputs of its linear layers, operands and output of its scans."""
+"""What one can look at in a layer: inputs of its linear layers, operands and output of its scans, and what these are
+discretized to, where every state of a channel counts as a channel."""
 
 
 @dataclass(frozen=True, slots=True)

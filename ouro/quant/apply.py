@@ -147,7 +147,7 @@ def from_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
         path, _, name = key.rpartition(KEY)
         if path not in state:
             raise ValueError(f"tensor {key!r} belongs to no site of the plan; quantize again")
-        if not tensor.isfinite().all() or (name in ("scale", "smooth") and not (tensor > 0).all()):
+        if not tensor.isfinite().all() or (name in ("scale", "clip", "smooth") and not (tensor > 0).all()):
             raise ValueError(f"tensor {key!r} holds steps that cannot be used (NaN, infinite or not positive)")
         state[path][name] = tensor
     return Calibration(plan, state, set_digest, provenance)

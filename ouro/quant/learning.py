@@ -90,7 +90,7 @@ def _groups(quantizers: Sequence[Quantizer], learning: Learning) -> list[tuple[n
     groups: dict[int, tuple[nn.Parameter, float, bool]] = {}
     for quantizer in quantizers:
         steps = learning.lr_weights if quantizer.is_weight else learning.lr_activations
-        rates = {"scale": steps, "smooth": learning.lr_smooth, "rounding": learning.lr_rounding}
+        rates = {"scale": steps, "clip": steps, "smooth": learning.lr_smooth, "rounding": learning.lr_rounding}
         for name, parameter in quantizer.named_parameters():
             if rates[name] > 0:
                 groups[id(parameter)] = parameter, rates[name], name != "rounding"

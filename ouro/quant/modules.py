@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from ouro.quant.bits import FLOAT_OUTLIERS
 from ouro.quant.grid import asymmetric, fake_quantize, range_of
-from ouro.quant.outliers import quantize_with_outliers
+from ouro.quant.outliers import outlier_list, quantize_with_outliers
 from ouro.quant.quantizer import Quantizer, ScaleGroups
 from ouro.quant.rules import OutlierRule
 from ouro.taps import Tap
@@ -123,6 +124,63 @@ class StepQuantizer(Quantizer):
         return fake_quantize(rows, self.scale[:, None], self.grid, None if zero is None else zero[:, None]), None
 
 
+class ClippedTokenQuantizer(TokenQuantizer):
+    """Dynamic in two precisions: outlier channels on a grid of their own, the rest on that of what is left, clipped.
+
+    Both grids are asymmetric, and those of one sample's time step. `clip` [1] is the part of the range of the rest that its
+    grid covers; `rule` [2] has kappa (0: no outliers) and the refresh period of `ouro.quant.outliers`.
+    """
+
+    learnable = ("clip",)
+    clip: Tensor
+    rule: Tensor
+
+    def rounded(self, x: Tensor) -> Tensor:
+        rows = self.rows(x)
+        listed = self.listed(rows)
+        self.count(x, listed)
+        return self.rows.back(round_tokens(rows, listed, self.spec, self.clip), x)
+
+    def groups(self, x: Tensor) -> Iterator[ScaleGroups]:
+        rows = self.rows(x)
+        listed, tokens = self.listed(rows), _tokens(rows)
+        if listed is None:
+            yield ScaleGroups(self.rows.back(tokens, x), self.spec.bits)
+            return
+        yield ScaleGroups(self.rows.back(tokens.masked_fill(listed, -1), x), self.spec.bits)
+        if self.spec.outlier_bits != FLOAT_OUTLIERS:
+            yield ScaleGroups(self.rows.back(tokens.masked_fill(~listed, -1), x), cast(int, self.spec.outlier_bits))
+
+    def listed(self, rows: Tensor) -> Tensor | None:
+        """Outlier channels at every step, bool [b l c]; None where the rule knows none."""
+        kappa, refresh = self.rule.tolist()
+        return None if kappa == 0 else token_outliers(rows, self.spec, kappa, int(refresh))
+
+
+def token_outliers(rows: Tensor, spec: QuantSpec, kappa: float, refresh: int) -> Tensor:
+    """The outlier list [b l c] that grows at every step, whether or not the rest would fit any range."""
+    assert spec.outlier_bits is not None
+    return outlier_list(rows.detach(), OutlierRule(spec.bits, spec.outlier_bits, False, kappa, refresh))
+
+
+def round_tokens(rows: Tensor, listed: Tensor | None, spec: QuantSpec, clip: Tensor) -> Tensor:
+    """Rows [b l c] on the grids that `ClippedTokenQuantizer` describes; the clip has the gradient of a step size."""
+    rest = rows if listed is None else rows.masked_fill(listed, 0)
+    with torch.no_grad():
+        low, high = rest.amin(-1, keepdim=True), rest.amax(-1, keepdim=True)
+        step, _ = range_of(low, high, spec.bits)
+        zero = range_of(low * clip, high * clip, spec.bits)[1]
+    small = fake_quantize(rows, step * clip, asymmetric(spec.bits), zero)
+    if listed is None:
+        return small
+    if spec.outlier_bits == FLOAT_OUTLIERS:
+        return torch.where(listed, rows, small)
+    with torch.no_grad():
+        large = rows.masked_fill(~listed, 0)
+        step, zero = range_of(large.amin(-1, keepdim=True), large.amax(-1, keepdim=True), cast(int, spec.outlier_bits))
+    return torch.where(listed, fake_quantize(rows, step, asymmetric(cast(int, spec.outlier_bits)), zero), small)
+
+
 class ClusterQuantizer(Quantizer):
     """Static, symmetric, a few steps `scale` [k]: `labels` says which serves a time step [l], or a channel [c]."""
 
@@ -182,6 +240,7 @@ _CLASSES: dict[str, tuple[type[Quantizer], tuple[str, ...]]] = {
     "step clusters": (ClusterQuantizer, ("scale", "labels")),
     "channel clusters": (ClusterQuantizer, ("scale", "labels")),
     "token": (TokenQuantizer, ()),
+    "clipped token": (ClippedTokenQuantizer, ("clip", "rule")),
     "state": (StateRounding, ("scale", "channel", "state")),
     "companded": (CompandedRounding, ("low", "high", "power")),
 }

@@ -115,7 +115,15 @@ def compare(spec: CompareSpec, *, root: str | os.PathLike[str] | None = None) ->
 
 
 def kept_cell(
-    store: Store, model: VisionModel, images: torch.Tensor, spec: CompareSpec, method: str, bits: str, seed: int
+    store: Store,
+    model: VisionModel,
+    images: torch.Tensor,
+    spec: CompareSpec,
+    method: str,
+    bits: str,
+    seed: int,
+    *,
+    site_bits: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """{n, top1, ci95, right, effective_bits, calibration_seconds, peak_mb} of one method on one set, measured once.
 
@@ -124,7 +132,13 @@ def kept_cell(
     """
     key = _key(model, spec, method) | {"bits": bits, "seed": seed, "set": images_digest(images)}
     key |= {"options": dict(chosen)} if (chosen := dict(spec.options).get(method)) else {}
-    return _once(store, key, lambda: _cell(model, images, spec, method, bits, seed))
+    key |= {"site_bits": dict(site_bits)} if site_bits else {}
+    return _once(store, key, lambda: _cell(model, images, spec, method, bits, seed, site_bits))
+
+
+def set_key(model: VisionModel, images: torch.Tensor) -> dict[str, Any]:
+    """What a result hangs on that was made of a model and a set alone."""
+    return {"model": model.info.name, "weights": weights_digest(model), "set": images_digest(images)}
 
 
 def _key(model: VisionModel, spec: CompareSpec, method: str) -> dict[str, Any]:
@@ -140,13 +154,21 @@ def _key(model: VisionModel, spec: CompareSpec, method: str) -> dict[str, Any]:
 
 
 def _cell(
-    model: VisionModel, images: torch.Tensor, spec: CompareSpec, method: str, bits: str, seed: int
+    model: VisionModel,
+    images: torch.Tensor,
+    spec: CompareSpec,
+    method: str,
+    bits: str,
+    seed: int,
+    site_bits: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Calibrates, audits and measures one cell; the model is as it was afterwards."""
     options = dict(dict(spec.options).get(method, ()))
     begun = time.perf_counter()
     with PeakMemory() as memory:
-        job = calibrating(model, images, method=method, bits=bits, scope=spec.scope, seed=seed, **options)
+        job = calibrating(
+            model, images, method=method, bits=bits, scope=spec.scope, seed=seed, site_bits=site_bits, **options
+        )
         calibration = finish(job)
     costs = {"calibration_seconds": round(time.perf_counter() - begun, 2), "peak_mb": round(memory.mb, 1)}
     attach_calibration(model, calibration)
@@ -188,7 +210,7 @@ def _rows(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "bits": bits,
                 "calib": calib,
                 "top1": top1.mean().item(),
-                "ci95": _ci95(same),
+                "ci95": cell_ci95(same),
                 "spread": top1.std().item() if len(same) > 1 else 0.0,
                 "seeds": len(same),
                 "effective_bits": {key: sum(x[key] for x in effective) / len(same) for key in effective[0]},
@@ -223,8 +245,8 @@ def _grouped(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], l
     return groups
 
 
-def _ci95(cells: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Over seeds and images; one seed has Wilson's interval of its images."""
+def cell_ci95(cells: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Of top-1, over seeds and images; one seed has Wilson's interval of its images."""
     if len(cells) == 1:
         return list(cells[0]["ci95"])
     low, high = interval(torch.stack([unpacked(cell["right"], cell["n"]) for cell in cells]))[1:]

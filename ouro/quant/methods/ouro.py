@@ -105,11 +105,7 @@ class OuroMambaQuant(Method):
             basis = reparam.factors(mean_state(seen.scans))
             scale = reparam.search_steps(seen.scans, basis, seen.spec.bits)
             return state_of(scale, seen.scans[0], basis.channel, basis.state)
-        rows = (selective_scan(inputs, keep_states=True).h for inputs in seen.scans)
-        # [b e l n] as rows [b l (e n)]: a step per time step
-        chunks = [h.transpose(1, 2).flatten(2) for h in rows if h is not None]
-        state = observers.clipped_range(chunks, seen.spec, norm=self.norm, candidates=self.candidates, per_step=True)
-        return state_of(state["scale"], seen.scans[0])
+        return clipped_states(seen, self.norm, self.candidates)
 
     def build(self, tap: Tap, spec: QuantSpec, state: Mapping[str, Tensor]) -> Quantizer:
         return build(tap, spec, state, rule=self._rule(tap, spec))
@@ -120,6 +116,15 @@ class OuroMambaQuant(Method):
         kappa = self.kappa_delta if tap.site == "scan.delta_raw" else self.kappa
         per_channel = self.outlier_steps == "channel"
         return OutlierRule(spec.bits, spec.outlier_bits, spec.signed, kappa, self.refresh, per_channel)
+
+
+def clipped_states(seen: Seen, norm: float, candidates: int) -> dict[str, Tensor]:
+    """Of h one clipped step per time step."""
+    states = (selective_scan(inputs, keep_states=True).h for inputs in seen.scans)
+    # [b e l n] as rows [b l (e n)]
+    chunks = [h.transpose(1, 2).flatten(2) for h in states if h is not None]
+    state = observers.clipped_range(chunks, seen.spec, norm=norm, candidates=candidates, per_step=True)
+    return state_of(state["scale"], seen.scans[0])
 
 
 def _mean_threshold(rows: Sequence[Tensor], kappa: float) -> Tensor:

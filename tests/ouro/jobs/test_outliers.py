@@ -13,7 +13,7 @@ from ouro.quant.rules import OutlierRule
 from tests.ouro.jobs.running import finish
 
 DIRECTIONS = ("forward", "backward")
-CHANNELS = {"in_proj": 32, "dt_proj": 2, "B": 16, "C": 16}
+CHANNELS = {"in_proj": 32, "dt_proj": 2, "B": 16, "C": 16, "A_bar": 64 * 16, "B_bar": 64 * 16}
 
 
 @pytest.mark.parametrize("tensor", TENSORS)
