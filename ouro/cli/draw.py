@@ -221,6 +221,22 @@ def equal(values: Values) -> Drawn:
     yield _filled(title, ("scope", "target", "what", "bits", "top-1", f"{first} is ahead by"), rows)
 
 
+def ranges(values: Values) -> Drawn:
+    """Accuracy, width, and what is lost by clipping and by rounding, per set and narrowed set."""
+    gaps = {(pair["bits"], pair["better"]["calib"], pair["better"]["factor"]): pair for pair in values["pairs"]}
+    rows = []
+    for row in values["rows"]:
+        pair = gaps.get((row["bits"], row["calib"], row["factor"]))
+        low, high = pair["ci95"] if pair else (0, 0)
+        ahead = f"{100 * pair['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})" if pair else ""
+        named = row["calib"] if row["factor"] == 1 else f"{row['calib']} x {row['factor']:g}"
+        losses = (percent(row[key]) for key in ("clipped", "clipping", "rounding"))
+        rows.append((row["bits"], named, percent(row["top1"]), ahead, f"{row['width']:.2f}", *losses))
+    title = f"{values['model']}, {values['method']}, n = {values['n']}, {len(values['seeds'])} seed(s)"
+    columns = ("bits", "ranges of", "top-1", "ahead of real", "width", "clipped", "clipping error", "rounding error")
+    yield _filled(title, columns, rows)
+
+
 def neighborhoods(values: Values) -> Drawn:
     """Per model and map: in how many layers h_p is better."""
     for one in values["models"]:

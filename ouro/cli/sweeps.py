@@ -243,8 +243,50 @@ def equal(
     end(run("equal", equal_bits(spec)), draw.equal, json_=json_, out=out)
 
 
+@guarded
+@takes_model
+def ranges(
+    source: Source,
+    method: Annotated[
+        str, typer.Option(help="One with a static range per tensor: minmax, percentile or clipped.")
+    ] = "minmax",
+    bits: Annotated[list[str], typer.Option(help="Repeatable.")] = ["w4a4", "w4a8"],
+    calib: Annotated[list[str], typer.Option(help="LABEL=SET; repeatable, one is called real.")] = [
+        "noise=noise:64",
+        "synthetic=synthetic:64",
+        "real=real:64",
+    ],
+    factor: Annotated[list[float], typer.Option(help="Of the ranges of real images; repeatable.")] = [
+        0.85,
+        0.7,
+        0.55,
+        0.4,
+        0.3,
+    ],
+    seeds: Annotated[int, typer.Option(help="Seeds 0 .. seeds - 1.", min=1)] = 3,
+    data: Data = "",
+    limit: Limit = 2000,
+    out: Out = None,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Why a set is better than another for static ranges: their width, what is clipped and rounded, and real ones narrowed.
+
+    JSON: {model, data, method, n, seeds, rows: [{bits, calib, factor, top1, ci95, width, clipped, clipping, rounding,
+    right}], pairs: [{bits, better: {calib, factor}, difference, ci95, seen, won, lost}]}.
+    """
+    from ouro.jobs.bench.ranges import RangeSpec, static_ranges
+
+    spec = RangeSpec(
+        source, method, tuple(bits), labeled(calib, "--calib"), tuple(factor), tuple(range(seeds)), limit=limit, data=data,
+        device=device,
+    )  # fmt: skip
+    end(run("ranges", static_ranges(spec)), draw.ranges, json_=json_, out=out)
+
+
 COMMANDS = {
     "quantization": quantization,
+    "ranges": ranges,
     "equal": equal,
     "outliers": outliers,
     "state": state,

@@ -86,7 +86,7 @@ def compare(spec: CompareSpec, *, root: str | os.PathLike[str] | None = None) ->
     sets = list(itertools.product(spec.seeds, spec.calibs))
     total = 1 + len(sets) * len(spec.bits) * len(spec.methods)
     yield Progress(0, total, "float model")
-    exact = _once(store, _key(model, spec, "float"), lambda: _measured(model, spec))
+    exact = _once(store, _key(model, spec, "float"), lambda: measured(model, spec))
     for seed, (label, calib) in sets:
         images = calibration_set(calib.format(seed=seed), spec.model, model, seed, root=root, device=spec.device).images
         for bits, method in itertools.product(spec.bits, spec.methods):
@@ -174,7 +174,7 @@ def _cell(
     attach_calibration(model, calibration)
     try:
         require_sealed(model, images[:2].to(model.device), calibration.plan)
-        return _measured(model, spec) | costs
+        return measured(model, spec) | costs
     finally:
         detach(model)
 
@@ -189,7 +189,8 @@ def _once(store: Store, key: Mapping[str, Any], work: Any) -> dict[str, Any]:
     return report
 
 
-def _measured(model: VisionModel, spec: CompareSpec) -> dict[str, Any]:
+def measured(model: VisionModel, spec: CompareSpec) -> dict[str, Any]:
+    """{n, top1, ci95, right, effective_bits} of a model as it is, on the held-out images of a spec."""
     task, data = task_of(model), open_data(spec.data, "test", model.info)
     task.require(data, own_data(spec.data, model.info), model.info)
     chosen = batches(data, spec.batch, limit=spec.limit, mean=model.info.mean, std=model.info.std)

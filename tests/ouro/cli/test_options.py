@@ -18,7 +18,7 @@ from ouro.types import ModelSource
 runner = CliRunner()
 TAKE_A_MODEL = {
     "attention", "generate", "quantize", "sensitivity", "quality", "evaluate", "train", "bench quantization", "bench state",
-    "bench outliers", "bench equal",
+    "bench outliers", "bench equal", "bench ranges",
     "bench model", "bench packed", "bench devices",
 }  # fmt: skip
 RUN_ANYWHERE = (TAKE_A_MODEL - {"bench model", "bench packed"}) | {
