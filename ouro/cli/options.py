@@ -35,6 +35,10 @@ Scope = Annotated[str, typer.Option(help="What is quantized: lin, ssm, rec or fu
 Options = Annotated[list[str], typer.Option("--option", help="Setting of the method, as name=value; repeatable.")]
 Limit = Annotated[int, typer.Option(help="Held-out images to measure on.", min=1)]
 Workers = Annotated[int, typer.Option(help="Processes that share the cores.", min=1)]
+Engine = Annotated[
+    str,
+    typer.Option(help="Address of a Dask scheduler, as in tcp://host:8786: its workers in place of processes here."),
+]
 Models = Annotated[list[str], typer.Option("--model", help="Repeatable.")]
 
 _MODEL: dict[str, tuple[Any, Any]] = {

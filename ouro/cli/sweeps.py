@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from ouro.cli.options import (
     Calib,
     Data,
     Device,
+    Engine,
     Json,
     Limit,
     Models,
@@ -42,6 +44,8 @@ def quantization(
     seeds: Annotated[int, typer.Option(help="Seeds 0 .. seeds - 1.", min=1)] = 3,
     data: Data = "",
     limit: Limit = 1000,
+    workers: Workers = 1,
+    engine: Engine = "",
     out: Annotated[Path | None, typer.Option(help="Also write JSON here, and the cells as CSV beside it.")] = None,
     device: Device = "auto",
     json_: Json = False,
@@ -51,11 +55,12 @@ def quantization(
     JSON: {model, data, scope, n, fp_top1, fp_ci95, rows: [{method, bits, calib, top1, spread, effective_bits}], cells}.
     """
     from ouro.jobs.bench.compare import CompareSpec, as_csv, compare
+    from ouro.jobs.bench.table import spread
     from ouro.store import write_bytes
 
     sets, over = labeled(calib, "--calib"), tuple(range(seeds))
     spec = CompareSpec(source, tuple(method), tuple(bits), sets, over, scope, limit=limit, data=data, device=device)
-    values = run("compare", compare(spec))
+    values = run("compare", compare(spec) if workers == 1 and not engine else spread(spec, workers, engine))
     if out is not None:
         write_bytes(out.with_suffix(".csv"), as_csv(values).encode())
     end(values, draw.quantization, json_=json_, out=out)
@@ -90,6 +95,7 @@ def attention(
     n: Annotated[int, typer.Option(help="Held-out images per model.", min=2)] = 500,
     data: Data = "",
     workers: Workers = 2,
+    engine: Engine = "",
     out: Out = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -103,10 +109,9 @@ def attention(
     from ouro.jobs.bench.neighborhoods import NeighborhoodSpec, survey_neighborhoods
 
     sides = numbers(windows, "windows")
-    spec = NeighborhoodSpec(windows=sides, n=n, seed=seed, workers=workers, data=data, device=device)
+    spec = NeighborhoodSpec(windows=sides, n=n, seed=seed, workers=workers, data=data, device=device, engine=engine)
     if model:
-        chosen = tuple(model_source(name) for name in model)
-        spec = NeighborhoodSpec(chosen, sides, n=n, seed=seed, workers=workers, data=data, device=device)
+        spec = replace(spec, models=tuple(model_source(name) for name in model))
     end(run("attention", survey_neighborhoods(spec)), draw.neighborhoods, json_=json_, out=out)
 
 
@@ -128,6 +133,7 @@ def ablations(
     data: Data = "",
     limit: Limit = 500,
     workers: Workers = 2,
+    engine: Engine = "",
     figures: Annotated[Path | None, typer.Option(help="Folder for one PDF per study.")] = None,
     out: Out = None,
     device: Device = "auto",
@@ -144,7 +150,7 @@ def ablations(
     if not all(bits for _, bits in split):
         raise ValueError(f"--measure {measure} has an entry without bits; write METHOD:BITS, as in clipped:w4a4")
     chosen, sources = tuple(study) or tuple(STUDIES), tuple(model_source(name) for name in model)
-    spec = AblationSpec(sources, chosen, seeds, num, steps, split, scope, limit, workers, data, device)
+    spec = AblationSpec(sources, chosen, seeds, num, steps, split, scope, limit, workers, data, device, engine)
     values = run("ablations", ablate(spec))
     if figures is not None:
         from ouro.figures.ablation import paper
@@ -162,6 +168,7 @@ def methods(
         int | None, typer.Option(help="Held-out images per cell; 250, or 100 with --quick.", min=1)
     ] = None,
     workers: Workers = 2,
+    engine: Engine = "",
     out: Annotated[Path | None, typer.Option(help="Write the cells here (.csv), and the JSON beside it.")] = None,
     device: Device = "auto",
     json_: Json = False,
@@ -177,7 +184,7 @@ def methods(
     if out is not None and out.suffix != ".csv":
         raise ValueError(f"the table is written as .csv, got {out.name!r}")
     parts, images = QUICK if quick else FULL, limit or (100 if quick else 250)
-    values = run("methods", table(TableSpec(parts, limit=images, workers=workers, device=device)))
+    values = run("methods", table(TableSpec(parts, limit=images, workers=workers, device=device, engine=engine)))
     if out is not None:
         write_bytes(out, values["csv"].encode())
         # the cells are in the CSV

@@ -177,7 +177,7 @@ STUDIES = {
 class AblationSpec:
     """What is studied. measures: (method, bits) calibrated on every set. limit: held-out images. num: images in a set.
 
-    steps: of optimization. workers: processes that share the cores.
+    steps: of optimization. workers, engine: see `ouro.jobs.pool`.
 
     Raises:
         ValueError: an unknown model or study, no measures, or fewer than two seeds.
@@ -194,6 +194,7 @@ class AblationSpec:
     workers: int = 2
     data: str = ""
     device: str = "auto"
+    engine: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "models", tuple(map(source_of, self.models)))
@@ -262,7 +263,9 @@ def ablate(spec: AblationSpec, *, root: str | os.PathLike[str] | None = None) ->
     units = [_Unit(made, tuple(cells)) for made, cells in wanted.items()]
     yield Progress(0, len(units), f"{len(units)} sets in {spec.workers} processes")
     measured: dict[tuple[_Set, _Cell], dict[str, Any]] = {}
-    for done, (unit, runs) in enumerate(in_processes(partial(_measure, spec=spec, root=root), units, spec.workers)):
+    for done, (unit, runs) in enumerate(
+        in_processes(partial(_measure, spec=spec, root=root), units, spec.workers, spec.engine)
+    ):
         measured |= {(unit.made, cell): each for cell, each in zip(unit.cells, runs, strict=True)}
         words = f"{unit.made.model} {unit.made.method} seed {unit.made.seed}: {100 * runs[-1]['top1']:.1f} %"
         yield Progress(done + 1, len(units), words, {"top1": runs[-1]["top1"]})

@@ -51,6 +51,7 @@ class NeighborhoodSpec:
     workers: int = 2
     data: str = ""
     device: str = "auto"
+    engine: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "models", tuple(map(source_of, self.models)))
@@ -92,7 +93,7 @@ def survey_neighborhoods(
     ]
     yield Progress(0, len(units), f"{spec.n} images for each of {len(spec.models)} models")
     scores: dict[_Unit, dict[str, Tensor]] = {}
-    for unit, rows in in_processes(partial(_scored, spec=spec, root=root), units, spec.workers):
+    for unit, rows in in_processes(partial(_scored, spec=spec, root=root), units, spec.workers, spec.engine):
         scores[unit] = rows
         yield Progress(len(scores), len(units), f"{unit.model}: {unit.start + unit.count} of {spec.n}")
     models = [_model(spec, model, [scores[unit] for unit in units if unit.model == model]) for model in spec.models]

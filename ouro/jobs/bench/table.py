@@ -56,7 +56,8 @@ class Part:
 class TableSpec:
     """What the table spans; every method on every set, where a part does not say otherwise.
 
-    calibs: (label, set), see `ouro.data.source.parse`. limit: held-out images per cell. workers: processes.
+    calibs: (label, set), see `ouro.data.source.parse`. limit: held-out images per cell.
+    workers, engine: see `ouro.jobs.pool`.
 
     Raises:
         ValueError: an unknown model or method, or fewer than one worker.
@@ -69,6 +70,7 @@ class TableSpec:
     workers: int = 2
     options: Options = EQUAL_STEPS
     device: str = "auto"
+    engine: str = ""
 
     def __post_init__(self) -> None:
         for name in {name for part in self.parts for name in part.models}:
@@ -113,13 +115,7 @@ def table(spec: TableSpec, *, root: str | os.PathLike[str] | None = None) -> Gen
         for comparison, seed in wanted
         for calib in comparison.calibs
     ]
-    total = sum(len(unit.bits) * len(unit.calibs) * len(unit.methods) for unit in units)
-    done = 0
-    yield Progress(0, total, f"{len(units)} comparisons in {spec.workers} processes")
-    for unit, cells in in_processes(partial(_run, root=root), units, spec.workers):
-        done += cells
-        said = f"{unit.model} {unit.scope} seed {unit.seeds[0]} on {unit.calibs[0][0]}"
-        yield Progress(done, total, said, {"model": unit.model.name, "scope": unit.scope})
+    yield from _fill(units, spec.workers, spec.engine, root)
     # everything is there: this only reads it
     tables = [
         dict(finish(compare(_comparison(spec, part, model, scope, part.seeds), root=root)).values)
@@ -132,6 +128,29 @@ def table(spec: TableSpec, *, root: str | os.PathLike[str] | None = None) -> Gen
     csv = texts[0] + "".join(text.split("\n", 1)[1] for text in texts[1:])
     values = {"tables": tables, "csv": csv, "workers": spec.workers, "spec": asdict(spec)}
     return Report("table", values, run_info(0, started))
+
+
+def spread(
+    spec: CompareSpec, workers: int, engine: str = "", *, root: str | os.PathLike[str] | None = None
+) -> Generator[Progress, None, Report]:
+    """`compare`, its seeds and sets over processes; see `ouro.jobs.pool` for workers and engine."""
+    units = [replace(spec, seeds=(seed,), calibs=(calib,)) for seed in spec.seeds for calib in spec.calibs]
+    yield from _fill(units, workers, engine, root)
+    # everything is there: this only reads it
+    return finish(compare(spec, root=root))
+
+
+def _fill(
+    units: Sequence[CompareSpec], workers: int, engine: str, root: str | os.PathLike[str] | None
+) -> Generator[Progress, None, None]:
+    """Computes and keeps every cell."""
+    total = sum(len(unit.bits) * len(unit.calibs) * len(unit.methods) for unit in units)
+    done = 0
+    yield Progress(0, total, f"{len(units)} comparisons " + (f"at {engine}" if engine else f"in {workers} processes"))
+    for unit, cells in in_processes(partial(_run, root=root), units, workers, engine):
+        done += cells
+        said = f"{unit.model} {unit.scope} seed {unit.seeds[0]} on {unit.calibs[0][0]}"
+        yield Progress(done, total, said, {"model": unit.model.name, "scope": unit.scope})
 
 
 def _comparison(spec: TableSpec, part: Part, model: str, scope: str, seeds: Sequence[int]) -> CompareSpec:
