@@ -40,9 +40,9 @@ OUTLIER_BITS = 8
 WEIGHT_BITS = 4
 KAPPAS = (0.25, 8.0)
 """Between these the threshold is searched, in standard deviations."""
-HALVINGS = 12
+HALVINGS = 8
 SENSED = 16
-"""Images on which a tensor's damage at a width is measured."""
+"""Images on which a threshold, or a tensor's damage at a width, is searched."""
 CONSTANTS = "scan.A"
 """The one constant that 3 bits ruin: with `wide_A` every method has it at 8."""
 
@@ -147,9 +147,9 @@ def _setting(
         narrow = math.floor(target)
         fixed = {path: 8 for path, tap in taps(model) if wide and tap.site == CONSTANTS}
         if QUANTIZERS.get(method).has_outliers:
-            kept = _by_threshold(model, images, method, scope, target, seed, narrow, fixed)
+            kept = _by_threshold(model, images[:SENSED], method, scope, target, seed, narrow, fixed)
         else:
-            kept = _by_widths(model, images, method, scope, target, seed, narrow, fixed)
+            kept = _by_widths(model, images[:SENSED], method, scope, target, seed, narrow, fixed)
         run.save_report(kept)
     return _Setting(kept["bits"], tuple(kept["options"].items()), tuple(kept["site_bits"].items()))
 
@@ -169,8 +169,6 @@ def _by_threshold(
             model, images, method=method, bits=bits, scope=scope, seed=seed, site_bits=fixed or None, **options
         )
         low, high = (low, kappa) if _mean_bits(model, images, finish(job)) <= target else (kappa, high)
-        if high - low < 0.01:
-            break
     return {"bits": bits, "options": _rule(method, round(high, 4)), "site_bits": dict(fixed)}
 
 
@@ -187,7 +185,7 @@ def _by_widths(
     """Tensors at `narrow` or one bit more, so that the damages measured one by one add up to the least."""
     bits = f"w{WEIGHT_BITS}a{narrow}"
     job = damages_by_width(
-        model, images[:SENSED], (narrow, narrow + 1), method=method, bits=f"w{FLOAT}a{narrow}", scope=scope, seed=seed
+        model, images, (narrow, narrow + 1), method=method, bits=f"w{FLOAT}a{narrow}", scope=scope, seed=seed
     )
     items = [item for item in finish(job) if not set(item.paths) & set(fixed)]
     return {"bits": bits, "options": {}, "site_bits": {**allocate(items, target).site_bits, **fixed}}
