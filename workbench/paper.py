@@ -54,9 +54,7 @@ def _entry(row: Row) -> str:
         + "</span></li>"
         for point in row["points"]
     )
-    origin = [
-        f"<code>{html.escape(command.format(model='MODEL', out='results'))}</code>" for command in row["commands"]
-    ]
+    origin = [f"<code>{html.escape(command)}</code>" for command in row["commands"]]
     origin += [f"results/{html.escape(name)}" for name in row["results"]]
     origin += [f"notebooks/{html.escape(row['notebook'])}.ipynb"] if row["notebook"] else []
     source = f'<p class="wb-note">{" · ".join(origin)}</p>' if origin else ""

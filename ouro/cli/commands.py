@@ -121,6 +121,7 @@ def generate(
     batch: Annotated[int, typer.Option(help="Images optimized together; the unit that survives a kill.")] = 32,
     option: Options = [],
     out: Annotated[Path | None, typer.Option(help="Write the set here (.safetensors).")] = None,
+    report: Annotated[Path | None, typer.Option(help="Also write what --json prints here (.json).")] = None,
     seed: Seed = 0,
     device: Device = "auto",
     json_: Json = False,
@@ -137,7 +138,7 @@ def generate(
         source, method, num=num, steps=steps, seed=seed, batch=batch, options=pairs(option),
         out=str(out) if out else None, device=device,
     )  # fmt: skip
-    end(run("generate", synthesize(spec)), draw.generate, json_=json_)
+    end(run("generate", synthesize(spec)), draw.generate, json_=json_, out=report)
 
 
 @guarded

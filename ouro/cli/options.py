@@ -39,7 +39,6 @@ Engine = Annotated[
     str,
     typer.Option(help="Address of a Dask scheduler, as in tcp://host:8786: its workers in place of processes here."),
 ]
-Models = Annotated[list[str], typer.Option("--model", help="Repeatable.")]
 
 _MODEL: dict[str, tuple[Any, Any]] = {
     "model": (Annotated[str, typer.Argument(help="A model name; `ouro models` lists them.")], inspect.Parameter.empty),

@@ -16,7 +16,6 @@ from ouro.cli.options import (
     Engine,
     Json,
     Limit,
-    Models,
     Out,
     Scope,
     Seed,
@@ -116,13 +115,16 @@ def attention(
 
 
 @guarded
+@takes_model
 def ablations(
-    model: Models = ["vim_nano"],
+    source: Source,
     study: Annotated[
-        list[str], typer.Option(help="losses, samples, window, weights or source; repeatable, all by default.")
+        list[str],
+        typer.Option(help="losses, samples, window, weights, source, parts or refresh; repeatable, all by default."),
     ] = [],
     seeds: Annotated[int, typer.Option(help="Seeds 0 .. seeds - 1.", min=2)] = 3,
     num: Annotated[int, typer.Option(help="Images in a set, where the study does not vary it.", min=1)] = 32,
+    most: Annotated[int, typer.Option(help="No variant has more images than these; 0: as many as it says.", min=0)] = 0,
     steps: Annotated[int, typer.Option(help="Of optimization.", min=1)] = 160,
     measure: Annotated[list[str], typer.Option(help="METHOD:BITS calibrated on every set; repeatable.")] = [
         "clipped:w4a4o8",
@@ -139,18 +141,18 @@ def ablations(
     device: Device = "auto",
     json_: Json = False,
 ) -> None:
-    """The paper's ablations of the generation, and whether its orderings are seen; stopped, the same command resumes.
+    """The paper's ablations of generation and quantizer, and whether its orderings are seen; stopped, the same command resumes.
 
-    JSON: {studies: [{study, title, source, model, n, rows: [{label, num, top1, recognized}], claims: [{better, worse,
-    measure, difference, ci95, seen}]}], measures, seeds, ...}.
+    JSON: {studies: [{study, title, source, model, n, rows: [{label, num, top1, activation_bits, recognized}], claims:
+    [{better, worse, measure, difference, ci95, seen, won, lost}]}], measures, seeds, ...}.
     """
     from ouro.jobs.bench.ablation import STUDIES, AblationSpec, ablate
 
     split = tuple((method, bits) for method, _, bits in (item.partition(":") for item in measure))
     if not all(bits for _, bits in split):
         raise ValueError(f"--measure {measure} has an entry without bits; write METHOD:BITS, as in clipped:w4a4")
-    chosen, sources = tuple(study) or tuple(STUDIES), tuple(model_source(name) for name in model)
-    spec = AblationSpec(sources, chosen, seeds, num, steps, split, scope, limit, workers, data, device, engine)
+    chosen = tuple(study) or tuple(STUDIES)
+    spec = AblationSpec((source,), chosen, seeds, num, steps, split, scope, limit, workers, data, device, engine, most)
     values = run("ablations", ablate(spec))
     if figures is not None:
         from ouro.figures.ablation import paper

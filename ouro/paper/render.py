@@ -212,7 +212,7 @@ def calibration() -> str | None:
 
 def ablations() -> str | None:
     """Every study: top-1 by variant and measure, and what is seen of the paper's orderings."""
-    values = load("ablations.json")
+    values = load("ablations_vim_nano.json")
     if values is None:
         return None
     measures = values["measures"]
@@ -231,7 +231,7 @@ def ablations() -> str | None:
         head = (study["title"], "images", "recognized by the model, %", *map(measured, measures))
         words = f"`{study['model']}`, {study['title'].lower()} ({study['source']} of the paper), n = {study['n']}"
         parts.append(f"{words}.\n\n{markdown(head, rows)}\n\nThe paper's orderings: {claims}.")
-    command = f"ouro bench ablations --out results/ablations.json; {values['seeds']} seeds"
+    command = f"ouro bench ablations vim_nano --out results/ablations_vim_nano.json; {values['seeds']} seeds"
     return made(values, command) + "\n\n".join(parts)
 
 

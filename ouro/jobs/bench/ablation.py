@@ -177,7 +177,7 @@ STUDIES = {
 class AblationSpec:
     """What is studied. measures: (method, bits) calibrated on every set. limit: held-out images. num: images in a set.
 
-    steps: of optimization. workers, engine: see `ouro.jobs.pool`.
+    steps: of optimization. workers, engine: see `ouro.jobs.pool`. most: no variant has more images; 0 for no such limit.
 
     Raises:
         ValueError: an unknown model or study, no measures, or fewer than two seeds.
@@ -195,6 +195,7 @@ class AblationSpec:
     data: str = ""
     device: str = "auto"
     engine: str = ""
+    most: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "models", tuple(map(source_of, self.models)))
@@ -275,7 +276,7 @@ def ablate(spec: AblationSpec, *, root: str | os.PathLike[str] | None = None) ->
 
 
 def _set_of(spec: AblationSpec, model: ModelSource, variant: Variant, seed: int) -> _Set:
-    return _Set(model, variant.method, variant.options, variant.within or variant.num or spec.num, seed)
+    return _Set(model, variant.method, variant.options, _capped(spec, variant.within or variant.num or spec.num), seed)
 
 
 def _measures(spec: AblationSpec, study: Study) -> list[tuple[str, str]]:
@@ -284,7 +285,11 @@ def _measures(spec: AblationSpec, study: Study) -> list[tuple[str, str]]:
 
 
 def _cell_of(spec: AblationSpec, variant: Variant, measure: tuple[str, str]) -> _Cell:
-    return _Cell(variant.num or spec.num, measure, variant.quantizer)
+    return _Cell(_capped(spec, variant.num or spec.num), measure, variant.quantizer)
+
+
+def _capped(spec: AblationSpec, num: int) -> int:
+    return min(num, spec.most) if spec.most else num
 
 
 def _measure(unit: _Unit, *, spec: AblationSpec, root: Any) -> list[dict[str, Any]]:
@@ -339,7 +344,7 @@ def _study(
                 "label": variant.label,
                 "method": variant.method,
                 "options": dict(variant.options),
-                "num": variant.num or spec.num,
+                "num": _capped(spec, variant.num or spec.num),
                 "quantizer": asdict(variant.quantizer),
                 "top1": {key: summary([each["top1"] for each in runs]) for key, runs in per_seed.items()},
                 "activation_bits": {

@@ -18,12 +18,11 @@ from ouro.types import ModelSource
 runner = CliRunner()
 TAKE_A_MODEL = {
     "attention", "generate", "quantize", "sensitivity", "quality", "evaluate", "train", "bench quantization", "bench state",
-    "bench outliers", "bench equal", "bench ranges",
+    "bench outliers", "bench equal", "bench ranges", "bench ablations",
     "bench model", "bench packed", "bench devices",
 }  # fmt: skip
 RUN_ANYWHERE = (TAKE_A_MODEL - {"bench model", "bench packed"}) | {
     "bench attention",
-    "bench ablations",
     "bench methods",
 }
 """Commands with a device; the others time CPU backends, or find their device themselves."""

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from ouro.cli import app
 from ouro.paper import ledger, verdict
-from ouro.paper.ledger import ARTEFACTS, artefact
+from ouro.paper.ledger import ARTEFACTS, artefact, filled
 from ouro.paper.markdown import RESULTS, ROOT
 from ouro.paper.verdict import (
     NOT_MEASURED,
@@ -34,7 +34,7 @@ runner = CliRunner()
 def test_every_figure_and_table_has_an_entry():
     names = [one.name for one in ARTEFACTS]
     assert len(set(names)) == len(names)
-    assert {re.sub(r"[abc]$", "", name) for name in names if name.startswith("fig")} == {
+    assert {re.sub(r"[a-d]$", "", name) for name in names if name.startswith("fig")} == {
         f"fig{k}" for k in range(1, 10)
     }
     assert {name for name in names if name.startswith("table")} == {f"table{k}" for k in range(1, 7)}
@@ -43,6 +43,7 @@ def test_every_figure_and_table_has_an_entry():
         assert "not public" in one.shows or "[" in one.shows, one.name
         assert not one.notebook or (ROOT / "notebooks" / f"{one.notebook}.ipynb").is_file(), one.name
         assert all(list(RESULTS.glob(pattern)) for pattern in one.files), one.name
+        assert bool(one.commands) == bool(one.quick) == bool(one.files), one.name
 
 
 @pytest.mark.parametrize("one", ARTEFACTS, ids=lambda one: one.name)
@@ -58,7 +59,7 @@ def test_verdicts_are_what_the_stored_results_say():
         assert row["verdict"] in (*WORDS, NOTHING_TO_DECIDE) and row["points"], row["name"]
         assert all(point["word"] in (*WORDS, NOTHING_TO_DECIDE) for point in row["points"])
     # by hand, from the file: synthetic images over noise at W4A4
-    studies = json.loads((RESULTS / "ablations.json").read_text())["studies"]
+    studies = json.loads((RESULTS / "ablations_vim_nano.json").read_text())["studies"]
     claim = next(
         claim
         for study in studies if study["title"] == "What is calibrated on"
@@ -116,34 +117,70 @@ def test_the_command_lists_it():
     result = runner.invoke(app, ["paper", "list", "--json"])
     assert result.exit_code == 0 and json.loads(result.stdout) == {"artefacts": ledger.ledger()}
     shown = runner.invoke(app, ["paper", "list"]).stdout
-    assert all(one.name in shown for one in ARTEFACTS) and "not measured: every part of the quantizer" in shown
+    assert all(one.name in shown for one in ARTEFACTS) and "not measured: the method holds beyond" in shown
 
 
-def test_runs_are_the_commands_once_each(monkeypatch, tmp_path):
-    ran = []
+@pytest.fixture
+def ran(monkeypatch):
+    """The commands that `ouro paper run` runs, which are only noted down, and what they end as."""
+    words = []
 
     class Done:
         returncode = 0
 
-    monkeypatch.setattr("ouro.cli.paper.subprocess.run", lambda words, **_: ran.append(words[2:]) or Done())
-    result = runner.invoke(
-        app, ["paper", "run", "fig9a", "fig9b", "fig5", "--model", "vim_nano", "--out", str(tmp_path / "r")]
-    )
+    monkeypatch.setattr("ouro.cli.paper.subprocess.run", lambda command, **_: words.append(command[2:]) or Done())
+    return words, Done
+
+
+def test_runs_are_the_commands_once_each(ran, tmp_path):
+    words, done = ran
+    out = str(tmp_path / "r")
+    result = runner.invoke(app, ["paper", "run", "fig9a", "fig9b", "fig5", "--model", "vim_nano", "--out", out])
     assert result.exit_code == 0, result.output
     # both figures are read off one study
-    assert ran == [
-        ["ouro", "bench", "ablations", "--out", str(tmp_path / "r" / "ablations.json")],
-        ["ouro", "generate", "vim_nano", "--num", "128"],
-    ]
-    Done.returncode = 1
-    result = runner.invoke(app, ["paper", "run", "fig5", "--out", str(tmp_path / "r")])
+    assert [command[:4] for command in words] == [
+        ["ouro", "bench", "ablations", "vim_nano"], ["ouro", "generate", "vim_nano", "--num"],
+    ]  # fmt: skip
+    assert words[0][-2:] == ["--out", f"{out}/ablations_vim_nano.json"]
+    assert words[1][-2:] == ["--report", f"{out}/generate_vim_nano.json"]
+    done.returncode = 1
+    result = runner.invoke(app, ["paper", "run", "fig5", "--out", out])
     assert result.exit_code == 1 and "FAILED: ouro generate vim_micro_cifar10 --num 128" in result.stdout
+
+
+def test_what_is_ones_own_goes_to_every_command_that_takes_it(ran, tmp_path):
+    words, _ = ran
+    own = ["--model", "vim_tiny_patch16_224", "--weights", "v.pth", "--data", "folder:PICTURES", "--device", "cuda"]
+    own += ["--engine", "tcp://host:8786", "--workers", "4", "--out", str(tmp_path)]
+    result = runner.invoke(app, ["paper", "run", "fig2", "fig1", "kscaled-state", *own])
+    assert result.exit_code == 0, result.output
+    by_name = {tuple(command[1:3]): command for command in words}
+    for name in (("bench", "quantization"), ("bench", "ranges"), ("bench", "ablations"), ("bench", "state")):
+        line = " ".join(by_name[name])
+        assert f"{name[1]} vim_tiny_patch16_224" in line and "--weights v.pth" in line and "--device cuda" in line
+        assert "--data folder:PICTURES" in line
+    assert "real=real:64:folder:PICTURES" in by_name["bench", "quantization"]
+    assert by_name["bench", "ablations"][-2:] == ["--device", "cuda"] and "--engine" in by_name["bench", "ablations"]
+    # its models are embedded: it takes pictures and a device, and it is said that it takes no weights
+    assert "--weights" not in by_name["bench", "attention"] and "this one takes no --weights" in result.stderr
+
+
+def test_quick_ones_leave_the_results_alone(ran, tmp_path, monkeypatch):
+    words, _ = ran
+    monkeypatch.chdir(tmp_path)
+    result = runner.invoke(app, ["paper", "run", "--all", "--quick", "--json"])
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert [row["command"].split() for row in report["commands"]] == words and len(words) == 12
+    for command in words:
+        (place,) = [word for word in command if word.startswith("results/")]
+        assert place.startswith("results/quick/")
 
 
 def test_every_command_is_one_that_there_is(tmp_path):
     for one in ARTEFACTS:
-        for command in one.commands:
-            _, *words = command.format(model="vim_nano", out=tmp_path).split()
+        for command in (*one.commands, *one.quick):
+            _, *words = filled(command, "vim_nano", str(tmp_path)).split()
             options = [word for word in words if word.startswith("--")]
             place = words[: 2 if words[0] == "bench" else 1]
             shown = runner.invoke(app, [*place, "--help"], env={"COLUMNS": "200"})
