@@ -24,11 +24,27 @@ _TABS = {
 """Entry of the ledger -> the tab where the same can be tried."""
 
 Row = Mapping[str, Any]
+_HALF = 62
+"""Half the width of a drawn interval, in pixels."""
 
 
 def chip(word: str) -> str:
     """A verdict, by its mark and its word as well as by its color."""
     return f'<span class="wb-verdict wb-{word.replace(" ", "-")}"><i>{_MARKS[word]}</i>{html.escape(word)}</span>'
+
+
+def whisker(interval: Sequence[float], reach: float) -> str:
+    """An interval as a picture, with a line where it is decided; `reach` from that line is half the width."""
+    value, low, high, reference = interval
+
+    def at(x: float) -> float:
+        return _HALF + _HALF * 0.94 * (x - reference) / (reach or 1)
+
+    return (
+        f'<svg class="wb-whisker" viewBox="0 0 {2 * _HALF} 14" width="{2 * _HALF}" height="14" aria-hidden="true">'
+        f'<line x1="{_HALF}" x2="{_HALF}" y1="0" y2="14" class="wb-whisker-zero"/>'
+        f'<line x1="{at(low):.1f}" x2="{at(high):.1f}" y1="7" y2="7"/><circle cx="{at(value):.1f}" cy="7" r="3"/></svg>'
+    )
 
 
 def listed(rows: Sequence[Row], word: str = ALL) -> str:
@@ -48,8 +64,12 @@ def counted(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 
 def _entry(row: Row) -> str:
+    known = [point["interval"] for point in row["points"] if point["interval"]]
+    reach = max((abs(end - one[3]) for one in known for end in one[:3]), default=0.0)
     points = "".join(
-        f"<li>{chip(point['word'])}<span>{html.escape(point['claim'])}"
+        f'<li class="wb-{point["word"].replace(" ", "-")}">{chip(point["word"])}'
+        + (whisker(point["interval"], reach) if point["interval"] else "<i></i>")
+        + f"<span>{html.escape(point['claim'])}"
         + (f"<small>{html.escape(point['why'])}</small>" if point["why"] else "")
         + "</span></li>"
         for point in row["points"]
@@ -59,7 +79,7 @@ def _entry(row: Row) -> str:
     origin += [f"notebooks/{html.escape(row['notebook'])}.ipynb"] if row["notebook"] else []
     source = f'<p class="wb-note">{" · ".join(origin)}</p>' if origin else ""
     tab = _TABS.get(row["name"])
-    way = button("Try it", "open", tab) if tab else ""
+    way = button("Try it", "open", f"{tab} {model_of(row)}".strip()) if tab else ""
     return (
         f'<details class="wb-claim" id="wb-paper-{html.escape(row["name"])}"><summary>{chip(row["verdict"])}'
         f"<b>{html.escape(row['paper'])}, {html.escape(row['title'])}</b><span>{html.escape(row['shows'])}</span></summary>"
@@ -67,12 +87,20 @@ def _entry(row: Row) -> str:
     )
 
 
+def model_of(row: Row) -> str:
+    """The model whose points decide an entry; "" where none of them belongs to a model."""
+    from ouro.paper.verdict import MAIN
+
+    models = [point["model"] for point in row["points"] if point["model"]]
+    return MAIN if MAIN in models else next(iter(models), "")
+
+
 def build(page: Page) -> dict[str, Any]:
     """Fills the tab; returns what is to be done when the page opens."""
     lead(
         "What the papers show, figure by figure and table by table, and what the runs that are stored beside the code say of it. "
         "An entry's verdict is the most critical of its points, of those on real images where there are any; open it to see each "
-        "with the interval that decides it."
+        "with the interval that decides it, drawn around the line that it has to be clear of."
     )
     which = gr.Radio([("All", ALL)], value=ALL, show_label=False, container=False, elem_id="wb-paper-filter")
     ledger = acting_view("wb-paper-ledger")
@@ -87,9 +115,10 @@ def build(page: Page) -> dict[str, Any]:
         return listed(engine.ledger(), word)
 
     @guarded
-    def acted(event: gr.EventData) -> gr.Tabs:
-        return gr.Tabs(selected=event.name)
+    def acted(event: gr.EventData) -> tuple[gr.Tabs, Any]:
+        tab, _, model = event.name.partition(" ")
+        return gr.Tabs(selected=tab), model or gr.skip()
 
     which.input(filtered, which, ledger, **PRIVATE)
-    ledger.select(acted, None, page.tabs, **PRIVATE)
+    ledger.select(acted, None, [page.tabs, page.model], **PRIVATE)
     return {"loads": [(opened, None, [which, ledger])]}

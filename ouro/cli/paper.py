@@ -22,7 +22,8 @@ _STDERR = 2
 def list_(json_: Json = False) -> None:
     """The ledger: what the paper shows, what is measured here, and whether it is seen.
 
-    JSON: {artefacts: [{name, paper, title, shows, ours, commands, results, notebook, verdict, points: [{claim, word, why}]}]}.
+    JSON: {artefacts: [{name, paper, title, shows, ours, commands, results, notebook, verdict,
+    points: [{claim, word, why, model, interval: [value, low, high, reference]}]}]}.
     """
     from ouro.paper.ledger import ledger
 

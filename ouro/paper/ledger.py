@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ouro.models import variant
@@ -64,7 +64,7 @@ class Artefact:
 
 
 def ledger() -> list[dict[str, Any]]:
-    """{name, paper, title, shows, ours, commands, results, notebook, verdict, points: [{claim, word, why}]} of each."""
+    """{name, paper, title, shows, ours, commands, results, notebook, verdict, points: [what a `Point` holds]} of each."""
     rows = []
     for one in ARTEFACTS:
         results = one.results()
@@ -74,7 +74,7 @@ def ledger() -> list[dict[str, Any]]:
                 "name": one.name, "paper": one.paper, "title": one.title, "shows": one.shows, "ours": one.ours,
                 "commands": [filled(command) for command in one.commands], "results": list(results), "notebook": one.notebook,
                 "verdict": overall(points),
-                "points": [{"claim": point.claim, "word": point.word, "why": point.why} for point in points],
+                "points": [asdict(point) | {"interval": point.interval and list(point.interval)} for point in points],
             }
         )  # fmt: skip
     return rows
@@ -185,7 +185,7 @@ def _between_sets(model: str, pair: Mapping[str, Any]) -> Iterator[Point]:
         claim = f"synthetic images are within a point of real ones or better, {model}"
         point = by_interval(claim, sign * pair["difference"] + 0.01, low + 0.01, high + 0.01)
         why = f"{100 * sign * pair['difference']:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
-        point = replace(point, why=why)
+        point = replace(point, why=why, interval=(100 * sign * pair["difference"], 100 * low, 100 * high, -1.0))
     else:
         point = by_interval(f"synthetic images over {other}, {model}", sign * pair["difference"], low, high)
     where = f", {title(pair['better']['method'])} {pair['bits']}"
@@ -217,7 +217,8 @@ def _equal(files: Files) -> Iterator[Point]:
             known = f"{100 * pair['difference']:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
             # a point or more, by an interval that excludes 0
             word = SEEN if low > 0 and pair["difference"] >= 0.01 else OPPOSITE if high < 0 else NOT_SEEN
-            yield Point(claim, word, known, values["model"])
+            shown = (100 * pair["difference"], 100 * low, 100 * high, 0.0)
+            yield Point(claim, word, known, values["model"], shown)
     if not files:
         yield _missing("it is a point or more over both")
 
@@ -246,7 +247,8 @@ def _outliers(files: Files) -> Iterator[Point]:
                 if one is not None and one["n"] >= values["n"] / 2:
                     low, high = sorted(sign * (end - bound) for end in one["ci95"])
                     known = f"{one['mean']:.2f} ({one['ci95'][0]:.2f} to {one['ci95'][1]:.2f}), bound {bound}"
-                    yield Point(f"{claim}, {where}", sided(low, high), known, values["model"])
+                    shown = (one["mean"], *one["ci95"], bound)
+                    yield Point(f"{claim}, {where}", sided(low, high), known, values["model"], shown)
     if not files:
         yield _missing(moving)
         yield _missing(missed)

@@ -22,13 +22,15 @@ MAIN = "vim_micro_cifar10"
 class Point:
     """One claim of a figure or table. word: one of `WORDS`, or `NOTHING_TO_DECIDE`. why: the numbers that decide.
 
-    model: what it was measured on, if that is one of the embedded models.
+    model: what it was measured on, if that is one of the embedded models. interval: (value, low, high, reference), where an
+    interval decides: whether it holds the reference.
     """
 
     claim: str
     word: str
     why: str = ""
     model: str = ""
+    interval: tuple[float, float, float, float] | None = None
 
 
 def overall(points: Sequence[Point]) -> str:
@@ -53,9 +55,9 @@ def by_interval(
     claim: str, difference: float, low: float, high: float, unit: str = "points", scale: float = 100
 ) -> Point:
     """Seen where the whole interval of (what should be larger) - (the other) is above 0, opposite where it is below."""
-    return Point(
-        claim, sided(low, high), f"{scale * difference:+.1f} {unit} ({scale * low:+.1f} to {scale * high:+.1f})"
-    )
+    value, low, high = scale * difference, scale * low, scale * high
+    known = f"{value:+.1f} {unit} ({low:+.1f} to {high:+.1f})"
+    return Point(claim, sided(low, high), known, interval=(value, low, high, 0.0))
 
 
 def by_counts(claim: str, better: int, worse: int, what: str) -> Point:
@@ -70,9 +72,9 @@ def by_share(claim: str, share: float, n: int, chance: float) -> Point:
     """Seen where Wilson's 95 % interval of a share lies above chance, not seen where it holds it."""
     low, high = wilson(round(share * n), n)
     word = SEEN if low > chance else OPPOSITE if high < chance else NOT_SEEN
-    return Point(
-        claim, word, f"{100 * share:.1f} % of {n} ({100 * low:.1f} to {100 * high:.1f}), chance {100 * chance:.1f} %"
-    )
+    share, low, high, chance = (100 * part for part in (share, low, high, chance))
+    known = f"{share:.1f} % of {n} ({low:.1f} to {high:.1f}), chance {chance:.1f} %"
+    return Point(claim, word, known, interval=(share, low, high, chance))
 
 
 def by_means(claim: str, better: tuple[float, float, int], worse: tuple[float, float, int]) -> Point:

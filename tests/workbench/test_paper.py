@@ -37,6 +37,27 @@ def test_an_entry_shows_all_its_points_with_what_decides_them(rows):
             assert point["claim"] in shown and point["why"] in shown
 
 
+def test_an_interval_is_drawn_around_its_line(rows):
+    drawn = paper.whisker((2.0, 1.0, 3.0, 0.0), 4.0)
+    line = re.search(r'<line x1="([\d.]+)" x2="([\d.]+)" y1="7"', drawn)
+    low, high = map(float, line.groups())
+    middle = float(re.search(r'cx="([\d.]+)"', drawn)[1])
+    assert low > paper._HALF and low < middle < high < 2 * paper._HALF
+    assert middle - paper._HALF == pytest.approx(2 * (low - paper._HALF), abs=0.2)
+    # the line that decides is the middle, whatever it stands for
+    assert f'cx="{paper._HALF}.0"' in paper.whisker((0.5, 0.4, 0.6, 0.5), 0.0)
+    for row in rows:
+        wanted = sum(point["interval"] is not None for point in row["points"])
+        assert paper.listed([row]).count("<svg") == wanted, row["name"]
+    assert any(point["interval"] for row in rows for point in row["points"])
+
+
+def test_the_way_takes_the_model_that_decides_along(rows):
+    models = {row["name"]: paper.model_of(row) for row in rows}
+    assert models["fig4"] == "vim_micro_cifar10" and models["fig9b"] == "vim_nano" and models["fig6"] == ""
+    assert 'data-name="outliers vim_micro_cifar10"' in paper.listed(rows)
+
+
 def test_the_filter_keeps_what_has_the_verdict(rows):
     for word in {row["verdict"] for row in rows}:
         named = re.findall(r'id="wb-paper-([^"]+)"', paper.listed(rows, word))
@@ -62,10 +83,12 @@ def test_an_entry_opens_and_leads_to_its_tab(visit: Visit):
     entry.locator("summary").press("Enter")
     entry.get_by_text("a step later").first.wait_for()
     page.get_by_label("not measured", exact=False).check()
-    page.locator("#wb-paper-table5").wait_for()
+    page.locator("#wb-paper-table3").wait_for()
     page.locator("#wb-paper-fig4").wait_for(state="detached")
     page.locator("#wb-paper-filter").get_by_label("All", exact=False).check()
     entry.wait_for()
     entry.locator("summary").click()
     entry.get_by_role("button", name="Try it").click()
     page.locator("#wb-outliers-facts").wait_for()
+    # with the model whose points decide
+    page.wait_for_function("() => document.querySelector('#wb-model input').value === 'vim_micro_cifar10'")

@@ -73,7 +73,9 @@ def test_verdicts_are_what_the_stored_results_say():
 
 
 def test_intervals_counts_shares_and_means_decide():
-    assert by_interval("a", 0.02, 0.01, 0.03) == Point("a", SEEN, "+2.0 points (+1.0 to +3.0)")
+    assert by_interval("a", 0.02, 0.01, 0.03) == Point(
+        "a", SEEN, "+2.0 points (+1.0 to +3.0)", interval=(2.0, 1.0, 3.0, 0.0)
+    )
     assert by_interval("a", -0.02, -0.03, -0.01).word == OPPOSITE and by_interval("a", 0, -1, 1).word == NOT_RESOLVED
     # 9 of 10: two tails of 11 in 1024 each
     point = by_counts("b", 9, 1, "of 20")
