@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ouro.figures.state import RULES
-from ouro.paper import ledger
+from ouro.paper import ledger, real
 from ouro.paper.markdown import RESULTS, ROOT, Rows, load, made, markdown, measured, share, title
 from ouro.paper.speed import alpha_cpu, fused_reference, gpu, packed, scan_cpu
 from ouro.registry import QUANTIZERS
@@ -291,6 +291,10 @@ TABLES: dict[str, Callable[[], str | None]] = {
     "attention": attention,
     "quantization": quantization,
     "methods": methods,
+    "quantization-real": real.quantization,
+    "ranges": real.ranges,
+    "equal": real.equal,
+    "parts": real.parts,
     "kscale": kscale,
     "state": state,
     "budget": budget,
