@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ouro.quant import observers
-from ouro.quant.bits import FLOAT, FLOAT_OUTLIERS, Bits
+from ouro.quant.bits import FLOAT, Bits
 from ouro.quant.method import Learning, Method, Seen, recurrent_spec
 from ouro.quant.methods.ouro import clipped_states
 from ouro.quant.modules import round_tokens, token_outliers
@@ -91,25 +91,24 @@ class OuroMambaPlus(Method):
         kappas = (self.kappa,) if self.kappa else (0.0, *KAPPAS)
         periods = (self.refresh,) if self.refresh else REFRESHES
         best, least = (0.0, 1.0), math.inf
-        for kappa in kappas:
-            for period in periods if kappa else (1,):
-                lists = _lists(rows, spec, (kappa, period))
-                share = (
-                    0.0
-                    if lists[0] is None
-                    else float(torch.cat([part.flatten() for part in lists if part is not None]).float().mean())
-                )
-                cost = _error(rows, lists, spec, 1.0) * 4 ** (
-                    share * (min(spec.outlier_bits, FLOAT_OUTLIERS) - spec.bits)
-                )
-                if cost < least:
-                    best, least = (kappa, float(period)), cost
+        for kappa, period in ((kappa, period) for kappa in kappas for period in (periods if kappa else (1,))):
+            lists = _lists(rows, spec, (kappa, period))
+            more = _share(lists) * (spec.outlier_bits - spec.bits)
+            cost = _error(rows, lists, spec, 1.0) * 4**more
+            if cost < least:
+                best, least = (kappa, float(period)), cost
         return best
 
 
 def _lists(rows: Sequence[Tensor], spec: QuantSpec, rule: tuple[float, float]) -> list[Tensor | None]:
     kappa, refresh = rule
     return [None if kappa == 0 else token_outliers(chunk, spec, kappa, int(refresh)) for chunk in rows]
+
+
+def _share(lists: Sequence[Tensor | None]) -> float:
+    """Which part of the elements are outliers."""
+    known = [listed for listed in lists if listed is not None]
+    return sum(float(listed.sum()) for listed in known) / max(1, sum(listed.numel() for listed in known))
 
 
 def _error(rows: Sequence[Tensor], lists: Sequence[Tensor | None], spec: QuantSpec, clip: float) -> float:
