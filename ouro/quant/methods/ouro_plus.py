@@ -88,15 +88,15 @@ class OuroMambaPlus(Method):
         """(kappa, refresh) with the least error * 4^(mean bits); (0, 1) without outliers."""
         if spec.outlier_bits is None:
             return 0.0, 1.0
-        kappas = (self.kappa,) if self.kappa else (0.0, *KAPPAS)
         periods = (self.refresh,) if self.refresh else REFRESHES
+        rules = [(kappa, float(period)) for kappa in ((self.kappa,) if self.kappa else KAPPAS) for period in periods]
         best, least = (0.0, 1.0), math.inf
-        for kappa, period in ((kappa, period) for kappa in kappas for period in (periods if kappa else (1,))):
-            lists = _lists(rows, spec, (kappa, period))
+        for rule in rules if self.kappa else [best, *rules]:
+            lists = _lists(rows, spec, rule)
             more = _share(lists) * (spec.outlier_bits - spec.bits)
             cost = _error(rows, lists, spec, 1.0) * 4**more
             if cost < least:
-                best, least = (kappa, float(period)), cost
+                best, least = rule, cost
         return best
 
 
