@@ -95,6 +95,11 @@ def gain(row: Row) -> str:
     return cell(row["difference"], row["ci95"], signed=True)
 
 
+def mean(name: str) -> Callable[[Row], str]:
+    """What shows the measure {mean, ci95} of this name in a row; empty where there is none."""
+    return lambda row: "" if row[name] is None else cell(row[name]["mean"], row[name].get("ci95"))
+
+
 def frame(
     rows: Iterable[Row],
     *,

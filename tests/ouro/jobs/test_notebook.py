@@ -79,6 +79,11 @@ def test_cell_has_percent_and_both_ends() -> None:
     assert notebook.cell(0.5) == "50.0"
     assert notebook.gain({"difference": 0.012, "ci95": [-0.003, 0.0271]}) == "+1.2 (-0.3 to +2.7)"
     assert notebook.top1({"top1": 1.0}) == "100.0"
+    shares = notebook.mean("jaccard")
+    assert (
+        shares({"jaccard": {"mean": 0.5, "ci95": [0.25, 0.75]}}) == "50.0 (25.0 to 75.0)"
+        and shares({"jaccard": None}) == ""
+    )
 
 
 ROWS = [
