@@ -17,7 +17,6 @@ import tqdm
 from IPython.display import Image, Markdown, clear_output, display
 from matplotlib.figure import Figure
 
-from ouro.paper.ledger import artefact, ledger
 from ouro.progress import drive
 from ouro.types import Progress, Report
 
@@ -147,6 +146,9 @@ def verdict(*names: str) -> None:
     Raises:
         ValueError: the ledger has no such entry.
     """
+    # not before it is asked for: models come with it, and with them the bar of widgets
+    from ouro.paper.ledger import artefact, ledger
+
     chosen = [artefact(name).name for name in names]
     for entry in (one for name in chosen for one in ledger() if one["name"] == name):
         title = f"{entry['paper']}, {entry['title']}: {entry['verdict']}"

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from ouro.jobs import notebook
+from ouro.paper.ledger import ledger
 from ouro.types import Progress, Report, RunInfo
 
 REPORT = Report("made up", {"answer": 42}, RunInfo("cpu", {}, "unknown", 0, 0.0))
@@ -125,7 +126,7 @@ def test_verdict_shows_the_entry_of_the_ledger(monkeypatch) -> None:
     shown: list[Any] = []
     monkeypatch.setattr(notebook, "display", shown.append)
     notebook.verdict("fig4", "fig6")
-    entry = next(one for one in notebook.ledger() if one["name"] == "fig4")
+    entry = next(one for one in ledger() if one["name"] == "fig4")
     words, points, *_ = shown
     assert len(shown) == 4
     assert f"figure 4: {entry['verdict']}." in words.data and entry["shows"] in words.data
