@@ -1,4 +1,7 @@
-"""Notebooks as they are stored: executed in order, small, free of this machine's traces; and one of them runs here."""
+"""Notebooks as they are stored: executed in order, small, named for what they answer, free of this machine's traces.
+
+That they run is tested in tests/notebooks.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,14 @@ import ast
 import base64
 import os
 import re
-import shutil
 from importlib import import_module
-from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 
-ROOT = Path(__file__).resolve().parent.parent
-FOLDER = ROOT / "notebooks"
+from ouro.paper.ledger import ARTEFACTS
+from tests.notebooks.running import FOLDER, ROOT, code, parameters, with_values
+
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 IDS = [path.stem for path in NOTEBOOKS]
 LARGEST_PICTURE = 150_000
@@ -28,10 +29,6 @@ def notebook(request):
     return nbformat.read(request.param, as_version=4)
 
 
-def code(notebook):
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-
 def texts(notebook):
     """All that a reader sees of outputs, pictures left out."""
     for cell in code(notebook):
@@ -41,10 +38,14 @@ def texts(notebook):
             yield str(output.get("metadata", {}))
 
 
-def test_numbers_are_complete():
-    numbers = [path.name[:2] for path in NOTEBOOKS]
-    assert numbers and len(set(numbers)) == len(numbers)
-    assert numbers == [f"{number:02}" for number in range(len(numbers))]
+def test_what_the_ledger_names_is_there_and_every_notebook_is_listed():
+    assert {entry.notebook for entry in ARTEFACTS if entry.notebook} <= set(IDS)
+    section = (ROOT / "README.md").read_text("utf-8").partition("\n## The notebooks\n")[2].partition("\n## ")[0]
+    listed = set(re.findall(r"^\| `(\w+)` \|", section, re.M))
+    assert listed == set(IDS)
+    (quickstart,) = (path for path in NOTEBOOKS if path.stem.startswith("00_"))
+    links = re.findall(r"\[(\w+)\]\((\w+)\.ipynb\)", nbformat.read(quickstart, as_version=4).cells[-1].source)
+    assert {name for name, file in links if name == file} == set(IDS) - {quickstart.stem}
 
 
 def test_is_valid_and_begins_with_its_question(notebook):
@@ -81,9 +82,18 @@ def test_code_compiles_and_what_it_imports_is_there(notebook):
 
 
 def test_has_parameters_and_asserts_something(notebook):
-    assert [cell for cell in code(notebook) if cell.metadata.get("tags") == ["parameters"]]
+    cell = parameters(notebook)
+    assert code(notebook)[1] is cell
+    # a reader's own model, and a quick form for the tests
+    assert "MODEL = " in cell.source and "WEIGHTS = None" in cell.source and "source = ModelSource(" in cell.source
+    assert with_values(cell.source, cell.metadata["quick"]) != cell.source
     assert any("assert" in cell.source for cell in code(notebook))
     assert 5 <= len(code(notebook)) <= 10
+
+
+@pytest.mark.parametrize("words", ["## How to read it", "## Verdict", "## What to change to make it break", "$$"])
+def test_has_every_part(notebook, words):
+    assert any(words in cell.source for cell in notebook.cells if cell.cell_type == "markdown")
 
 
 def test_measurements_it_names_are_stored(notebook):
@@ -117,20 +127,3 @@ def test_no_trace_of_the_machine(notebook):
 )  # fmt: skip
 def test_traces_are_recognized(text, expected):
     assert bool(TRACES.search(text)) == expected
-
-
-@pytest.mark.slow
-def test_quickstart_runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
-    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))))
-    (path,) = FOLDER.glob("00_*.ipynb")
-    shutil.copy(path, tmp_path)
-    notebook = nbformat.read(tmp_path / path.name, as_version=4)
-    for cell in code(notebook):
-        if cell.metadata.get("tags") == ["parameters"]:
-            cell.source = re.sub(r"^LIMIT = \d+", "LIMIT = 4", cell.source, flags=re.M)
-    NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
-    ).execute()
-    assert code(notebook)[-1].execution_count == len(code(notebook))

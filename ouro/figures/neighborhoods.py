@@ -88,6 +88,16 @@ def table(model: Model) -> tuple[list[str], list[list[Any]]]:
     return head, rows
 
 
+def counted(model: Model) -> dict[str, Any]:
+    """{model, better, worse, h, h_p, by}: rows of h_p with a resolved gain, AUROC of the best map of each source, and whose."""
+    seen = [row["gain"]["seen"] for row in model["rows"] if row["gain"] and row["source"].startswith("h_p")]
+    best = max((row for name, row in model["best"].items() if name != "h"), key=lambda row: row["auroc"]["mean"])
+    return {
+        "model": model["model"], "better": seen.count("better"), "worse": seen.count("worse"),
+        "h": model["best"]["h"]["auroc"], "h_p": best["auroc"], "by": best["source"],
+    }  # fmt: skip
+
+
 def _grid(model: Model, reduction: str) -> tuple[list[int], list[str], np.ndarray, np.ndarray]:
     """Layers, sources, gains [sources layers] and whether their interval excludes zero."""
     rows = [row for row in model["rows"] if row["gain"] and row["reduction"] == reduction]

@@ -1,4 +1,4 @@
-"""What cells of notebooks share: a job under a progress bar, a stored measurement beside it, a figure with its words.
+"""What cells of notebooks share: a job under a progress bar, a stored measurement, a figure with its words, tables, a verdict.
 
 Imported first of all modules of this project (see isort in pyproject.toml), it spares the notebook a warning of tqdm's.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import tqdm
 from IPython.display import Image, Markdown, clear_output, display
 from matplotlib.figure import Figure
@@ -27,6 +28,10 @@ with warnings.catch_warnings():
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 """Measurements that were taken once and are kept with the source, one file per run and device."""
 DPI = 110
+
+Row = Mapping[str, Any]
+Column = str | Callable[[Row], Any]
+"""A key of the rows, or what makes an entry of a row."""
 
 
 def run(job: Generator[Progress, None, Report]) -> Report:
@@ -70,3 +75,88 @@ def show(figure: Figure, alt: str) -> None:
     figure.savefig(png, format="png", dpi=DPI)
     display(Image(data=png.getvalue(), format="png", alt=alt))
     display(Markdown(alt))
+
+
+def cell(mean: float, ends: Sequence[float] | None = None, *, signed: bool = False) -> str:
+    """A share in percent with its interval, as "82.3 (80.6 to 83.9)"; a difference has the sign of each of its numbers."""
+    sign = "+" if signed else ""
+    words = [f"{100 * value:{sign}.1f}" for value in (mean, *(ends or ()))]
+    return words[0] if ends is None else f"{words[0]} ({words[1]} to {words[2]})"
+
+
+def top1(row: Row) -> str:
+    """The accuracy of a row {top1, ci95}, in percent."""
+    return cell(row["top1"], row.get("ci95"))
+
+
+def gain(row: Row) -> str:
+    """The difference of a pair {difference, ci95}, in points."""
+    return cell(row["difference"], row["ci95"], signed=True)
+
+
+def mean(name: str) -> Callable[[Row], str]:
+    """What shows the measure {mean, ci95} of this name in a row; empty where there is none."""
+    return lambda row: "" if row[name] is None else cell(row[name]["mean"], row[name].get("ci95"))
+
+
+def frame(
+    rows: Iterable[Row],
+    *,
+    index: Column | Sequence[Column],
+    columns: Column | Mapping[str, Column],
+    value: Column | None = None,
+) -> pd.DataFrame:
+    """Stored rows as a table, in their own order; what there is no row for stays empty.
+
+    Args:
+        index: what names a line: one or several of `Column`.
+        columns: title -> what stands there; or what names the column, and then `value` is what stands there.
+
+    Raises:
+        ValueError: two rows for one place, no rows, or a `value` that is missing or too much.
+    """
+    if isinstance(columns, Mapping) == (value is not None):
+        raise ValueError("give titles with what stands below them, or one column and a value")
+    keys = [index] if isinstance(index, str) or callable(index) else list(index)
+    lines: dict[tuple[Any, ...], dict[Any, Any]] = {}
+    for row in rows:
+        line = lines.setdefault(tuple(_of(row, key) for key in keys), {})
+        new = (
+            {title: _of(row, column) for title, column in columns.items()}
+            if isinstance(columns, Mapping)
+            else {_of(row, columns): _of(row, value or "")}
+        )
+        if twice := set(line) & set(new):
+            raise ValueError(f"two rows for {twice.pop()!r}; name the lines by more than {index!r}")
+        line |= new
+    if not lines:
+        raise ValueError("there are no rows to show")
+    titles = list(dict.fromkeys(title for line in lines.values() for title in line))
+    names = [key if isinstance(key, str) else None for key in keys]
+    if len(keys) > 1:
+        labels: pd.Index = pd.MultiIndex.from_tuples(list(lines), names=names)
+    else:
+        labels = pd.Index([line for (line,) in lines], name=names[0])
+    return pd.DataFrame([[line.get(title, "") for title in titles] for line in lines.values()], labels, titles)
+
+
+def verdict(*names: str) -> None:
+    """Shows what the ledger says of these figures or tables: word, claim, and point by point what decides.
+
+    Raises:
+        ValueError: the ledger has no such entry.
+    """
+    # not before it is asked for: models come with it, and with them the bar of widgets
+    from ouro.paper.ledger import artefact, ledger
+
+    chosen = [artefact(name).name for name in names]
+    for entry in (one for name in chosen for one in ledger() if one["name"] == name):
+        title = f"{entry['paper']}, {entry['title']}: {entry['verdict']}"
+        display(Markdown(f"**{title}.** The paper: {entry['shows']}. Here: {entry['ours']}."))
+        points = pd.DataFrame(entry["points"], columns=["claim", "word", "why"])
+        with pd.option_context("display.max_colwidth", None, "display.max_rows", None):
+            display(points.rename(columns={"word": "verdict", "why": "what decides"}).set_index("claim"))
+
+
+def _of(row: Row, column: Column) -> Any:
+    return column(row) if callable(column) else row[column]

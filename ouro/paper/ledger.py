@@ -355,7 +355,7 @@ ARTEFACTS: tuple[Artefact, ...] = (
         ("ouro bench attention --out {out}/neighborhoods.json",),
         ("ouro bench attention --model vim_nano --windows 1,5 --n 20 --out {out}/neighborhoods.json",),
         ("neighborhoods.json",), _neighborhoods,
-        "01_implicit_attention",
+        "fig1_implicit_attention",
     ),
     Artefact(
         "fig2", OURO, "figure 2",
@@ -364,76 +364,76 @@ ARTEFACTS: tuple[Artefact, ...] = (
         "seeds, 2000 images, and what their ranges are worth; scenes: sets of five generators, three seeds, 500 images",
         (*_QUANTIZATION[0], *_RANGES[0], *_GENERATION[0]), (*_QUANTIZATION[1], *_RANGES[1], *_GENERATION[1]),
         ("quantization_*.json", "ranges_*.json", "ablations_*.json"), _sources,
-        "02_synthetic_images",
+        "fig2_calibration_sources",
     ),
     Artefact(
         "fig3", OURO, "figure 3",
         "not public; from its context: a CLAMP-ViT style objective without h_p makes poor images of a Mamba",
         "the generator without h_p (clamp) beside ours, by the accuracy of what is calibrated on their images",
         *_GENERATION, ("ablations_*.json",), _study("Weights of the neighbors", "ouro w4a4o8", ("delta", "no h_p")),
-        "02_synthetic_images",
+        "fig3_scan_directions",
     ),
     Artefact(
         "fig4", OURO, "figure 4", f"outlier channels of activations change over time steps {_PUBLISHED}",
         "overlap of outliers of neighboring steps, and the part that a static list misses: every tensor of layer 3, 32 images",
         ("ouro bench outliers {model} --out {out}/outliers_{model}.json",),
-        ("ouro bench outliers {model} --n 4 --out {out}/outliers_{model}.json",), ("outliers_*.json",), _outliers, "03_dynamic_outliers",
+        ("ouro bench outliers {model} --n 4 --out {out}/outliers_{model}.json",), ("outliers_*.json",), _outliers, "fig4_dynamic_outliers",
     ),
     Artefact(
         "fig5", OURO, "figure 5", f"synthetic images show the class they were made for {_PUBLISHED}",
         "the share that a second, independently trained model takes for their class",
         ("ouro generate {model} --num 128 --report {out}/generate_{model}.json",),
         ("ouro generate {model} --num 8 --steps 20 --report {out}/generate_{model}.json",),
-        ("generate_*.json",), _synthetic, "02_synthetic_images",
+        ("generate_*.json",), _synthetic, "fig5_synthetic_images",
     ),
     Artefact(
         "fig6", OURO, "figure 6", "not public; from its context: the overview of the method", "the block's sites in the app",
-        (), (), (), _no_claim("it explains the method"), "00_quickstart",
+        (), (), (), _no_claim("it explains the method"), "fig6_fig7_method",
     ),
     Artefact(
         "fig7", OURO, "figure 7", "not public; from its context: the flow of mixed precision with its outlier list",
-        "the player of outlier channels in the app", (), (), (), _no_claim("it explains the method"), "03_dynamic_outliers",
+        "the player of outlier channels in the app", (), (), (), _no_claim("it explains the method"), "fig6_fig7_method",
     ),
     Artefact(
         "fig8", OURO, "figure 8", f"kernels are up to 2.36 times as fast as fp16 {_PUBLISHED}",
         "whole Vim-B on one H200, 224 px, made-up weights, CUDA graphs",
         ("ouro bench model vim_base_patch16_224 --backend triton --b 1,8,32,128 --out {out}/model_vim_base.json",),
         ("ouro bench model {model} --backend cpu --b 1 --out {out}/model_{model}.json",),
-        ("model_vim_base*.json",), _latency, "08_kernels",
+        ("model_vim_base*.json",), _latency, "fig8_latency",
     ),
     Artefact(
         "fig9a", OURO, "figure 9a", f"128 synthetic images are enough, fewer are worse {_PUBLISHED}",
         "8, 32 and 128 images, three seeds, 500 scenes", *_GENERATION, ("ablations_*.json",),
-        _study("Number of images", "ouro w4a4o8", ("128", "8"), ("128", "32")), "07_ablations",
+        _study("Number of images", "ouro w4a4o8", ("128", "8"), ("128", "32")), "fig9_samples_windows_refresh",
     ),
     Artefact(
         "fig9b", OURO, "figure 9b", f"a window of 5 x 5 with 12 positives is best {_PUBLISHED}",
         "five pairs of window and positives, three seeds, 500 scenes", *_GENERATION, ("ablations_*.json",),
         _study("Neighborhood and positives", "ouro w4a4o8", ("5x5, 12", "3x3, 4"), ("5x5, 12", "5x5, 4"),
-               ("5x5, 12", "7x7, 24")), "07_ablations",
+               ("5x5, 12", "7x7, 24")), "fig9_samples_windows_refresh",
     ),
     Artefact(
         "fig9c", OURO, "figure 9c", f"neighbors weighted by delta are better than even weights {_PUBLISHED}",
         "both weights and no h_p, three seeds, 500 scenes", *_GENERATION, ("ablations_*.json",),
-        _study("Weights of the neighbors", "ouro w4a4o8", ("delta", "uniform")), "07_ablations",
+        _study("Weights of the neighbors", "ouro w4a4o8", ("delta", "uniform")), "fig9_samples_windows_refresh",
     ),
     Artefact(
         "fig9d", OURO, "figure 9, refresh period",
         "a period of 10 steps, chosen for latency; from its context: longer ones are no better, shorter ones no worse "
         f"{_PUBLISHED}",
         "periods of 1 to all steps, without learned step sizes, synthetic images", *_PARTS, ("ablations_*.json",),
-        _study("Refresh period of the outlier list", "ouro w4a3o8", ("10", "1"), ("10", "5")), "07_ablations",
+        _study("Refresh period of the outlier list", "ouro w4a3o8", ("10", "1"), ("10", "5")), "fig9_samples_windows_refresh",
     ),
     Artefact(
         "table1", OURO, "table 1", "not public; from its context: methods before it, side by side",
         "twelve methods on one bench, scopes, widths and sets", *_METHODS,
-        ("methods_zoo.json",), _no_claim("no order is claimed that a source names"), "04_quantization",
+        ("methods_zoo.json",), _no_claim("no order is claimed that a source names"), "table1_table2_accuracy",
     ),
     Artefact(
         "table2", OURO, "table 2",
         f"classification, Vim-S: W4A4 75.9 on 128 synthetic images against PTQ4VM 69.6 and QMamba 33.6 on real ones {_PUBLISHED}",
         "the same methods, 32 images each, scope lin, 250 scenes", *_METHODS,
-        ("methods_zoo.json",), _classification, "04_quantization",
+        ("methods_zoo.json",), _classification, "table1_table2_accuracy",
     ),
     Artefact(
         "table3", OURO, "table 3", "not public in figures; detection and segmentation", "nothing yet", (), (), (),
@@ -448,13 +448,13 @@ ARTEFACTS: tuple[Artefact, ...] = (
         "one static step, a step per time step, dynamic outliers, learned steps; W4A3, synthetic images, three seeds",
         *_PARTS, ("ablations_*.json",),
         _study("Parts of the quantizer", "ouro w4a3o8", ("a step per time step", "one static step"),
-               ("dynamic outliers", "a step per time step"), ("learned steps", "dynamic outliers")), "04_quantization",
+               ("dynamic outliers", "a step per time step"), ("learned steps", "dynamic outliers")), "table5_table6_ablations",
     ),
     Artefact(
         "table6", OURO, "table 6",
         f"terms of the loss, Vim-S W4A8: L_C + L_O 79.8, L_C 75.5, PSE + L_O 73.5, L_O 21.7 {_PUBLISHED}",
         "the same terms, three seeds, 500 scenes", *_GENERATION, ("ablations_*.json",),
-        _study("Terms of the loss", "ouro w4a4o8", ("L_C + L_O", "L_O"), ("L_C + L_O", "L_C")), "07_ablations",
+        _study("Terms of the loss", "ouro w4a4o8", ("L_C + L_O", "L_O"), ("L_C + L_O", "L_C")), "table5_table6_ablations",
     ),
     Artefact(
         "kscaled-accuracy", KSCALED, "accuracy at 8 bits", "W8A8 with an 8-bit hidden state loses 0.8 to 1.2 points [abstract]",
@@ -463,7 +463,7 @@ ARTEFACTS: tuple[Artefact, ...] = (
          "--out {out}/kscale_full_{model}.json",),
         ("ouro bench quantization {model} --method kscale --bits w8a8 --scope full --calib real=real:8{of} --seeds 1 --limit 100 "
          "--out {out}/kscale_full_{model}.json",),
-        ("kscale_full_*.json",), _kscaled, "05_hidden_state_and_kscale",
+        ("kscale_full_*.json",), _kscaled, "kscaled_hidden_state",
     ),
     Artefact(
         "kscaled-state", KSCALED, "reparameterized hidden state",
@@ -471,7 +471,7 @@ ARTEFACTS: tuple[Artefact, ...] = (
         "error of h in every layer, real images",
         ("ouro bench state {model} --calib real:32{of} --out {out}/state_{model}.json",),
         ("ouro bench state {model} --calib real:4{of} --out {out}/state_{model}.json",),
-        ("state_*.json",), _state, "05_hidden_state_and_kscale",
+        ("state_*.json",), _state, "kscaled_hidden_state",
     ),
     Artefact(
         "ouro-plus", OURS, "OuroMamba+ at equal bits",
@@ -483,7 +483,7 @@ ARTEFACTS: tuple[Artefact, ...] = (
          "ouro bench equal {model} --scope ssm --target 3.25 --calib real:64{of} --out {out}/equal_{model}_ssm.json"),
         ("ouro bench equal {model} --scope lin --target 3.25 --calib real:8{of} --seeds 1 --limit 100 "
          "--out {out}/equal_{model}_lin.json",),
-        ("equal_*.json",), _equal, "",
+        ("equal_*.json",), _equal, "beyond_ouro_plus",
     ),
 )  # fmt: skip
 

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from ouro.jobs import notebook
+from ouro.paper.ledger import ledger
 from ouro.types import Progress, Report, RunInfo
 
 REPORT = Report("made up", {"answer": 42}, RunInfo("cpu", {}, "unknown", 0, 0.0))
@@ -72,3 +73,67 @@ def test_show_draws_a_png_with_its_words(monkeypatch) -> None:
     picture, words = shown
     assert picture.data.startswith(b"\x89PNG") and picture.alt == "a line that rises"
     assert words.data == "a line that rises"
+
+
+def test_cell_has_percent_and_both_ends() -> None:
+    assert notebook.cell(0.823, (0.806, 0.8391)) == "82.3 (80.6 to 83.9)"
+    assert notebook.cell(0.5) == "50.0"
+    assert notebook.gain({"difference": 0.012, "ci95": [-0.003, 0.0271]}) == "+1.2 (-0.3 to +2.7)"
+    assert notebook.top1({"top1": 1.0}) == "100.0"
+    shares = notebook.mean("jaccard")
+    assert (
+        shares({"jaccard": {"mean": 0.5, "ci95": [0.25, 0.75]}}) == "50.0 (25.0 to 75.0)"
+        and shares({"jaccard": None}) == ""
+    )
+
+
+ROWS = [
+    {"method": "ouro", "bits": "w4a4", "top1": 0.9, "ci95": [0.8, 0.95]},
+    {"method": "ouro", "bits": "w8a8", "top1": 0.95},
+    {"method": "minmax", "bits": "w4a4", "top1": 0.1},
+]
+
+
+def test_frame_spreads_one_column_and_keeps_the_order_of_the_rows() -> None:
+    table = notebook.frame(ROWS, index="method", columns="bits", value=notebook.top1)
+    assert list(table.index) == ["ouro", "minmax"] and list(table.columns) == ["w4a4", "w8a8"]
+    assert table.loc["ouro", "w4a4"] == "90.0 (80.0 to 95.0)"
+    assert table.loc["minmax", "w8a8"] == ""
+
+
+def test_frame_takes_titles_and_several_names_for_a_line() -> None:
+    table = notebook.frame(ROWS, index=("method", "bits"), columns={"top-1": notebook.top1, "raw": "top1"})
+    assert table.loc[("ouro", "w8a8"), "raw"] == 0.95 and table.index.names == ["method", "bits"]
+    assert notebook.frame(ROWS[:1], index=lambda row: row["bits"][:2], columns={"x": "top1"}).index[0] == "w4"
+
+
+@pytest.mark.parametrize(
+    "rows, asked, words",
+    [
+        (ROWS, {"index": "method", "columns": {"top-1": "top1"}}, "two rows for 'top-1'"),
+        ([], {"index": "method", "columns": {"top-1": "top1"}}, "no rows"),
+        (ROWS, {"index": "method", "columns": "bits"}, "one column and a value"),
+        (ROWS, {"index": "method", "columns": {"a": "bits"}, "value": "top1"}, "one column and a value"),
+    ],
+    ids=["twice", "none", "no value", "a value too much"],
+)
+def test_frame_refuses_what_is_no_table(rows, asked, words) -> None:
+    with pytest.raises(ValueError, match=words):
+        notebook.frame(rows, **asked)
+
+
+def test_verdict_shows_the_entry_of_the_ledger(monkeypatch) -> None:
+    shown: list[Any] = []
+    monkeypatch.setattr(notebook, "display", shown.append)
+    notebook.verdict("fig4", "fig6")
+    entry = next(one for one in ledger() if one["name"] == "fig4")
+    words, points, *_ = shown
+    assert len(shown) == 4
+    assert f"figure 4: {entry['verdict']}." in words.data and entry["shows"] in words.data
+    assert list(points["verdict"]) == [point["word"] for point in entry["points"]]
+    assert list(points.index) == [point["claim"] for point in entry["points"]]
+
+
+def test_verdict_names_what_there_is() -> None:
+    with pytest.raises(ValueError, match=r"'fig99'; known: fig1"):
+        notebook.verdict("fig99")
