@@ -175,7 +175,8 @@ def _sources(files: Files) -> Iterator[Point]:
 def _between_sets(model: str, pair: Mapping[str, Any]) -> Iterator[Point]:
     """What `ouro bench quantization` says of synthetic images against noise and against real ones."""
     sides = {side["calib"]: side for side in (pair["better"], pair["worse"])}
-    if len(sides) < 2 or "synthetic" not in sides:
+    # nothing won and nothing lost: a method that looks at no calibration image
+    if len(sides) < 2 or "synthetic" not in sides or not pair["won"] + pair["lost"]:
         return
     (other,) = set(sides) - {"synthetic"}
     sign = 1 if pair["better"]["calib"] == "synthetic" else -1
