@@ -231,6 +231,9 @@ def equal(
     ],
     target: Annotated[list[float], typer.Option(help="Mean bits of activations; repeatable.")] = [3.25, 4.25],
     scope: Annotated[list[str], typer.Option(help="Repeatable.")] = ["lin", "ssm"],
+    wide: Annotated[
+        bool, typer.Option("--wide-a/--no-wide-a", help="Beside it with A at 8 bits, where A is rounded.")
+    ] = True,
     calib: Calib = "real:64",
     seeds: Annotated[int, typer.Option(help="Seeds 0 .. seeds - 1.", min=1)] = 3,
     data: Data = "",
@@ -247,7 +250,7 @@ def equal(
     from ouro.jobs.bench.equal import EqualSpec, equal_bits
 
     spec = EqualSpec(
-        source, tuple(method), tuple(target), tuple(scope), True, calib, tuple(range(seeds)), limit, data, device
+        source, tuple(method), tuple(target), tuple(scope), wide, calib, tuple(range(seeds)), limit, data, device
     )
     end(run("equal", equal_bits(spec)), draw.equal, json_=json_, out=out)
 
