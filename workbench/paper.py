@@ -19,7 +19,8 @@ _MARKS = {"seen": "✓", "not resolved": "≈", "not seen": "✗", "opposite": "
 WORDS = tuple(_MARKS)
 _TABS = {
     "fig1": "attention", "fig2": "samples", "fig3": "samples", "fig4": "outliers", "fig5": "samples", "fig7": "outliers",
-    "fig8": "kernels", "table1": "quantize", "table2": "quantize", "kscaled-accuracy": "quantize",
+    "fig8": "kernels", "fig9a": "samples", "fig9b": "samples", "fig9c": "samples", "fig9d": "outliers", "table1": "quantize",
+    "table2": "quantize", "table5": "quantize", "table6": "samples", "kscaled-accuracy": "quantize", "ouro-plus": "quantize",
 }  # fmt: skip
 """Entry of the ledger -> the tab where the same can be tried."""
 
