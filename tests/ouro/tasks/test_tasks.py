@@ -101,8 +101,8 @@ def test_a_model_of_a_task_that_is_not_here_says_so():
 
 
 def test_nothing_but_a_task_picks_the_largest_logit():
-    """argmax elsewhere is over candidates of a search, or of geometry."""
-    allowed = re.compile(r"ouro/(tasks|quant|attention)/|ouro/data/scenes\.py")
+    """argmax elsewhere is over candidates of a search, or of geometry and drawing."""
+    allowed = re.compile(r"ouro/(tasks|quant|attention|figures)/|ouro/data/scenes\.py")
     places = [
         f"{path.relative_to(ROOT)}:{number}"
         for path in sorted((ROOT / "ouro").rglob("*.py"))
