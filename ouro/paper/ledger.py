@@ -361,8 +361,8 @@ ARTEFACTS: tuple[Artefact, ...] = (
     Artefact(
         "fig2", OURO, "figure 2",
         f"what a model is calibrated on decides its accuracy, and synthetic images with h_p are best {_PUBLISHED}",
-        "real images of CIFAR-10: noise, synthetic and real sets of 64 images under four methods at W4A8 to W4A3, three "
-        "seeds, 2000 images, and what their ranges are worth; scenes: sets of five generators, three seeds, 500 images",
+        "real images of CIFAR-10: noise, synthetic and real sets of 64 images under four methods at W4A4 and W4A3, one "
+        "seed, 2000 images, and what their ranges are worth, two seeds; scenes: sets of five generators, three seeds, 500 images",
         (*_QUANTIZATION[0], *_RANGES[0], *_GENERATION[0]), (*_QUANTIZATION[1], *_RANGES[1], *_GENERATION[1]),
         ("quantization_*.json", "ranges_*.json", "ablations_*.json"), _sources,
         "fig2_calibration_sources",
@@ -422,7 +422,7 @@ ARTEFACTS: tuple[Artefact, ...] = (
         "fig9d", OURO, "figure 9, refresh period",
         "a period of 10 steps, chosen for latency; from its context: longer ones are no better, shorter ones no worse "
         f"{_PUBLISHED}",
-        "periods of 1 to all steps, without learned step sizes, synthetic images", *_PARTS, ("ablations_*.json",),
+        "periods of 1 to all steps, without learned step sizes, synthetic images, two seeds, 1000 images", *_PARTS, ("ablations_*.json",),
         _study("Refresh period of the outlier list", "ouro w4a3o8", ("10", "1"), ("10", "5")), "fig9_samples_windows_refresh",
     ),
     Artefact(
@@ -446,7 +446,7 @@ ARTEFACTS: tuple[Artefact, ...] = (
     ),
     Artefact(
         "table5", OURO, "table 5", "not public; from its context: parts of the quantizer one by one",
-        "one static step, a step per time step, dynamic outliers, learned steps; W4A3, synthetic images, three seeds",
+        "one static step, a step per time step, dynamic outliers, learned steps; W4A3, synthetic images, two seeds, 1000 images",
         *_PARTS, ("ablations_*.json",),
         _study("Parts of the quantizer", "ouro w4a3o8", ("a step per time step", "one static step"),
                ("dynamic outliers", "a step per time step"), ("learned steps", "dynamic outliers")), "table5_table6_ablations",
@@ -478,7 +478,7 @@ ARTEFACTS: tuple[Artefact, ...] = (
         "ouro-plus", OURS, "OuroMamba+ at equal bits",
         "ours, no paper's: at equal mean bits of activations it is at least a point over OuroMamba-Quant and over dynamic "
         "per-token rounding",
-        "mean bits of 3.25 and 4.25, 64 real images, three seeds; every method has its outliers or its widths chosen for the "
+        "mean bits of 3.25, 64 real images, two or three seeds; every method has its outliers or its widths chosen for the "
         "target; scope ssm is stored without the part that gives every method an A of 8 bits",
         ("ouro bench equal {model} --scope lin --calib real:64{of} --out {out}/equal_{model}_lin.json",
          "ouro bench equal {model} --scope ssm --target 3.25 --calib real:64{of} --out {out}/equal_{model}_ssm.json"),

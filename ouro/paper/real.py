@@ -28,7 +28,7 @@ def quantization() -> str | None:
         table.append([calib, title(method), *tops, ", ".join(effective)])
     head = ["calibrated on", "method", *(width.upper() for width in bits), "mean bits of activations"]
     note = (
-        f"`{values['model']}`, top-1 in % with 95 % intervals over {len(values['seeds'])} seeds and {values['n']} held-out images, "
+        f"`{values['model']}`, top-1 in % with 95 % intervals over {seeds(values)} and {values['n']} held-out images, "
         f"scope `{values['scope']}`; float model: {share(values['fp_top1'], values['fp_ci95'])}.\n\n"
     )
     named: Rows = []
@@ -38,7 +38,10 @@ def quantization() -> str | None:
             if any(gaps):
                 named.append([title(method), f"{one} over {other}", *gaps])
     words = "\n\nDifferences on the same images, in points:\n\n"
-    command = f"ouro paper run fig2 --model {values['model']}"
+    options = [f"--bits {width}" for width in bits] + [
+        f"--calib {label}={calib}" for label, calib in values["spec"]["calibs"]
+    ]
+    command = f"ouro bench quantization {values['model']} {' '.join(options)} --seeds {len(values['seeds'])} --limit {values['n']}"
     second = markdown(["method", "sets", *(width.upper() for width in bits)], named, 2)
     return made(values, command) + note + markdown(head, table, 2) + words + second
 
@@ -61,7 +64,7 @@ def ranges() -> str | None:
     head = ["model", "bits", "ranges of", "width", "top-1, %", "ahead of real, points", "clipped, %", "lost by clipping, %",
             "lost by rounding, %"]  # fmt: skip
     note = (
-        f"{title(first['method'])}, {len(first['seeds'])} seeds. *Width*: range over that of real images, median over tensors. *Lost*: squared "
+        f"{title(first['method'])}, {seeds(first)}. *Width*: range over that of real images, median over tensors. *Lost*: squared "
         "error over the tensor's sum of squares, median over tensors, on held-out images.\n\n"
     )
     return made(first, "ouro bench ranges MODEL") + note + markdown(head, table, 3)
@@ -92,7 +95,7 @@ def equal() -> str | None:
         "top-1, %",
         f"{ahead} is ahead by, points",
     ]
-    counts = sorted({f"{values['model']}: {len(values['seeds'])} seeds, n = {values['n']}" for values in every})
+    counts = sorted({f"{values['model']}: {seeds(values)}, n = {values['n']}" for values in every})
     note = f"W4, calibrated on {first['calib']}; {'; '.join(counts)}.\n\n"
     return made(first, "ouro bench equal MODEL") + note + markdown(head, table, 4)
 
@@ -113,7 +116,19 @@ def parts() -> str | None:
         texts.append(f"{markdown(head, rows)}\n\nDifferences on the same images, in points: {'; '.join(claims)}.")
     first = values["studies"][0]
     note = f"`{first['model']}`, {first['num']} synthetic images, {values['seeds']} seeds, n = {first['n']}.\n\n"
-    return made(values, f"ouro paper run table5 --model {first['model']}") + note + "\n\n".join(texts)
+    studies = " ".join(f"--study {study['study']}" for study in values["studies"])
+    measures = " ".join(f"--measure {measure.replace(' ', ':')}" for measure in values["measures"])
+    command = (
+        f"ouro bench ablations {first['model']} {studies} --num {first['num']} {measures} --limit {first['n']} "
+        f"--seeds {values['seeds']}"
+    )
+    return made(values, command) + note + "\n\n".join(texts)
+
+
+def seeds(values: Values) -> str:
+    """How many seeds a run had."""
+    count = len(values["seeds"])
+    return f"{count} seed{'s' * (count > 1)}"
 
 
 def points(pair: Values) -> str:

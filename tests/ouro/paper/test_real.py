@@ -48,7 +48,14 @@ def test_sets_are_compared_either_way_around(results) -> None:
     rows = [row("minmax", calib) for calib in ("noise", "synthetic", "real")]
     results(
         f"quantization_{MAIN}.json",
-        {"rows": rows, "pairs": pairs, "scope": "lin", "fp_top1": 0.82, "fp_ci95": [0.8, 0.84]},
+        {
+            "rows": rows,
+            "pairs": pairs,
+            "spec": {"calibs": [["noise", "noise:64"]]},
+            "scope": "lin",
+            "fp_top1": 0.82,
+            "fp_ci95": [0.8, 0.84],
+        },
     )
     text = real.quantization()
     assert text is not None and "| noise | MinMax | 80.0 (78.0 to 82.0) | 4.30 |" in text
@@ -125,7 +132,7 @@ def test_parts_name_what_they_are_compared_with(results) -> None:
         "rows": rows,
         "claims": [claim],
     }
-    results(f"ablations_parts_{MAIN}.json", {"studies": [study], "seeds": 3})
+    results(f"ablations_parts_{MAIN}.json", {"studies": [study], "seeds": 3, "measures": ["ouro w4a3o8"]})
     text = real.parts()
     assert text is not None and "| one static step | 3.50 | 80.0 ± 1.0 |" in text
     assert "a step per time step over one static step: +2.0 (+1.0 to +3.0)" in text
