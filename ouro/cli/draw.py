@@ -205,6 +205,14 @@ def quantization(values: Values) -> Drawn:
     yield _filled(title, columns, rows)
 
 
+def _points(pair: Values | None) -> str:
+    """A difference in points with its interval; empty where there is none."""
+    if pair is None:
+        return ""
+    low, high = pair["ci95"]
+    return f"{100 * pair['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
 def equal(values: Values) -> Drawn:
     """Accuracy at the same mean bits, and what the first method is ahead of each other one."""
     place = ("scope", "wide_A", "target")
@@ -212,8 +220,7 @@ def equal(values: Values) -> Drawn:
     rows = []
     for row in values["rows"]:
         pair = gaps.get((*(row[key] for key in place), row["method"]))
-        low, high = pair["ci95"] if pair else (0, 0)
-        ahead = f"{100 * pair['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})" if pair else ""
+        ahead = _points(pair)
         where = f"{row['scope']}{', A at 8 bits' * row['wide_A']}"
         rows.append((where, f"{row['target']:g}", row["method"], f"{row['bits']:.2f}", percent(row["top1"]), ahead))
     title = f"{values['model']}, {values['calib']}, n = {values['n']}, {len(values['seeds'])} seed(s)"
@@ -227,8 +234,7 @@ def ranges(values: Values) -> Drawn:
     rows = []
     for row in values["rows"]:
         pair = gaps.get((row["bits"], row["calib"], row["factor"]))
-        low, high = pair["ci95"] if pair else (0, 0)
-        ahead = f"{100 * pair['difference']:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})" if pair else ""
+        ahead = _points(pair)
         named = row["calib"] if row["factor"] == 1 else f"{row['calib']} x {row['factor']:g}"
         losses = (percent(row[key]) for key in ("clipped", "clipping", "rounding"))
         rows.append((row["bits"], named, percent(row["top1"]), ahead, f"{row['width']:.2f}", *losses))

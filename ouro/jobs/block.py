@@ -17,7 +17,7 @@ from torch import Tensor
 from ouro.data import normalize
 from ouro.jobs.calibration import calibration_set
 from ouro.jobs.inputs import one_image, open_model, source_of
-from ouro.jobs.outliers import find_tap
+from ouro.jobs.outliers import find_tap, mixer_of
 from ouro.jobs.provenance import run_info
 from ouro.quant.apply import attach_calibration
 from ouro.quant.calibrate import calibrating
@@ -61,7 +61,7 @@ def block(spec: BlockSpec) -> Generator[Progress, None, Report]:
     """
     started = time.perf_counter()
     model = open_model(spec.model, spec.device)
-    mixer, orders = _mixer(model.mixers(), spec.layer, model.info.name)
+    mixer, orders = mixer_of(model, spec.layer)
     known = {path: tap for path, tap in taps(model) if path.startswith(f"{mixer}.")}
     yield Progress(0, 1, f"{len(known)} tensors of {mixer}")
     with torch.no_grad(), record(model, *known) as trace:
@@ -89,12 +89,6 @@ def block(spec: BlockSpec) -> Generator[Progress, None, Report]:
         "scope": spec.scope, "lanes": scan_names(orders), "boxes": boxes,
     }  # fmt: skip
     return Report("block", values, run_info(spec.seed, started, model.device))
-
-
-def _mixer(mixers: dict[str, Any], layer: int, name: str) -> tuple[str, Any]:
-    if not 0 <= layer < len(mixers):
-        raise ValueError(f"layer is {layer}, {name} has layers 0 to {len(mixers) - 1}")
-    return list(mixers.items())[layer]
 
 
 def _column(tap: Tap, lane: int | None, scanned: bool) -> int:

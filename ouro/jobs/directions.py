@@ -13,6 +13,7 @@ import torch
 
 from ouro.data import normalize
 from ouro.jobs.inputs import one_image, open_model, source_of
+from ouro.jobs.outliers import mixer_of
 from ouro.jobs.provenance import run_info
 from ouro.scan.order import scan_names, to_raster
 from ouro.taps import record
@@ -45,10 +46,7 @@ def directions(spec: DirectionSpec) -> Generator[Progress, None, Report]:
     """
     started = time.perf_counter()
     model = open_model(spec.model, spec.device)
-    mixers = model.mixers()
-    if not 0 <= spec.layer < len(mixers):
-        raise ValueError(f"layer is {spec.layer}, {model.info.name} has layers 0 to {len(mixers) - 1}")
-    mixer, orders = list(mixers.items())[spec.layer]
+    mixer, orders = mixer_of(model, spec.layer)
     pixels, source = one_image(model.info, spec.sample, spec.image, spec.data)
     yield Progress(0, 1, f"states of {mixer}")
     operands = (f"{mixer}.scans.*.tap_{name}" for name in ("u", "delta", "A", "B", "C", "D", "y", "h"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -151,18 +151,27 @@ def static_list(spec: OutlierSpec, model: VisionModel) -> Tensor:
     return mean > threshold(mean, torch.zeros_like(mean, dtype=torch.bool), spec.kappa)
 
 
+def mixer_of(model: VisionModel, layer: int) -> tuple[str, Sequence[ScanOrder]]:
+    """(path, orders of its scans) of a layer's mixer.
+
+    Raises:
+        ValueError: there is no such layer.
+    """
+    mixers = model.mixers()
+    if not 0 <= layer < len(mixers):
+        raise ValueError(f"layer is {layer}, {model.info.name} has layers 0 to {len(mixers) - 1}")
+    return list(mixers.items())[layer]
+
+
 def find_tap(model: VisionModel, layer: int, tensor: str, direction: str) -> tuple[str, Tap]:
     """(path, tap) of a tensor of a layer, in one direction where the layer has more than one scan.
 
     Raises:
         ValueError: unknown layer, tensor or direction.
     """
-    mixers = model.mixers()
-    if not 0 <= layer < len(mixers):
-        raise ValueError(f"layer is {layer}, {model.info.name} has layers 0 to {len(mixers) - 1}")
+    mixer, orders = mixer_of(model, layer)
     if tensor not in TENSORS:
         raise ValueError(f"unknown tensor {tensor!r}; known: {', '.join(TENSORS)}")
-    mixer, orders = list(mixers.items())[layer]
     names = scan_names(orders)
     direction = direction or names[0]
     if direction not in names:

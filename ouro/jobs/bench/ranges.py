@@ -7,7 +7,6 @@ images, all made narrower by one factor. If that does as well, the set's images 
 
 from __future__ import annotations
 
-import copy
 import os
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -138,29 +137,26 @@ def _cell(
     attach_calibration(model, calibration)
     try:
         chosen = CompareSpec(spec.model, (spec.method,), (bits,), limit=spec.limit, data=spec.data, device=spec.device)
+        quantizers = _quantizers(model, spec.method)
         accuracy = measured(model, chosen)
     finally:
         detach(model)
-    mine, theirs = _quantizers(model, calibration), _quantizers(model, real)
-    widths = [float((quantizer.scale / theirs[path].scale).detach()) for path, quantizer in mine.items()]
-    return accuracy | {"width": median(widths)} | _errors(model, mine, spec)
+    widths = [float(calibration.state[path]["scale"] / real.state[path]["scale"]) for path in quantizers]
+    return accuracy | {"width": median(widths)} | _errors(model, quantizers, spec)
 
 
-def _quantizers(model: VisionModel, calibration: Calibration) -> dict[str, TensorQuantizer]:
-    """Those of activations.
+def _quantizers(model: VisionModel, method: str) -> dict[str, TensorQuantizer]:
+    """Those of activations, on a model that has them.
 
     Raises:
         ValueError: one without a single static range.
     """
-    rounded = attach_calibration(copy.deepcopy(model), calibration)
     chosen = {
-        path: tap.quantizer for path, tap in taps(rounded) if tap.quantizer is not None and tap.site not in WEIGHT_SITES
+        path: tap.quantizer for path, tap in taps(model) if tap.quantizer is not None and tap.site not in WEIGHT_SITES
     }
     for path, quantizer in chosen.items():
         if not isinstance(quantizer, TensorQuantizer):
-            raise ValueError(
-                f"{calibration.plan.method} has no single static range at {path!r}; take minmax or clipped"
-            )
+            raise ValueError(f"{method} has no single static range at {path!r}; take minmax or clipped")
     return cast(dict[str, TensorQuantizer], chosen)
 
 
