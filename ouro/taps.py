@@ -42,8 +42,10 @@ SITES = {
     "attention.q": "queries of softmax attention",
     "attention.k": "keys of softmax attention",
     "attention.v": "values of softmax attention",
-    "head.in": "input of the classifier",
-    "head.weight": "weight of the classifier",
+    "decoder.in": "input of a convolution in the head of a dense task",
+    "decoder.weight": "weight of a convolution in the head of a dense task",
+    "head.in": "input of the layer that gives the answer",
+    "head.weight": "weight of the layer that gives the answer",
     "block.out": "output of a block's mixer, before the residual sum",
 }
 """Every kind of tensor that can be tapped; `Tap.site` is one of these."""

@@ -217,6 +217,39 @@ class AttentionMap:
 
 
 @dataclass(frozen=True, slots=True)
+class Batch:
+    """Images in model space [b 3 h w] that a model learns from, and their targets [b ...].
+
+    others, share: of mixed images the labels count `share` [], those of the other image the rest; see
+        `ouro.data.augment.Mixed`. A recipe that mixes has them in every batch.
+    conditions: what the model is given beside the images, each [b ...].
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    others: Tensor | None = None
+    share: Tensor | None = None
+    conditions: tuple[Tensor, ...] = ()
+
+    def main_labels(self) -> Tensor:
+        """Of every image, the label that counts more [b]."""
+        if self.others is None or self.share is None:
+            return self.labels
+        return self.labels.where(self.share >= 0.5, self.others)
+
+    def tensors(self) -> list[Tensor]:
+        """All that the batch consists of."""
+        mixed = [value for value in (self.others, self.share) if value is not None]
+        return [self.inputs, self.labels, *mixed, *self.conditions]
+
+    def copied(self) -> Batch:
+        """The same in memory of its own."""
+        others, share = (None if value is None else value.clone() for value in (self.others, self.share))
+        conditions = tuple(value.clone() for value in self.conditions)
+        return Batch(self.inputs.clone(), self.labels.clone(), others, share, conditions)
+
+
+@dataclass(frozen=True, slots=True)
 class CalibrationSet:
     """Images in model space [s 3 h w], their target labels [s], and what made them."""
 

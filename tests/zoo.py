@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ _SMALL: dict[str, dict[str, Any]] = {
         "image": 24,
     },
     "ZigMaConfig": {"width": 32, "depth": 3, "image": 6},
+    "SegmenterConfig": {"channels": 8, "aux": 8, "pools": (1, 2), "image": 24},
 }  # fmt: skip
 """Name of a family's config -> the fields that make it small; all that a name stands for besides stays."""
 
@@ -30,12 +32,12 @@ _SMALL: dict[str, dict[str, Any]] = {
 def small(name: str, seed: int = 0) -> Family:
     """A small model of this name; weights drawn by the seed."""
     config = variant(name).config
-    changes = _SMALL[type(config).__name__]
-    if hasattr(config, "directions"):
-        changes = changes | {"directions": config.directions[:2]}
-    if hasattr(config, "stride"):
-        # as much overlap of patches as at full size
-        changes = changes | {"stride": config.stride * changes["patch"] // config.patch}
+    changes = _changes(config)
+    if hasattr(config, "body"):
+        changes |= {"body": replace(config.body, **_changes(config.body))}
+        # as many features as the shortened backbone has
+        features = [feature for feature in config.features if feature < getattr(changes["body"], "depth", 0)]
+        changes |= {"features": tuple(features), "scales": config.scales[: len(features)]} if config.features else {}
     classes = {"num_classes": 5, "class_names": ()} if hasattr(config, "num_classes") else {}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -46,6 +48,17 @@ def small(name: str, seed: int = 0) -> Family:
                 if parameter.abs().max() < 1e-3:
                     parameter.normal_(std=0.1)
     return model
+
+
+def _changes(config: Any) -> dict[str, Any]:
+    """What makes a config small."""
+    changes = dict(_SMALL[type(config).__name__])
+    if hasattr(config, "directions"):
+        changes["directions"] = config.directions[:2]
+    if hasattr(config, "stride"):
+        # as much overlap of patches as at full size
+        changes["stride"] = config.stride * changes["patch"] // config.patch
+    return changes
 
 
 def skeleton(name: str) -> Family:

@@ -12,6 +12,8 @@ from ouro.registry import DATASETS
 
 SPLITS = ("train", "calib", "test")
 """The parts that sets are divided into; a folder alone is the same images in each."""
+IGNORED = 255
+"""The class of a pixel that nobody knows: it is neither trained on nor scored."""
 
 
 class Dataset(Protocol):
@@ -28,6 +30,9 @@ class Dataset(Protocol):
         "augmented": augmented(step_seed, n) -> random training images and their labels as `images` gives them, the
             same for the same `step_seed`; of the split "train".
         "series": any number of different images; the option `seed` says which endless series.
+    targets: what `images` gives beside the images. "labels": the class of each image, int64 [n]. "segments": the class of
+        each pixel, int64 [n h w], IGNORED where nobody knows it. "boxes": rows [n m 6] of x0, y0, x1, y1 in pixels,
+        class, crowd; rows that stand for nothing have the class -1, crowd 1 marks a group that counts neither way.
     square: images have one side only; `size` is no (height, width).
     files: images are pictures of any size, cut to what a model wants to see: the set takes its crop_pct, interpolation,
         mean and std.
@@ -37,6 +42,7 @@ class Dataset(Protocol):
     needs_argument: ClassVar[bool] = True
     splits: ClassVar[tuple[str, ...]] = SPLITS
     provides: ClassVar[frozenset[str]] = frozenset()
+    targets: ClassVar[str] = "labels"
     files: ClassVar[bool] = False
     square: ClassVar[bool] = False
     classes: tuple[str, ...]
@@ -46,7 +52,7 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def images(self, start: int, n: int) -> tuple[Tensor, Tensor | None]:
-        """Images start..start+n as uint8 [n 3 h w] and their labels int64 [n], None where nobody knows them."""
+        """Images start..start+n as uint8 [n 3 h w] and their `targets`, None where nobody knows them."""
         ...
 
 

@@ -22,13 +22,13 @@ from ouro.data import Dataset, check_range, check_split
 MEAN = (0.496, 0.496, 0.496)
 STD = (0.271, 0.271, 0.271)
 
-_SPLIT_START = {"train": 0, "calib": 2**40, "test": 2**41}
-_SPLIT_LENGTH = {"train": 2**40, "calib": 10_000, "test": 10_000}
-_SPLIT_ROOM = 2**40
-_SMALLEST = 16
+SPLIT_START = {"train": 0, "calib": 2**40, "test": 2**41}
+SPLIT_LENGTH = {"train": 2**40, "calib": 10_000, "test": 10_000}
+SPLIT_ROOM = 2**40
+SMALLEST = 16
 
 # the random words of one scene: [scalars | low-frequency light | object grain | ground grain | pixel noise]
-_SCALARS, _LIGHT, _GRAIN = 112, 5, 9
+_SCALARS, LIGHT, GRAIN = 112, 5, 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,18 +147,18 @@ def _extreme_points(label: int) -> tuple[np.ndarray, np.ndarray]:
     return points[0, extreme], points[1, extreme]
 
 
-def _smooth_field(values: np.ndarray, size: int) -> np.ndarray:
+def smooth_field(values: np.ndarray, size: int) -> np.ndarray:
     cells = values.shape[0]
     weights = _upsampler(cells, size)
     return weights @ values @ weights.T
 
 
-def _texture(draws: Iterator[float], grain: np.ndarray, size: int) -> np.ndarray:
+def texture(draws: Iterator[float], grain: np.ndarray, size: int) -> np.ndarray:
     """How much of the second color each pixel takes, 0..1: flat with grain, stripes, checker, dots or a gradient."""
     kind, angle = int(next(draws) * 5), 2 * pi * next(draws)
     frequency, phase, phase_across = 4 + 5 * next(draws), next(draws), next(draws)
     if kind == 0:
-        return _smooth_field(grain, size)
+        return smooth_field(grain, size)
     axis = _pixel_centers(size)
     along = (cos(angle) * axis)[None, :] + (sin(angle) * axis)[:, None]
     if kind == 1:
@@ -173,19 +173,29 @@ def _texture(draws: Iterator[float], grain: np.ndarray, size: int) -> np.ndarray
     return np.clip(2 * (wave + wave_across) - 1, 0, 1)
 
 
+def ground_color(draws: Iterator[float]) -> list[float]:
+    """A color that is neither black nor white."""
+    return [0.05 + 0.9 * next(draws) for _ in range(3)]
+
+
+def object_color(draws: Iterator[float], ground: list[float]) -> list[float]:
+    """The first of six colors that is far enough from the ground's, or the farthest."""
+    colors = [[next(draws) for _ in range(3)] for _ in range(6)]
+    gaps = [sum((a - b) ** 2 for a, b in zip(ground, color, strict=True)) for color in colors]
+    return colors[next((i for i, gap in enumerate(gaps) if gap > 0.36), gaps.index(max(gaps)))]
+
+
 def _colors(draws: Iterator[float]) -> np.ndarray:
     """Two ground colors and two object colors [4 3]: the pairs stay apart, on no fixed side of one another."""
-    ground = [0.05 + 0.9 * next(draws) for _ in range(3)]
-    objects = [[next(draws) for _ in range(3)] for _ in range(6)]
-    gaps = [sum((a - b) ** 2 for a, b in zip(ground, color, strict=True)) for color in objects]
-    chosen = objects[next((i for i, gap in enumerate(gaps) if gap > 0.36), gaps.index(max(gaps)))]
+    ground = ground_color(draws)
+    chosen = object_color(draws, ground)
     shifts = [[0.4 * next(draws) - 0.2 for _ in range(3)] for _ in range(2)]
     pairs = [ground, [g + s for g, s in zip(ground, shifts[0], strict=True)]]
     pairs += [chosen, [c + s for c, s in zip(chosen, shifts[1], strict=True)]]
     return np.array(pairs, dtype=np.float32)
 
 
-def _clutter(draws: Iterator[float], size: int) -> np.ndarray:
+def clutter(draws: Iterator[float], size: int) -> np.ndarray:
     """Opacity [h w] of one distractor: a soft blob, a thin line or a thin arc. None has a class's outline."""
     axis = _pixel_centers(size)
     kind, x0, y0, angle = int(next(draws) * 3), next(draws), next(draws), 2 * pi * next(draws)
@@ -203,9 +213,12 @@ def _clutter(draws: Iterator[float], size: int) -> np.ndarray:
     return np.clip(0.5 - distance * size, 0, 1)
 
 
-def _place(draws: Iterator[float], label: int, size: int) -> np.ndarray:
-    """Opacity [h w] of the shape at a random place, size and rotation; its box is 38..75 % of the side, inside."""
-    angle, extent = 2 * pi * next(draws), 0.38 + 0.37 * next(draws)
+def place(draws: Iterator[float], label: int, size: int, least: float = 0.38, spread: float = 0.37) -> np.ndarray:
+    """Opacity [h w] of the shape at a random place, size and rotation, inside the image.
+
+    Its box is least .. least + spread of the side; five numbers are drawn.
+    """
+    angle, extent = 2 * pi * next(draws), least + spread * next(draws)
     stretch = 0.87 + 0.13 * next(draws)
     c, s = cos(angle), sin(angle)
     x, y = _extreme_points(label)
@@ -228,40 +241,56 @@ def draw(seed: int, index: int, size: int = 56) -> Scene:
     Raises:
         ValueError: a negative seed or index, or fewer than 16 pixels a side, where shapes dissolve.
     """
-    if min(seed, index) < 0 or max(seed, index) >= 2**63 or size < _SMALLEST:
-        limits = f"seed and index 0 or more, below 2**63, and size at least {_SMALLEST}"
+    if min(seed, index) < 0 or max(seed, index) >= 2**63 or size < SMALLEST:
+        limits = f"seed and index 0 or more, below 2**63, and size at least {SMALLEST}"
         raise ValueError(f"scene (seed {seed}, index {index}, size {size}) cannot be drawn; give {limits}")
-    grains = 2 * _GRAIN**2
-    fixed = _SCALARS + _LIGHT**2 + grains
+    grains = 2 * GRAIN**2
+    fixed = _SCALARS + LIGHT**2 + grains
     # raw words, not Generator methods: only the bit stream of a BitGenerator is promised never to change
     words = np.random.Philox(key=[seed, index]).random_raw(fixed + (3 * size * size + 3) // 4)
     units = (words[:fixed] >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)
     draws = iter(units[:_SCALARS].tolist())
-    light = units[_SCALARS : fixed - grains].reshape(_LIGHT, _LIGHT)
-    object_grain, ground_grain = units[fixed - grains :].reshape(2, _GRAIN, _GRAIN)
+    light = units[_SCALARS : fixed - grains].reshape(LIGHT, LIGHT)
+    object_grain, ground_grain = units[fixed - grains :].reshape(2, GRAIN, GRAIN)
 
     label = int(next(draws) * len(CLASSES))
-    opacity = _place(draws, label, size)
+    opacity = place(draws, label, size)
     colors = _colors(draws)[:, :, None, None]
-    ground = colors[0] + (colors[1] - colors[0]) * _texture(draws, ground_grain, size)
-    figure = colors[2] + (colors[3] - colors[2]) * _texture(draws, object_grain, size)
+    ground = colors[0] + (colors[1] - colors[0]) * texture(draws, ground_grain, size)
+    figure = colors[2] + (colors[3] - colors[2]) * texture(draws, object_grain, size)
+    ground = cluttered(draws, ground)
+    image = ground + (figure - ground) * opacity
+
+    pixels = photographed(draws, image, light, words[fixed:])
+    mask = opacity >= 0.5
+    return Scene(pixels, label, mask, box_of(mask))
+
+
+def cluttered(draws: Iterator[float], ground: np.ndarray) -> np.ndarray:
+    """The ground [3 h w] with two to four distractors on it."""
+    size = ground.shape[-1]
     for _ in range(2 + int(3 * next(draws))):
         strength = 0.4 + 0.4 * next(draws)
         color = np.array([next(draws), next(draws), next(draws)], dtype=np.float32)[:, None, None]
-        ground += (color - ground) * (strength * _clutter(draws, size))
-    image = ground + (figure - ground) * opacity
+        ground = ground + (color - ground) * (strength * clutter(draws, size))
+    return ground
 
+
+def photographed(draws: Iterator[float], image: np.ndarray, light: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """Colors [3 h w] under uneven light and with pixel noise made of the words: uint8 [3 h w]."""
+    size = image.shape[-1]
     axis = _pixel_centers(size) - np.float32(0.5)
     slope_x, slope_y = 0.5 * next(draws) - 0.25, 0.5 * next(draws) - 0.25
-    image *= (0.9 + slope_x * axis)[None, :] + (slope_y * axis)[:, None] + 0.2 * _smooth_field(light, size)
-    noise = words[fixed:].view(np.int16)[: 3 * size * size].reshape(3, size, size)
-    image += noise * np.float32((0.01 + 0.06 * next(draws)) / 2**15)
-    pixels = np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8)
+    image = image * ((0.9 + slope_x * axis)[None, :] + (slope_y * axis)[:, None] + 0.2 * smooth_field(light, size))
+    noise = words.view(np.int16)[: 3 * size * size].reshape(3, size, size)
+    image = image + noise * np.float32((0.01 + 0.06 * next(draws)) / 2**15)
+    return np.clip(image * 255 + 0.5, 0, 255).astype(np.uint8)
 
-    mask = opacity >= 0.5
+
+def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """(x0, y0, x1, y1) of a mask [h w], x1 and y1 excluded."""
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
-    return Scene(pixels, label, mask, box)
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 class Scenes(Dataset):
@@ -285,24 +314,24 @@ class Scenes(Dataset):
     def __init__(self, split: str = "test", size: int = 56, seed: int = 0) -> None:
         check_split(split, self.splits)
         self.split, self.size, self.seed = split, size, seed
-        self.start = _SPLIT_START[split]
+        self.start = SPLIT_START[split]
 
     def __len__(self) -> int:
-        return _SPLIT_LENGTH[self.split]
+        return SPLIT_LENGTH[self.split]
 
     def scene(self, index: int) -> Scene:
         """Scene `index` of this split, counted from 0."""
-        check_range(index, 1, _SPLIT_ROOM)
+        check_range(index, 1, SPLIT_ROOM)
         return draw(self.seed, self.start + index, self.size)
 
     def images(self, start: int, n: int) -> tuple[Tensor, Tensor]:
         """Scenes start..start+n: images uint8 [n 3 h w] and labels int64 [n]."""
-        check_range(start, n, _SPLIT_ROOM)
+        check_range(start, n, SPLIT_ROOM)
         scenes = [self.scene(index) for index in range(start, start + n)]
         pixels = torch.from_numpy(np.stack([scene.image for scene in scenes]))
         return pixels, torch.tensor([scene.label for scene in scenes])
 
     def masks(self, start: int, n: int) -> Tensor:
         """Where the object is, in scenes start..start+n: bool [n h w]."""
-        check_range(start, n, _SPLIT_ROOM)
+        check_range(start, n, SPLIT_ROOM)
         return torch.from_numpy(np.stack([self.scene(index).mask for index in range(start, start + n)]))

@@ -23,8 +23,7 @@ def outcomes(model: VisionModel, batches: Iterable[tuple[Tensor, Tensor | None]]
     """
     task = task_of(model)
     for images, targets in batches:
-        with torch.no_grad():
-            outputs = model(images.to(model.device))
+        outputs = task.run(model, images.to(model.device), targets)
         task.check(outputs)
         yield task.outcomes(outputs, targets)
 

@@ -127,7 +127,7 @@ class FusedModel(VisionModel):
         self.layers = nn.ModuleList(
             FusedBlock(path, cast(Block, block), dtype, steps, mode, backend) for path, block in model.blocks().items()
         )
-        self.norm_f = Norm(model.norm_f, backend)
+        self.norm_f = Norm(cast(RMSNorm, model.norm_f), backend)
         # everything but the blocks stays what it was
         self.hull = model.to(dtype)
         self.hull.layers = nn.ModuleList()

@@ -48,6 +48,7 @@ class TrainSpec:
         Models without a class token take long to find a small object in clutter that they have never seen alone.
     augment: None takes batches as the data set makes them (fresh or augmented ones).
     device: "auto", "cpu", "cuda" or "cuda:1". start: the model whose weights are trained on; None draws new ones.
+    body: the classifier whose weights the backbone of a dense model starts with; "" draws new ones.
     """
 
     name: str
@@ -64,6 +65,7 @@ class TrainSpec:
     augment: Augment | None = None
     device: str = "auto"
     start: ModelSource | None = None
+    body: str = ""
 
     @property
     def steps(self) -> int:
@@ -90,6 +92,14 @@ RECIPES = {
         "mambavision_nano", "scenes", (Round(2e-3, ((56, 900),)), Round(2e-3, ((56, 900),))), reveal=300
     ),
     "vim_nano_digits": TrainSpec("vim_nano_digits", "digits", (Round(2e-3, ((32, 300), (56, 150))),)),
+    "vmamba_nano_seg": TrainSpec(
+        "vmamba_nano_seg",
+        "scenes_seg",
+        (Round(1e-3, ((96, 1000),)), Round(1e-3, ((96, 1000),))),
+        batch=16,
+        smoothing=0.0,
+        body="vmamba_nano",
+    ),
     "vim_micro_cifar10": _cifar10("vim_micro_cifar10", 3067, seed=0),
     "vim_micro_cifar10_witness": _cifar10("vim_micro_cifar10_witness", 1335, seed=1),
 }

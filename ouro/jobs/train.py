@@ -24,7 +24,7 @@ from ouro.jobs.provenance import device_name, run_info
 from ouro.jobs.recipes import RECIPES, Augment, Round, TrainSpec
 from ouro.jobs.training_batches import training_batches, training_set
 from ouro.jobs.training_step import TrainingStep
-from ouro.models import variant
+from ouro.models import create_model, variant
 from ouro.models.position import resize_pos_embed
 from ouro.quant.apply import weights_digest
 from ouro.store import check_writable, digest, read_json, read_tensors, write_json, write_tensors
@@ -46,7 +46,10 @@ def new_model(spec: TrainSpec) -> VisionModel:
     entry = variant(spec.name)
     with torch.random.fork_rng():
         torch.manual_seed(spec.seed)
-        return entry.build(replace(entry.config, image=spec.rounds[0].phases[0][0]), spec.name)
+        model: Any = entry.build(replace(entry.config, image=spec.rounds[0].phases[0][0]), spec.name)
+    if spec.body:
+        model.begin_from(create_model(spec.body, pretrained=True))
+    return model
 
 
 def train_round(
@@ -61,7 +64,8 @@ def train_round(
     for size, steps in round_.phases:
         model = _at_size(model, size)
         batch_of = training_batches(spec, size, model.info, device)
-        step_ = TrainingStep(model, spec, round_.lr)
+        task = task_of(model)
+        step_ = TrainingStep(model, spec, round_.lr, task=task)
         for step in range(steps):
             # warm-up in each phase, one cosine over the round
             rate = min(1.0, (step + 1) / spec.warmup) * 0.5 * (1 + math.cos(math.pi * done / round_.steps))
@@ -69,11 +73,11 @@ def train_round(
             step_(batch, rate, min(spec.ema, (1 + step) / (10 + step)))
             done += 1
             if done % 20 == 0 or done == round_.steps:
-                loss, outcomes_ = step_.loss.item(), task_of(model).outcomes(step_.logits, batch.main_labels())
-                right = outcomes_.float().mean().item()
-                entry = {"step": before + done, "size": size, "loss": round(loss, 4), "batch_top1": right}
+                loss, note = step_.loss.item(), task.note(step_.outputs, batch)
+                entry = {"step": before + done, "size": size, "loss": round(loss, 4), **note}
                 log.append(entry)
-                yield Progress(before + done, spec.steps, f"{size}px loss {loss:.3f} top-1 {right:.2f}", entry)
+                words = "".join(f" {key.replace('_', ' ')} {value:.2f}" for key, value in note.items())
+                yield Progress(before + done, spec.steps, f"{size}px loss {loss:.3f}{words}", entry)
         model.load_state_dict(step_.average)
     return model.eval()
 
@@ -129,16 +133,16 @@ def measured_card(
     info = model.info
     held_out = load(spec.data, split="test", size=info.input_size[-1])
     wanted = min(HELD_OUT, len(held_out))
-    right = torch.zeros(0, dtype=torch.bool)
+    seen: list[torch.Tensor] = []
     for one in outcomes(model, batches(held_out, 100, limit=wanted, mean=info.mean, std=info.std)):
-        right = torch.cat([right, one])
-        yield Progress(len(right), wanted, "held-out split")
+        seen.append(one)
+        yield Progress(sum(map(len, seen)), wanted, "held-out split")
     return {
         "model": spec.name,
         "parameters": sum(p.numel() for p in model.parameters()),
         "data": spec.data,
         "split": "test",
-        **task_of(model).score(right),
+        **task_of(model).score(torch.cat(seen)),
         **facts,
         "steps": spec.steps,
         "train_seconds": round(history["seconds"]),
@@ -168,7 +172,8 @@ def _at_size(model: VisionModel, size: int) -> VisionModel:
     made: Any = model
     other: VisionModel = type(made)(replace(made.config, image=size), made.info.name)
     state = model.state_dict()
-    if "pos_embed" in state:
-        state["pos_embed"] = resize_pos_embed(state["pos_embed"], model.info.cls_index, other.info.stages[0].grid)
+    for key in ("pos_embed", "backbone.pos_embed"):
+        if key in state:
+            state[key] = resize_pos_embed(state[key], model.info.cls_index, other.info.stages[0].grid)
     other.load_state_dict(state)
     return other.to(next(model.parameters()).device).train()

@@ -13,8 +13,8 @@ from torch import Tensor
 from ouro.data import Dataset, kind, load, normalize
 from ouro.data.augment import generator, jittered, mixed
 from ouro.jobs.recipes import Augment, TrainSpec
-from ouro.jobs.training_step import Batch
-from ouro.types import ModelInfo
+from ouro.tasks import task_of
+from ouro.types import Batch, ModelInfo
 
 MOST_BYTES = 4 * 2**30
 """What a training set may take on the device; all of CIFAR-10 takes 0.15 GB."""
@@ -65,6 +65,7 @@ class Drawn:
         if spec.reveal and "masks" not in data.provides:
             raise ValueError(f"reveal is {spec.reveal}, but {spec.data} has no masks; take 0")
         self.spec, self.data, self.info, self.device = spec, data, info, device
+        self.task = task_of(info)
         self._epochs = Epochs(len(data), spec.seed, spec.batch)
 
     def __call__(self, step: int) -> Batch:
@@ -73,7 +74,7 @@ class Drawn:
         if step < self.spec.reveal:
             masks = self.data.masks(step * self.spec.batch, self.spec.batch).to(self.device)
             inputs = revealed(inputs, masks, step / self.spec.reveal)
-        return Batch(inputs, labels)
+        return self.task.lesson(Batch(inputs, labels), generator(self.spec.seed, step))
 
     def _images(self, step: int) -> tuple[Tensor, Tensor]:
         size = self.spec.batch
@@ -104,6 +105,7 @@ class Held:
             )
         self.spec, self.augment, self.info, self.device = spec, augment, info, device
         images, labels = data.images(0, len(data))
+        self.task = task_of(info)
         self._images, self._labels = images.to(device), _labelled(spec, labels).to(device)
         self._epochs = Epochs(len(data), spec.seed, spec.batch)
 
@@ -113,7 +115,7 @@ class Held:
         images, labels = jittered(self._images[chosen], random, pad=how.pad, light=how.light), self._labels[chosen]
         inputs = normalize(images, self.info.mean, self.info.std)
         if not how.mix:
-            return Batch(inputs, labels)
+            return self.task.lesson(Batch(inputs, labels), random)
         # a recorded step takes batches of one form: one that is not mixed is all its own
         part = how.mix if step < how.until * self.spec.steps else 0.0
         made = mixed(inputs, labels, random, part=part, alpha=how.alpha)

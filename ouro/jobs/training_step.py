@@ -10,42 +10,19 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ouro.jobs.recipes import TrainSpec
+from ouro.tasks import Task
+from ouro.tasks.classification import Classification
+from ouro.types import Batch
 
 _WARM_UPS = 3
 """Steps before the recording: kernels are compiled, workspaces and moments allocated. They leave no trace."""
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Images in model space [b 3 h w] and labels [b].
-
-    others, share: of mixed images the labels count `share` [], those of the other image the rest; see
-        `ouro.data.augment.Mixed`. A recipe that mixes has them in every batch.
-    """
-
-    inputs: Tensor
-    labels: Tensor
-    others: Tensor | None = None
-    share: Tensor | None = None
-
-    def main_labels(self) -> Tensor:
-        """Of every image, the label that counts more [b]."""
-        if self.others is None or self.share is None:
-            return self.labels
-        return torch.where(self.share < 0.5, self.others, self.labels)
-
-    def tensors(self) -> list[Tensor]:
-        """All that the batch consists of."""
-        return [value for field in fields(self) if (value := getattr(self, field.name)) is not None]
 
 
 class TrainingStep:
@@ -53,17 +30,20 @@ class TrainingStep:
 
     Args:
         lr: highest learning rate; every step is given its part of it.
+        task: what the model is for; its loss is the step's.
         record: replay the step as a CUDA graph where there is one. What cannot be recorded runs as it is, and that is
             logged once.
     """
 
     loss: Tensor
     """Of the last step, []; a recorded step overwrites it."""
-    logits: Tensor
-    """Of the last step, [b k]; a recorded step overwrites them."""
+    outputs: Any
+    """Of the last step, without gradient; a recorded step overwrites them."""
 
-    def __init__(self, model: nn.Module, spec: TrainSpec, lr: float, *, record: bool = True) -> None:
-        self.model, self.spec, self.lr = model, spec, lr
+    def __init__(
+        self, model: nn.Module, spec: TrainSpec, lr: float, *, task: Task | None = None, record: bool = True
+    ) -> None:
+        self.model, self.spec, self.lr, self.task = model, spec, lr, task or Classification()
         self.average = {key: value.clone() for key, value in model.state_dict().items()}
         self.device = next(model.parameters()).device
         cuda = self.device.type == "cuda"
@@ -90,7 +70,7 @@ class TrainingStep:
         with torch.cuda.device(self.device), _tensor_cores():
             if self._to_record:
                 self._to_record = False
-                self._batch = Batch(*(value.clone() for value in batch.tensors()))
+                self._batch = batch.copied()
                 self._graph = self._recorded(self._batch, self._moved)
             if self._graph is None or self._batch is None:
                 self._advance(batch, self._moved)
@@ -101,11 +81,7 @@ class TrainingStep:
 
     def _advance(self, batch: Batch, moved: float | Tensor) -> None:
         """The step itself; `moved` is how much of the new weights the average takes."""
-        logits = self.model(batch.inputs)
-        loss = F.cross_entropy(logits, batch.labels, label_smoothing=self.spec.smoothing)
-        if batch.others is not None and batch.share is not None:
-            other = F.cross_entropy(logits, batch.others, label_smoothing=self.spec.smoothing)
-            loss = batch.share * loss + (1 - batch.share) * other
+        loss, outputs = self.task.teach(self.model, batch, self.spec.smoothing)
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.spec.clip)
@@ -114,7 +90,7 @@ class TrainingStep:
             # a counter of batches has no average
             average = self.average[key]
             average.lerp_(value, moved) if value.is_floating_point() else average.copy_(value)
-        self.loss, self.logits = loss.detach(), logits.detach()
+        self.loss, self.outputs = loss.detach(), outputs
 
     def _recorded(self, batch: Batch, moved: Tensor) -> torch.cuda.CUDAGraph | None:
         """The step on these buffers as a graph; None where it does something that no graph holds."""

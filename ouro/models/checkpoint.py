@@ -51,7 +51,8 @@ class Checkpoint:
     container: under which key of the file they were, "" for the file itself. revision: the commit of a hub file, the
     digest of another, "" of a state dict. digest: start of the SHA-256 of the content. grid: patches (down, across) of
     the position embedding, where somebody says so. others: what lay among the tensors and is none, with its type.
-    metadata: of a safetensors file.
+    metadata: of a safetensors file. all: bare name -> tensor of the larger model that `state` is the backbone of, with the
+    backbone's prefix; {} where there is no larger one.
     """
 
     state: Mapping[str, Tensor]
@@ -63,11 +64,11 @@ class Checkpoint:
     grid: tuple[int, int] | None = None
     others: Mapping[str, str] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    all: Mapping[str, Tensor] = field(default_factory=dict)
 
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Bare name -> shape."""
-        return {key: tuple(value.shape) for key, value in self.state.items()}
+    def tensors(self, whole: bool = False) -> Mapping[str, Tensor]:
+        """The tensors of a classifier, or of a model with another head as a whole."""
+        return self.all or self.state if whole else self.state
 
 
 Source: TypeAlias = str | os.PathLike[str] | Mapping[str, Any] | Checkpoint
@@ -116,12 +117,12 @@ def read_checkpoint(
         )
     weights, taken = _unwrapped(content, label, container)
     state, others = _tensors(weights, label, stored=not isinstance(source, Mapping))
-    state = _bare(state, label, rename)
+    state, larger = _bare(state, label, rename)
     if not state:
         raise ValueError(f"{label} holds no tensor that is left after renaming; check rename")
-    digest = _digest(state) if isinstance(source, Mapping) else content_digest(path)
+    digest = _digest(larger or state) if isinstance(source, Mapping) else content_digest(path)
     revision = "" if isinstance(source, Mapping) else commit or digest
-    return Checkpoint(state, place, label, taken, revision, digest, grid, others, metadata)
+    return Checkpoint(state, place, label, taken, revision, digest, grid, others, metadata, larger)
 
 
 class _Config:
@@ -296,8 +297,8 @@ def _refusal(value: Tensor, stored: bool) -> str:
     return ""
 
 
-def _bare(state: dict[str, Tensor], label: str, rename: Rename | None) -> dict[str, Tensor]:
-    """The state dict without what wrappers put around and in front of its names."""
+def _bare(state: dict[str, Tensor], label: str, rename: Rename | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The state dict without what wrappers put around and in front of its names; and that of the larger model it is in."""
     left: dict[str, str | None] = {}
     if isinstance(rename, Mapping):
         # prefixes that no name in the file has are tried again when the wrappings are off
@@ -307,14 +308,14 @@ def _bare(state: dict[str, Tensor], label: str, rename: Rename | None) -> dict[s
         state = _renamed(state, rename, label)
     elif rename is not None:
         raise ValueError(f"rename is a {type(rename).__name__}, expected a mapping of prefixes or a function of names")
-    state = _unprefixed(state, label)
+    state, larger = _unprefixed(state, label)
     for prefix in left:
         if not any(key.startswith(prefix) for key in state):
             first = {key.partition(".")[0] for key in state}
             raise ValueError(
                 f"rename has {prefix!r}, and no name in {label} begins with it; they begin with {few(first)}"
             )
-    return _unprefixed(_renamed(state, left, label), label) if left else state
+    return _unprefixed(_renamed(state, left, label), label) if left else (state, larger)
 
 
 def _renamed(state: dict[str, Tensor], rename: Rename, label: str) -> dict[str, Tensor]:
@@ -339,8 +340,9 @@ def _renamed(state: dict[str, Tensor], rename: Rename, label: str) -> dict[str, 
     return renamed
 
 
-def _unprefixed(state: dict[str, Tensor], label: str) -> dict[str, Tensor]:
-    """Without torch's infixes, without what all names begin with, and of a larger model the backbone alone."""
+def _unprefixed(state: dict[str, Tensor], label: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Without torch's infixes, without what all names begin with, and of a larger model the backbone alone; and that one."""
+    larger: dict[str, Tensor] = {}
     state = _renamed(state, lambda key: _WRAPPERS.sub("", key), label)
     while True:
         first = {key.partition(".")[0] for key in state}
@@ -349,10 +351,9 @@ def _unprefixed(state: dict[str, Tensor], label: str) -> dict[str, Tensor]:
         if len(first) == 1 and any("." in key for key in rest) and not any(key[:1].isdigit() for key in rest):
             prefix = f"{first.pop()}."
         elif marked := next((mark for mark in BACKBONES if any(key.startswith(mark) for key in state)), None):
-            prefix = marked
-            _log.info("%s: only what is in %s is taken", label, marked)
+            prefix, larger = marked, larger or state
         else:
-            return state
+            return state, larger
         state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
 
 

@@ -82,6 +82,8 @@ def load_checkpoint(
     )
     where = checkpoint.container or "no container"
     _log.info("%s: weights of %s, %s, revision %s", model.info.name, checkpoint.label, where, checkpoint.revision)
+    if checkpoint.all and not model.whole:
+        _log.info("%s: of a larger model only the backbone is taken", checkpoint.label)
     if fresh:
         _log.warning(
             "%s: %s has no head for %d classes; it starts untrained (%s)",
@@ -104,7 +106,7 @@ def verified(model: Family, checkpoint: Checkpoint, head: str = "strict") -> Mat
 
 def match(model: Family, checkpoint: Checkpoint) -> Match:
     """Brings the tensors under the model's own keys; the model may be one on the meta device."""
-    wanted, given = model.state_dict(), dict(checkpoint.state)
+    wanted, given = model.state_dict(), dict(checkpoint.tensors(model.whole))
     # ours already, or official names to be translated
     state = model.from_official(given) if any(key not in given for key in wanted) else given
     try:
@@ -181,7 +183,8 @@ def _no_head(model: Family, missing: list[str], unexpected: list[str]) -> str:
 def _wrong_keys(model: Family, checkpoint: Checkpoint, missing: list[str], unexpected: list[str]) -> str:
     counts = f"{len(missing)} keys missing, {len(unexpected)} unexpected"
     if not missing:
-        shape = tuple(checkpoint.state[unexpected[0]].shape) if unexpected[0] in checkpoint.state else "another shape"
+        there = checkpoint.tensors(model.whole)
+        shape = tuple(there[unexpected[0]].shape) if unexpected[0] in there else "another shape"
         return (
             f"{unexpected[0]!r} of {shape} is not of this model ({counts}); was it made for another family or depth, or "
             "is a wrapper in front of the names (rename)?"
@@ -239,8 +242,8 @@ def _flaw(model: Family, checkpoint: Checkpoint, matched: Match, head: str) -> s
 
 def _origin(key: str, checkpoint: Checkpoint, model: Family) -> str:
     """In brackets, what the file calls this tensor and how large it is there; nothing where both are the same."""
-    there = model.official(key)
-    if there.key == key or there.key not in checkpoint.state:
+    there, tensors = model.official(key), checkpoint.tensors(model.whole)
+    if there.key == key or there.key not in tensors:
         return ""
     part = f"part {there.part + 1} of {there.parts} of " if there.parts > 1 else ""
-    return f" ({part}the official {there.key!r}, {tuple(checkpoint.state[there.key].shape)})"
+    return f" ({part}the official {there.key!r}, {tuple(tensors[there.key].shape)})"

@@ -1,8 +1,4 @@
-"""Models of several stages: tokens of a shrinking grid, with timm's conventions for dense use.
-
-A state is one tensor, the tokens [b l c] of the stage's grid, row-major. Features are what a stage puts out before it
-is shrunk, as detection and segmentation heads want them.
-"""
+"""Models of several stages: tokens of a shrinking grid. A state is one tensor, the tokens [b l c] of the stage's grid."""
 
 from __future__ import annotations
 
@@ -12,8 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from ouro.models.family import Family
-from ouro.models.layers import as_map
+from ouro.models.features import Backbone
 
 _DENSE_NORM = re.compile(r"outnorm\d+\.")
 
@@ -31,7 +26,7 @@ class Stage(nn.Module):
         self.shrink = shrink
 
 
-class HierarchicalModel(Family):
+class HierarchicalModel(Backbone):
     """A family with stages: it builds `stages`, `embed`, `norm` and `head`, and is classified from the mean token."""
 
     stages: nn.ModuleList
@@ -62,7 +57,6 @@ class HierarchicalModel(Family):
 
     @property
     def feature_info(self) -> list[dict[str, Any]]:
-        """timm's description of the stages: channels, stride, and the module whose output they are."""
         # a grid that is rounded up has fewer cells than the stride says, so the stride is counted, not divided
         first = -(-self.info.input_size[1] // self.info.stages[0].grid[0])
         return [
@@ -70,84 +64,22 @@ class HierarchicalModel(Family):
             for i, stage in enumerate(self._stages())
         ]
 
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | Sequence[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Feature maps of stages, in the order of the stages; arguments and results as timm's.
+    def feature_grid(self, index: int) -> tuple[int, int]:
+        return self._stages()[index].grid
 
-        Args:
-            x: images [b 3 h w].
-            indices: stages wanted, negative from the end; a number for that many of the last, None for all.
-            norm: apply the final norm to the last stage's map; it does not fit the others.
-            stop_early: leave out the stages behind the last one wanted.
-            output_fmt: "NCHW" or "NHWC".
-            intermediates_only: return the maps alone, instead of (final tokens [b l c], maps). Tokens of a walk that
-                stopped early have not seen the final norm.
+    def spatial(self, tokens: Tensor) -> Tensor:
+        return tokens
 
-        Raises:
-            ValueError: another output format, or a stage that does not exist.
-        """
-        if output_fmt not in ("NCHW", "NHWC"):
-            raise ValueError(f"output_fmt is {output_fmt!r}, expected NCHW or NHWC")
-        wanted = self._wanted(indices)
-        (tokens,) = self.stem(x)
-        stages, last, maps = self._stages(), len(self.info.stages) - 1, []
-        for index, stage in enumerate(stages[: max(wanted) + 1] if stop_early else stages):
-            if index > 0:
-                (tokens,) = cast(nn.Module, stages[index - 1].shrink)(tokens)
-            for block in stage.blocks:
-                (tokens,) = block(tokens)
-            if index in wanted:
-                out = as_map(self.norm(tokens) if norm and index == last else tokens, stage.grid)
-                maps.append(out if output_fmt == "NCHW" else out.permute(0, 2, 3, 1))
-        if intermediates_only:
-            return maps
-        return self.tail(tokens) if index == last else tokens, maps
+    def normed(self, tokens: Tensor, index: int) -> Tensor:
+        return self.norm(tokens) if index == len(self.info.stages) - 1 else tokens
 
-    def prune_intermediate_layers(
-        self, indices: int | Sequence[int] | None = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Drops what `forward_intermediates` of these stages does not need, and returns them; timm's convention.
+    def keep(self, count: int) -> None:
+        self.stages = self.stages[:count]
+        self._stages()[-1].shrink = None
 
-        Without the last stage, norm and head go as well: they are made for its width.
-
-        Raises:
-            ValueError: a stage that does not exist.
-        """
-        wanted = self._wanted(indices)
-        cut = max(wanted) + 1 < len(self.stages)
-        self.stages = self.stages[: max(wanted) + 1]
-        if cut:
-            self._stages()[-1].shrink = None
-        if prune_norm or cut:
-            self.norm = nn.Identity()
-        if prune_head or cut:
-            self.head, self.num_classes = nn.Identity(), 0
-        return wanted
-
-    def _wanted(self, indices: int | Sequence[int] | None) -> list[int]:
-        """Numbers of the stages, ascending."""
-        count = len(self.stages)
-        if indices is None:
-            return list(range(count))
-        if isinstance(indices, int):
-            if not 0 < indices <= count:
-                raise ValueError(
-                    f"{indices} last stages wanted, {self.info.name} has {count}; a list picks single ones"
-                )
-            return list(range(count - indices, count))
-        if not indices:
-            raise ValueError(f"no stage wanted; {self.info.name} has stages 0 to {count - 1}")
-        for index in indices:
-            if not -count <= index < count:
-                raise ValueError(f"stage {index} does not exist, {self.info.name} has stages 0 to {count - 1}")
-        return sorted({index % count for index in indices})
+    def drop_ends(self, norm: bool, head: bool) -> None:
+        self.norm = nn.Identity() if norm else self.norm
+        self.head = nn.Identity() if head else self.head
 
     def _stages(self) -> list[Stage]:
         return cast(list[Stage], list(self.stages))

@@ -37,7 +37,8 @@ def skeleton(family: type[Family], config: Any, name: str) -> Family:
 
 def shapes_of(family: type[Family], checkpoint: Checkpoint) -> Shapes:
     """A checkpoint's shapes, as a family asks for them."""
-    return Shapes(checkpoint.shapes, family.official_name, checkpoint.grid)
+    shapes = {key: tuple(value.shape) for key, value in checkpoint.tensors(family.whole).items()}
+    return Shapes(shapes, family.official_name, checkpoint.grid)
 
 
 def family_of(checkpoint: Checkpoint) -> type[Family] | None:
@@ -60,7 +61,7 @@ def identify(checkpoint: Checkpoint) -> str:
     family = family_of(checkpoint)
     if family is None:
         raise ValueError(
-            f"{checkpoint.label} looks like none of {few(known.__name__ for known in families())}: its tensors are "
+            f"{checkpoint.label} looks like none of {few(known.__name__ for known in families() if not known.whole)}: its tensors are "
             f"called {few(checkpoint.state, 3)}; where a wrapper of yours is in front of the names, give rename"
         )
     names = families()[family]

@@ -74,7 +74,7 @@ def inspect(
         name=name,
         input_size=model.info.input_size,
         classes=model.info.num_classes,
-        parameters=_parameters(checkpoint),
+        parameters=_parameters(checkpoint, model.whole),
         matched=len(model.state_dict()) - len(missing),
         missing=len(missing),
         unmatched=len(pairs.unexpected),
@@ -111,5 +111,5 @@ def _unfitted(checkpoint: Checkpoint, name: str | None, problem: str) -> Inspect
     )
 
 
-def _parameters(checkpoint: Checkpoint) -> int:
-    return sum(value.numel() for value in checkpoint.state.values())
+def _parameters(checkpoint: Checkpoint, whole: bool = False) -> int:
+    return sum(value.numel() for value in checkpoint.tensors(whole).values())

@@ -31,6 +31,11 @@ class Shapes:
         self._templates = {template(key) for key in self._shapes}
         self.grid = grid
 
+    def inside(self, prefix: str, official_name: Callable[[str], str]) -> Shapes:
+        """Those of a part whose names begin with `prefix`, as the part calls them."""
+        part = {key.removeprefix(prefix): shape for key, shape in self._shapes.items() if key.startswith(prefix)}
+        return Shapes(part, official_name, self.grid)
+
     @property
     def templates(self) -> set[str]:
         """Official names without the numbers of blocks."""

@@ -9,7 +9,7 @@ from torch import nn
 
 from ouro._torchvision_ops import declare_missing_ops
 from ouro.models.download import is_url
-from ouro.models.hierarchical import HierarchicalModel
+from ouro.models.features import Backbone
 from ouro.models.variant import Variant
 from ouro.registry import MODELS
 from ouro.taps import taps
@@ -65,12 +65,11 @@ def _features(model: VisionModel, out_indices: int | Sequence[int] | None) -> nn
     # imported late for the same reason as in `register`
     from timm.models._features import FeatureGetterNet
 
-    if not isinstance(model, HierarchicalModel):
+    if not isinstance(model, Backbone):
         raise ValueError(
-            f"{model.info.name} has no stages to take features from; features_only works with families of several "
-            "stages, such as vmamba_tiny"
+            f"{model.info.name} hands out no features; features_only is for classifiers, such as vmamba_tiny"
         )
-    wanted = len(model.stages) if out_indices is None else out_indices
+    wanted = len(model.feature_info) if out_indices is None else out_indices
     backbone: Any = FeatureGetterNet(model, wanted if isinstance(wanted, int) else tuple(wanted))
     whole = cast(dict[str, Any], model.pretrained_cfg)
     rest = {key: value for key, value in whole.items() if key not in ("num_classes", "classifier")}

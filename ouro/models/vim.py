@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ouro.models.config import ClassifierConfig
-from ouro.models.family import Family
+from ouro.models.features import Backbone
 from ouro.models.layers import Linear, PatchEmbed, RMSNorm
 from ouro.models.mixer import Mixer, MixerSpec
 from ouro.models.shapes import Shapes, is_square, read_image
@@ -56,11 +56,17 @@ class Block(nn.Module):
         return self.tap_out(self.mixer(self.norm(residual))), residual
 
 
-class StackedModel(Family):
+class StackedModel(Backbone):
     """Blocks over one grid of patches that hand on their own output and the sum of all before; a family makes the blocks.
 
-    Classified from a class token in the middle of the sequence, or from the mean token where there is none.
+    Classified from a class token in the middle of the sequence, or from the mean token where there is none. The features
+    behind a block are the sum of all until then, without the class token.
     """
+
+    state_parts = 2
+    unit = "layer"
+    head: nn.Module
+    norm_f: nn.Module
 
     def __init__(self, config: Any, name: str, family: str, *, stride: int, class_token: bool) -> None:
         super().__init__()
@@ -131,6 +137,33 @@ class StackedModel(Family):
 
     def blocks(self) -> dict[str, nn.Module]:
         return {f"layers.{i}": block for i, block in enumerate(self.layers)}
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        stride = self.patch_embed.proj.stride[0]
+        return [
+            {"num_chs": self.config.width, "reduction": stride, "module": f"layers.{i}"}
+            for i in range(len(self.layers))
+        ]
+
+    def feature_grid(self, index: int) -> tuple[int, int]:
+        return self.info.stages[0].grid
+
+    def spatial(self, hidden: Tensor, residual: Tensor | None) -> Tensor:
+        tokens = hidden if residual is None else residual + hidden
+        if self.cls_index is None:
+            return tokens
+        return torch.cat([tokens[:, : self.cls_index], tokens[:, self.cls_index + 1 :]], dim=1)
+
+    def normed(self, tokens: Tensor, index: int) -> Tensor:
+        return self.norm_f(tokens)
+
+    def keep(self, count: int) -> None:
+        self.layers = self.layers[:count]
+
+    def drop_ends(self, norm: bool, head: bool) -> None:
+        self.norm_f = nn.Identity() if norm else self.norm_f
+        self.head = nn.Identity() if head else self.head
 
     def tail(self, hidden: Tensor, residual: Tensor | None) -> Tensor:
         """The last state -> normalised tokens [b l c], class token at `info.cls_index`."""

@@ -10,10 +10,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ouro.data import cifar10, digits, scenes
+from ouro.data import cifar10, crowds, digits, scenes
+from ouro.models.dense import SegmenterConfig
 from ouro.models.family import Family
 from ouro.models.localmamba import LocalVMamba, LocalVMambaConfig
 from ouro.models.mambavision import MambaVision, MambaVisionConfig
+from ouro.models.segmenters import LocalVMambaSegmenter, MambaVisionSegmenter, VimSegmenter, VMambaSegmenter
 from ouro.models.variant import Variant
 from ouro.models.vim import Vim, VimConfig
 from ouro.models.vmamba import VMamba, VMambaConfig
@@ -54,6 +56,24 @@ mambavision_nano = _embedded(
     MambaVisionConfig(64, 32, (4, 4), heads=(2, 4), windows=(14, 7), conv_stages=0, **_SCENES),
     "mambavision_nano",
 )
+# the backbones of the classifiers above, at 96 pixels; only vmamba_nano_seg comes with weights
+_SEG: dict[str, Any] = {
+    "channels": 64, "aux": 32, "pools": (1, 2, 3, 6), "image": 96, "num_classes": len(crowds.SEGMENTS),
+    "mean": scenes.MEAN, "std": scenes.STD, "class_names": crowds.SEGMENTS,
+}  # fmt: skip
+vmamba_nano_seg = _embedded(
+    VMambaSegmenter, SegmenterConfig(vmamba_nano.config, **_SEG), "vmamba_nano_seg", "scenes_seg"
+)
+localvmamba_nano_seg = Variant(
+    LocalVMambaSegmenter, SegmenterConfig(localvmamba_nano.config, **_SEG), data="scenes_seg", crop_pct=1.0
+)
+mambavision_nano_seg = Variant(
+    MambaVisionSegmenter, SegmenterConfig(mambavision_nano.config, **_SEG), data="scenes_seg", crop_pct=1.0
+)
+vim_nano_seg = Variant(
+    VimSegmenter, SegmenterConfig(vim_nano.config, features=(1, 3, 5), scales=(2, 1, 0.5), **_SEG), data="scenes_seg",
+    crop_pct=1.0,
+)  # fmt: skip
 vim_micro_cifar10 = _embedded(Vim, VimConfig(**_VIM_MICRO, **_CIFAR10), "vim_micro_cifar10", "cifar10")
 vim_micro_cifar10_witness = _embedded(Vim, VimConfig(**_VIM_MICRO, **_CIFAR10), "vim_micro_cifar10_witness", "cifar10")
 

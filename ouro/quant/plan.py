@@ -25,7 +25,7 @@ _REC = _SSM | {"scan.A_bar", "scan.B_bar", "scan.h", "scan.y"}
 _FULL = _REC | {
     "scan.delta", "conv.in", "conv.weight", "gate", "embed.in", "embed.weight", "head.in", "head.weight",
     "downsample.in", "downsample.weight", "block.in", "block.weight", "block.out", "attention.q", "attention.k",
-    "attention.v",
+    "attention.v", "decoder.in", "decoder.weight",
 }  # fmt: skip
 
 SCOPES = {"lin": _LIN, "ssm": _SSM, "rec": _REC, "full": _FULL}

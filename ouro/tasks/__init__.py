@@ -10,12 +10,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ouro.data import Dataset
 from ouro.registry import TASKS
-from ouro.types import ModelInfo
+from ouro.types import Batch, ModelInfo
 from ouro.vision import VisionModel
 
 
@@ -71,6 +72,23 @@ class Task(ABC):
         """Targets of the synthetic images first .. first + count, each a function of (seed, its number) alone."""
 
     # ---- both
+
+    def run(self, model: VisionModel, images: Tensor, targets: Any) -> Any:
+        """Outputs for images [b 3 h w] on the model's device, to be judged by these targets; without gradient."""
+        with torch.no_grad():
+            return model(images)
+
+    def lesson(self, batch: Batch, random: np.random.Generator) -> Batch:
+        """What is learned from a batch of images and targets; all chance comes from `random`."""
+        return batch
+
+    @abstractmethod
+    def teach(self, model: nn.Module, batch: Batch, smoothing: float) -> tuple[Tensor, Any]:
+        """(loss [], outputs without gradient) of a model in training."""
+
+    def note(self, outputs: Any, batch: Batch) -> dict[str, float]:
+        """How well a batch was answered in training, for its log."""
+        return {f"batch_{self.metric}": self.primary(self.outcomes(outputs, batch.main_labels()))}
 
     @abstractmethod
     def loss(self, outputs: Any, targets: Any, kind: str) -> Tensor:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from math import sqrt
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ouro.data import Dataset
 from ouro.streams import stream
 from ouro.tasks import Task
-from ouro.types import ModelInfo
+from ouro.tasks.fitting import require_classes, require_targets
+from ouro.types import Batch, ModelInfo
 
 _CLASSES = 1
 """Purpose of the stream that shuffles target classes."""
@@ -37,24 +37,10 @@ class Classification(Task):
 
     def require(self, dataset: Dataset, source: str, info: ModelInfo) -> None:
         """As many classes as the model has, and the same where both have names; folders 0, 1, ... have none."""
-        given, known = dataset.classes, info.class_names
-        if not given:
+        require_targets(dataset, source, info, "labels")
+        if not dataset.classes:
             raise ValueError(f"{source} has no labels; accuracy needs a data set with one folder per class")
-        if len(given) != info.num_classes:
-            raise ValueError(f"{source} has {len(given)} classes, {info.name} has {info.num_classes}")
-        if not known or all(name.isdecimal() for name in given):
-            return
-        pairs = [(a, b) for a, b in zip(given, known, strict=True) if _plain(a) != _plain(b)]
-        if not pairs:
-            return
-        a, b = pairs[0]
-        if {_plain(name) for name in given} == {_plain(name) for name in known}:
-            words = f"{source} has the classes of {info.name} in another order"
-            raise ValueError(f"{words}: {a!r} where the model has {b!r}; say the model's own order with class names")
-        raise ValueError(
-            f"{source} has a class {a!r} where {info.name} knows {b!r}; take its own data set, rename the folders, or say "
-            "with class names what its classes are"
-        )
+        require_classes(dataset, source, info)
 
     def draw(self, info: ModelInfo, seed: int, first: int, count: int) -> Tensor:
         """Every class once per round, each round shuffled anew; int64 [count]."""
@@ -62,6 +48,15 @@ class Classification(Task):
         orders = [torch.from_numpy(stream(seed, _CLASSES, r).permutation(info.num_classes)) for r in rounds]
         skipped = first - rounds.start * info.num_classes
         return torch.cat(orders)[skipped : skipped + count]
+
+    def teach(self, model: nn.Module, batch: Batch, smoothing: float) -> tuple[Tensor, Tensor]:
+        """Cross-entropy; of mixed images both labels count, each by its share."""
+        logits = model(batch.inputs)
+        loss = F.cross_entropy(logits, batch.labels, label_smoothing=smoothing)
+        if batch.others is not None and batch.share is not None:
+            other = F.cross_entropy(logits, batch.others, label_smoothing=smoothing)
+            loss = batch.share * loss + (1 - batch.share) * other
+        return loss, logits.detach()
 
     def loss(self, outputs: Tensor, targets: Tensor, kind: str = "cross_entropy") -> Tensor:
         """How far the model is from the target class, [b].
@@ -110,8 +105,3 @@ def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     half = z / (1 + z * z / n) * sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     # the share itself belongs to the interval, whatever rounding says
     return max(0.0, min(share, center - half)), min(1.0, max(share, center + half))
-
-
-def _plain(name: str) -> str:
-    """A class name without what people write it with: case, spaces, hyphens, underscores."""
-    return re.sub(r"[\s_-]+", "", name).casefold()

@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ouro.jobs.recipes import Round, TrainSpec
-from ouro.jobs.training_step import Batch, TrainingStep
+from ouro.jobs.training_step import TrainingStep
+from ouro.types import Batch
 
 SPEC = TrainSpec("net", "scenes", (Round(1e-2, ((8, 10),)),), smoothing=0.05, ema=0.9)
 
@@ -45,7 +46,7 @@ def test_mixed_labels_count_by_their_share() -> None:
     wanted = [F.cross_entropy(net()(one.inputs), x, label_smoothing=0.05) for x in (one.labels, one.others)]
     step_(one, 1.0, 0.9)
     torch.testing.assert_close(step_.loss, 0.5 * wanted[0] + 0.5 * wanted[1])
-    assert step_.logits.shape == (6, 5) and not step_.logits.requires_grad
+    assert step_.outputs.shape == (6, 5) and not step_.outputs.requires_grad
 
 
 def test_the_average_follows_and_counters_are_taken_over() -> None:

@@ -63,8 +63,8 @@ def test_facts_are_those_of_the_model(model, traced) -> None:
         assert (scan.inputs.u.shape[1], scan.inputs.A.shape[1]) == (stage.E, stage.N)
         # windows that do not divide the grid make a path longer than the tokens
         assert len(scan.order.cells) == scan.inputs.u.shape[2] >= stage.L
-    if model.num_classes:
-        assert output.shape == (3, model.num_classes)
+    if model.num_classes and model.info.task != "detection":
+        assert output.shape[:2] == (3, model.num_classes)
 
 
 def test_every_path_reads_every_patch_once(model) -> None:
@@ -137,7 +137,8 @@ def test_gradients_reach_the_image_and_every_parameter(model) -> None:
     trainable(images).square().sum().backward()
     assert images.grad is not None and images.grad.isfinite().all() and images.grad.abs().sum() > 0
     silent = [name for name, parameter in trainable.named_parameters() if parameter.grad is None]
-    assert not silent
+    # a head that only trains along
+    assert not [name for name in silent if not name.startswith("auxiliary_head.")]
 
 
 def test_weights_survive_a_file(model, traced, tmp_path) -> None:

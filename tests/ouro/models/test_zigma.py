@@ -149,7 +149,7 @@ def test_errors_say_what_is_allowed() -> None:
         match="zigma_zigzag8 has no option 'has_text'; known: width, depth, patch, channels, states, kernel, expand, image, mean, std$",
     ):
         create_model("zigma_zigzag8", has_text=True)
-    with pytest.raises(ValueError, match="zigma_zigzag8 has no stages to take features from"):
+    with pytest.raises(ValueError, match="zigma_zigzag8 hands out no features; features_only is for classifiers"):
         timm.create_model("zigma_zigzag8", features_only=True, **SMALL)
 
 

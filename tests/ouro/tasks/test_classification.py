@@ -96,7 +96,7 @@ def test_an_answer_has_a_name_where_there_are_names():
 
 
 def data(*classes: str) -> SimpleNamespace:
-    return SimpleNamespace(classes=classes)
+    return SimpleNamespace(targets="labels", classes=classes)
 
 
 def test_classes_that_are_the_same_are_accepted():

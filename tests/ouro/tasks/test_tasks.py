@@ -43,6 +43,10 @@ class MeanColor(Task):
     def loss(self, outputs: Tensor, targets: Tensor, kind: str = "") -> Tensor:
         return (outputs - targets).square().sum(-1)
 
+    def teach(self, model: Any, batch: Any, smoothing: float) -> tuple[Tensor, Tensor]:
+        outputs = model(batch.inputs)
+        return self.loss(outputs, batch.labels).mean(), outputs.detach()
+
     def divergence(self, exact: Tensor, rounded: Tensor) -> Tensor:
         return (exact - rounded).double().square().sum(-1)
 
@@ -108,6 +112,6 @@ def test_nothing_but_a_task_picks_the_largest_logit():
         for path in sorted((ROOT / "ouro").rglob("*.py"))
         if not allowed.search(path.as_posix())
         for number, line in enumerate(path.read_text("utf-8").splitlines(), 1)
-        if "argmax(" in line or ("F.cross_entropy(" in line and "training_step" not in path.name)
+        if "argmax(" in line or "F.cross_entropy(" in line
     ]
     assert not places, f"argmax or cross-entropy outside of the tasks: {', '.join(places)}"

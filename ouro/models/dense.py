@@ -1,0 +1,247 @@
+"""Dense models: a backbone hands the maps of its stages, or of some layers of a plain stack, to a head.
+
+A state is the backbone's, followed by the maps that were handed over until then. So a dense model is calibrated block by
+block like any other, and what its head sees are maps of blocks that are rounded already.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ouro.models.config import ClassifierConfig
+from ouro.models.family import Family, OfficialKey
+from ouro.models.features import Backbone
+from ouro.models.heads.convs import resized
+from ouro.models.heads.upernet import FCNHead, UPerHead
+from ouro.models.layers import Linear, as_map, as_tokens
+from ouro.models.shapes import Shapes
+
+
+@dataclass(frozen=True, slots=True)
+class DenseConfig(ClassifierConfig):
+    """What every dense model has.
+
+    body: config of the backbone; image, mean and std are those of this config. channels: of the head.
+    features: which stages, or layers of a plain stack, are handed over; () for all.
+    scales: how many times larger each map is made, for a plain stack whose maps are all of one size: 4, 2, 1 or 0.5.
+    """
+
+    body: Any
+    channels: int = 512
+    features: tuple[int, ...] = ()
+    scales: tuple[float, ...] = ()
+
+
+class DenseModel(Family):
+    """A backbone with norms behind its features; a subclass has the head and says what is put out.
+
+    body: the family of the backbone; every pair of backbone and head is a family of its own.
+    """
+
+    body: ClassVar[type[Backbone]]
+    whole = True
+    config: Any
+    backbone: Backbone
+
+    def __init__(self, config: Any, name: str, task: str) -> None:
+        super().__init__()
+        body = type(self).body(replace(config.body, image=config.image, mean=config.mean, std=config.std), name)
+        chosen = body.prune_intermediate_layers(config.features or None, prune_norm=True)
+        self.config, self.backbone = config, body
+        self.num_classes = config.num_classes
+        info = config.info(name, body.info.family, body.info.stages, body.info.cls_index)
+        self.info = replace(info, task=task)
+        places = [body.feature_info[index] for index in chosen]
+        self._widths: list[int] = [place["num_chs"] for place in places]
+        self.outs = nn.ModuleList(nn.LayerNorm(width) for width in self._widths)
+        if config.scales and len(config.scales) != len(places):
+            raise ValueError(
+                f"scales are for {len(config.scales)} features, there are {len(places)}; give one for each"
+            )
+        self.rescale = nn.ModuleList(
+            Rescale(width, scale) for width, scale in zip(self._widths, config.scales, strict=False)
+        )
+        self._places = {place["module"]: (number, chosen[number]) for number, place in enumerate(places)}
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of the maps."""
+        return self._widths
+
+    def stem(self, images: Tensor) -> tuple[Any, ...]:
+        self.check_images(images)
+        return self.backbone.stem(images)
+
+    def blocks(self) -> dict[str, nn.Module]:
+        return dict(self._walk())
+
+    def tail(self, *state: Any) -> Sequence[Tensor]:  # type: ignore[override]
+        """The last state -> the maps [b c h w] that the head takes."""
+        return state[self.backbone.state_parts :]
+
+    def pooled(self, maps: Sequence[Tensor]) -> Tensor:
+        """Features [b c] of the coarsest map."""
+        return maps[-1].mean((2, 3))
+
+    def _walk(self) -> Iterator[tuple[str, nn.Module]]:
+        for path, block in self.backbone.blocks().items():
+            yield f"backbone.{path}", _Step(self, block, self._places.get(path))
+
+    def handed(self, number: int, index: int, *state: Any) -> Tensor:
+        """The map of feature `index`, the `number`-th that the head takes."""
+        tokens = self.outs[number](self.backbone.spatial(*state))
+        out = as_map(tokens, self.backbone.feature_grid(index))
+        return self.rescale[number](out) if len(self.rescale) else out
+
+    @classmethod
+    def official_name(cls, key: str) -> str:
+        if key.startswith("backbone."):
+            return "backbone." + cls.body.official_name(key.removeprefix("backbone."))
+        return cls.head_name(_OUT.sub(r"backbone.outnorm\1.", key))
+
+    @classmethod
+    def head_name(cls, key: str) -> str:
+        """Official name of a tensor of the head."""
+        return key
+
+    def official(self, key: str) -> OfficialKey:
+        if not key.startswith("backbone."):
+            return OfficialKey(self.official_name(key))
+        inner = self.backbone.official(key.removeprefix("backbone."))
+        return replace(inner, key=f"backbone.{inner.key}")
+
+    def from_official(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """As the backbone's family does it for what is the backbone's; the head's names are translated one by one."""
+        outs = {self.official_name(key): key for key in self.state_dict() if not key.startswith("backbone.")}
+        inner = {key: x for key, x in state.items() if key.startswith("backbone.") and key not in outs}
+        body = self.backbone.from_official({key.removeprefix("backbone."): x for key, x in inner.items()})
+        rest = {outs.get(key, key): x for key, x in state.items() if key not in inner}
+        return {f"backbone.{key}": x for key, x in body.items()} | rest
+
+    @classmethod
+    def config_from(cls, shapes: Shapes, config: Any) -> Any:
+        body = cls.body.config_from(shapes.inside("backbone.", cls.body.official_name), config.body)
+        # a backbone says nothing of classes, and of the image only where it has a position embedding
+        image = body.image if body.image != config.body.image else config.image
+        return cls.head_from(
+            shapes, replace(config, body=replace(body, num_classes=config.body.num_classes), image=image)
+        )
+
+    @classmethod
+    def head_from(cls, shapes: Shapes, config: Any) -> Any:
+        """`config` with all that the tensors of the head say."""
+        return config
+
+    def begin_from(self, classifier: Backbone) -> None:
+        """Takes over the weights of a classifier with the same backbone.
+
+        Raises:
+            ValueError: it is another one.
+        """
+        own, given = self.backbone.state_dict(), classifier.state_dict()
+        if missing := [key for key in own if key not in given or given[key].shape != own[key].shape]:
+            raise ValueError(f"{classifier.info.name} is not the backbone of {self.info.name}: {missing[0]!r} differs")
+        self.backbone.load_state_dict({key: given[key] for key in own})
+
+
+_OUT = re.compile(r"^outs\.(\d+)\.")
+
+
+class _Step(nn.Module):
+    """A block of the backbone as it acts on the state of the whole; made anew for every walk, it owns nothing."""
+
+    def __init__(self, model: DenseModel, block: nn.Module, place: tuple[int, int] | None) -> None:
+        super().__init__()
+        self.block = block
+        # a list hides the model from torch, which would take it for a part of its own part
+        self._model, self.place = [model], place
+
+    def forward(self, *state: Any) -> tuple[Any, ...]:
+        (model,) = self._model
+        parts = model.backbone.state_parts
+        inner = self.block(*state[:parts])
+        handed = () if self.place is None else (model.handed(*self.place, *inner),)
+        return (*inner, *state[parts:], *handed)
+
+
+class Rescale(nn.Module):
+    """A map 4, 2, 1 or 0.5 times as large, as plain vision transformers are given a pyramid.
+
+    Source: BEiT's backbone for UPerNet: transposed convolutions of stride 2 (here as what they are, a linear layer per
+    place whose outputs are laid out as 2 x 2), batch norm and GELU between two; max pooling for a smaller map.
+    """
+
+    def __init__(self, width: int, scale: float) -> None:
+        super().__init__()
+        if scale not in (4, 2, 1, 0.5):
+            raise ValueError(f"scale is {scale}, expected 4, 2, 1 or 0.5")
+        self.scale = scale
+        self.grow = nn.ModuleList(
+            Linear(width, 4 * width, bias=True, site="decoder") for _ in range({4: 2, 2: 1}.get(int(scale), 0))
+        )
+        self.norm = nn.BatchNorm2d(width) if scale == 4 else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.scale == 0.5:
+            return F.max_pool2d(x, 2, ceil_mode=True)
+        for number, linear in enumerate(self.grow):
+            grid = (x.shape[2], x.shape[3])
+            x = F.pixel_shuffle(as_map(linear(as_tokens(x)), grid), 2)
+            if number == 0 and self.norm is not None:
+                x = F.gelu(self.norm(x))
+        return x
+
+
+@dataclass(frozen=True, slots=True)
+class SegmenterConfig(DenseConfig):
+    """A backbone with UPerNet.
+
+    pools: sides that the coarsest map is pooled to. aux: channels of the head that trains along, 0 for none; it looks at
+    the map before the coarsest one.
+    """
+
+    pools: tuple[int, ...] = (1, 2, 3, 6)
+    aux: int = 256
+
+
+class Segmenter(DenseModel):
+    """Images [b 3 h w] -> logits of classes [b k h w] for every pixel."""
+
+    mark = "decode_head.conv_seg.weight"
+    classifier = ("decode_head.conv_seg.", "auxiliary_head.conv_seg.")
+
+    def __init__(self, config: SegmenterConfig, name: str = "segmenter") -> None:
+        super().__init__(config, name, "segmentation")
+        self.decode_head = UPerHead(self.widths, config.channels, config.num_classes, config.pools)
+        seen = max(0, len(self.widths) - 2)
+        self.auxiliary_head = FCNHead(self.widths[seen], config.aux, config.num_classes) if config.aux else None
+        self._aux_sees = seen
+
+    def forward_head(self, maps: Sequence[Tensor], pre_logits: bool = False) -> Tensor:  # type: ignore[override]
+        """Pooled features [b c], or logits [b k h w] at the size of the image."""
+        if pre_logits:
+            return self.pooled(maps)
+        return resized(self.decode_head(maps), self.info.input_size[1:])
+
+    def learning(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits of both heads, each [b k h w]; None for a head that is not there."""
+        maps: Any = self.forward_features(images)
+        logits = self.forward_head(maps)
+        if self.auxiliary_head is None:
+            return logits, None
+        return logits, resized(self.auxiliary_head(maps[self._aux_sees]), self.info.input_size[1:])
+
+    @classmethod
+    def head_from(cls, shapes: Shapes, config: SegmenterConfig) -> SegmenterConfig:
+        return replace(
+            config,
+            channels=shapes.size("decode_head.bottleneck.conv.weight", 0, config.channels),
+            aux=shapes.size("auxiliary_head.conv_seg.weight", 1, 0),
+            num_classes=shapes.size("decode_head.conv_seg.weight", 0, config.num_classes),
+        )

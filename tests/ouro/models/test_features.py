@@ -1,0 +1,70 @@
+"""Features of plain stacks: the sum of all layers until then, without the class token, by timm's conventions."""
+
+from __future__ import annotations
+
+import pytest
+import timm
+import torch
+
+from ouro.models import create_model
+from tests.zoo import inputs
+
+SMALL = {
+    "vim_tiny_patch16_224": {"width": 32, "depth": 3, "image": (24, 36), "patch": 4, "stride": 4, "num_classes": 5},
+    "vim_tiny_plus_patch16_224": {"width": 32, "depth": 3, "image": 24, "patch": 8, "stride": 4, "num_classes": 5},
+    "localvim_tiny": {"width": 32, "image": 24, "patch": 4, "num_classes": 5},
+    "localvim_tiny_cls": {"width": 32, "image": 24, "patch": 4, "num_classes": 5},
+}
+
+
+@pytest.fixture(params=SMALL)
+def model(request):
+    torch.manual_seed(0)
+    options = dict(SMALL[request.param])
+    if "localvim" in request.param:
+        options["directions"] = (("h", "v_flip", "w2", "w3_flip"),) * 3
+    return create_model(request.param, **options)
+
+
+def test_features_are_the_sum_of_the_layers_until_then(model) -> None:
+    images, sums = inputs(model), []
+    for block in model.blocks().values():
+        block.register_forward_hook(lambda _m, _i, out: sums.append(out[0] if out[1] is None else out[0] + out[1]))
+    with torch.no_grad():
+        tokens, maps = model.forward_intermediates(images)
+    rows, columns = model.info.stages[0].grid
+    assert len(maps) == len(sums) == 3
+    for whole, actual in zip(sums, maps, strict=True):
+        places = [place for place in range(whole.shape[1]) if place != model.cls_index]
+        assert actual.shape == (3, 32, rows, columns)
+        assert torch.equal(actual.flatten(2).transpose(1, 2), whole[:, places])
+    with torch.no_grad():
+        assert torch.equal(model.forward_head(tokens), model(images))
+
+
+def test_every_layer_may_be_normed_and_the_walk_may_stop(model) -> None:
+    images = inputs(model)
+    with torch.no_grad():
+        maps = model.forward_intermediates(images, intermediates_only=True)
+        normed = model.forward_intermediates(images, norm=True, intermediates_only=True)
+        stopped, early = model.forward_intermediates(images, [-2, 0], stop_early=True)
+    for plain, one in zip(maps, normed, strict=True):
+        assert torch.allclose(one, model.norm_f(plain.permute(0, 2, 3, 1)).permute(0, 3, 1, 2), atol=1e-6)
+    assert len(early) == 2 and torch.equal(early[1], maps[1])
+    assert torch.equal(stopped, maps[1].flatten(2).transpose(1, 2))
+
+
+def test_timm_builds_a_backbone_of_a_plain_stack() -> None:
+    options = SMALL["vim_tiny_patch16_224"]
+    backbone = timm.create_model("vim_tiny_patch16_224", features_only=True, out_indices=(0, 1), **options)
+    assert backbone.feature_info.channels() == [32, 32] and backbone.feature_info.reduction() == [4, 4]
+    with torch.no_grad():
+        maps = backbone(torch.zeros(2, 3, 24, 36))
+    assert [tuple(one.shape) for one in maps] == [(2, 32, 6, 9)] * 2
+    assert not any(key.startswith(("layers.2", "head", "norm_f")) for key in backbone.state_dict())
+
+
+def test_layers_that_are_not_there() -> None:
+    model = create_model("vim_tiny_patch16_224", **SMALL["vim_tiny_patch16_224"])
+    with pytest.raises(ValueError, match="layer 3 does not exist, vim_tiny_patch16_224 has layers 0 to 2"):
+        model.forward_intermediates(inputs(model), [3])
