@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ouro.metrics import METRICS, Metric
 from ouro.paper.markdown import RESULTS, Rows, load, made, markdown, measured, share, title
 from ouro.paper.verdict import MAIN
 
@@ -123,6 +124,39 @@ def parts() -> str | None:
         f"--seeds {values['seeds']}"
     )
     return made(values, command) + note + "\n\n".join(texts)
+
+
+def tasks() -> str | None:
+    """Segmentation, detection and diffusion: the score of every method and width, by set."""
+    every = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("tasks_*.json"))]
+    if not every:
+        return None
+    table: Rows = []
+    for values in every:
+        name = values["metric"]
+        metric, bits = METRICS[name], list(dict.fromkeys(row["bits"] for row in values["rows"]))
+        at = {(row["calib"], row["method"], row["bits"]): row for row in values["rows"]}
+        exact = scored(metric, values[f"fp_{name}"], values["fp_ci95"])
+        table.append([f"`{values['model']}`", metric.title, "float", "", exact, exact, exact])
+        for calib, method in dict.fromkeys((row["calib"], row["method"]) for row in values["rows"]):
+            cells = [at.get((calib, method, width)) for width in bits]
+            scores = ["" if cell is None else scored(metric, cell[name], cell["ci95"]) for cell in cells]
+            table.append(["", "", title(method), calib, *scores])
+    first = every[0]
+    counts = "; ".join(f"{values['model']}: {seeds(values)}, n = {values['n']}" for values in every)
+    head = ["model", "score", "method", "calibrated on", *(width.upper() for width in ("w8a8", "w4a8o16", "w4a4o8"))]
+    note = (
+        f"Scope `{first['scope']}` (linear layers of the backbone), 95 % intervals over images and seeds; {counts}. The Fréchet "
+        "distance is that of features of `vim_nano_digits`, smaller is better; it is no FID.\n\n"
+    )
+    return made(first, "ouro paper run table3 table4") + note + markdown(head, table, 4)
+
+
+def scored(metric: Metric, value: float, ends: Sequence[float]) -> str:
+    """A score with its interval."""
+    if metric.share:
+        return share(value, ends)
+    return f"{value:.3g} ({ends[0]:.3g} to {ends[1]:.3g})"
 
 
 def seeds(values: Values) -> str:

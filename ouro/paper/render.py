@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ouro.figures.state import RULES
+from ouro.metrics import METRICS, metric_of
 from ouro.paper import ledger, real
 from ouro.paper.markdown import RESULTS, ROOT, Rows, load, made, markdown, measured, share, title
 from ouro.paper.speed import alpha_cpu, fused_reference, gpu, packed, scan_cpu
@@ -28,11 +29,12 @@ def zoo() -> str | None:
     rows: Rows = [
         (
             f"`{card['model']}`", card["data"], f"{card['parameters']:,}", card["steps"],
-            f"{card['train_seconds'] / 60:.0f}", card["processor"], share(card["top1"], card["ci95"]), card["n"],
+            f"{card['train_seconds'] / 60:.0f}", card["processor"], METRICS[metric_of(card)].title,
+            real.scored(METRICS[metric_of(card)], card[metric_of(card)], card["ci95"]), card["n"],
         )
         for card in cards
     ]  # fmt: skip
-    head = ("model", "data", "parameters", "training steps", "minutes", "on", "held-out top-1, %", "n")
+    head = ("model", "data", "parameters", "training steps", "minutes", "on", "score", "held-out", "n")
     return "`ouro train NAME`.\n\n" + markdown(head, rows, 2) if cards else None
 
 
@@ -295,6 +297,7 @@ TABLES: dict[str, Callable[[], str | None]] = {
     "ranges": real.ranges,
     "equal": real.equal,
     "parts": real.parts,
+    "tasks": real.tasks,
     "kscale": kscale,
     "state": state,
     "budget": budget,
