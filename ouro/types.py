@@ -18,6 +18,11 @@ CLASS_TOKEN = -1
 PADDING = -2
 """In `ScanOrder.cells`: the step reads a token that stands for no patch."""
 
+IGNORED = 255
+"""The class of a pixel that nobody knows: it is neither trained on nor scored."""
+NO_CLASS = -1
+"""Class of a picture that is to be of any class: a guided denoiser has learned what that means."""
+
 
 @dataclass(frozen=True, slots=True)
 class ScanOrder:
@@ -251,11 +256,15 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationSet:
-    """Images in model space [s 3 h w], their target labels [s], and what made them."""
+    """Images in model space [s 3 h w], their target labels [s], and what made them.
+
+    conditions: what the model is given beside the images, each [s]: of a denoiser their diffusion times and classes.
+    """
 
     images: Tensor
     labels: Tensor | None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    conditions: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

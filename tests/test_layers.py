@@ -17,6 +17,7 @@ LAYERS = {
     "ouro.registry": 1,
     "ouro.progress": 1,
     "ouro.settings": 1,
+    "ouro.metrics": 1,
     "ouro.streams": 1,
     "ouro.store": 1,
     "ouro._torchvision_ops": 1,
@@ -26,6 +27,7 @@ LAYERS = {
     "ouro.data": 2,
     "ouro.models": 3,
     "ouro.tasks": 3,
+    "ouro.diffusion": 3,
     "ouro.attention": 4,
     "ouro.quant": 4,
     "ouro.fused": 5,
@@ -48,7 +50,7 @@ BLIND = {
 }
 """Package -> what it must not see, whatever the layers say."""
 
-ONLY = {"ouro.figures": ("ouro.figures", "ouro.types")}
+ONLY = {"ouro.figures": ("ouro.figures", "ouro.types", "ouro.metrics")}
 """Package -> all that it may see of this project."""
 
 

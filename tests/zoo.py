@@ -24,7 +24,8 @@ _SMALL: dict[str, dict[str, Any]] = {
         "image": 24,
     },
     "ZigMaConfig": {"width": 32, "depth": 3, "image": 6},
-    "SegmenterConfig": {"channels": 8, "aux": 8, "pools": (1, 2), "image": 24},
+    "DetectorConfig": {"channels": 32, "more": 1, "image": 24},
+    "SegmenterConfig": {"channels": 8, "aux": 8, "image": 24},
 }  # fmt: skip
 """Name of a family's config -> the fields that make it small; all that a name stands for besides stays."""
 
@@ -36,9 +37,11 @@ def small(name: str, seed: int = 0) -> Family:
     if hasattr(config, "body"):
         changes |= {"body": replace(config.body, **_changes(config.body))}
         # as many features as the shortened backbone has
-        features = [feature for feature in config.features if feature < getattr(changes["body"], "depth", 0)]
+        body = changes["body"]
+        count = body.depth if hasattr(body, "depth") else len(body.depths)
+        features = [feature for feature in config.features if feature < count]
         changes |= {"features": tuple(features), "scales": config.scales[: len(features)]} if config.features else {}
-    classes = {"num_classes": 5, "class_names": ()} if hasattr(config, "num_classes") else {}
+    classes = {"num_classes": 5, "class_names": ()} if getattr(config, "num_classes", 0) else {}
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = create_model(name, **changes, **classes)

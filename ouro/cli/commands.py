@@ -27,13 +27,16 @@ from ouro.cli.options import (
     pairs,
     takes_model,
 )
-from ouro.cli.tail import end, followed, guarded, run
+from ouro.cli.tail import end, followed, guarded, picture_format, run, write_picture
 from ouro.registry import GENERATORS, QUANTIZERS
 
 
 @guarded
 def models(json_: Json = False) -> None:
-    """List the models. JSON: [{name, family, data, input_size, parameters, weights, top1, top1_n}]."""
+    """List the models.
+
+    JSON: [{name, task, metric, family, data, input_size, parameters, weights, score, score_n, top1, top1_n}].
+    """
     from ouro.jobs.catalog import catalog
 
     end(catalog(), draw.models, json_=json_)
@@ -92,11 +95,8 @@ def attention(
     from ouro.figures.attention import attention_matplotlib
     from ouro.jobs.explain import ExplainSpec, explain
     from ouro.jobs.provenance import values_of
-    from ouro.store import write_bytes
 
-    suffix = "" if out is None else out.suffix.lstrip(".")
-    if suffix not in ("", "png", "svg", "pdf"):
-        raise ValueError(f"cannot write a picture as {out.name if out else ''!r}; use .png, .svg or .pdf")
+    suffix = picture_format(out)
     spec = ExplainSpec(
         source, sample=None if image else sample, image=image, layer=layer, window=window, weights=window_weights, n=num,
         seed=seed, data=data, device=device,
@@ -104,11 +104,42 @@ def attention(
     report = followed("attention", explain(spec))
     values = values_of(report)
     if out is not None:
-        picture = BytesIO()
-        attention_matplotlib(report).savefig(picture, format=suffix, dpi=160, bbox_inches="tight")
-        write_bytes(out, picture.getvalue())
-        values["path"] = str(out)
+        values["path"] = write_picture(attention_matplotlib(report), out, suffix)
     end(values, draw.attention, json_=json_)
+
+
+@guarded
+@takes_model
+def show(
+    source: Source,
+    image: Annotated[str | None, typer.Option(help="An image file instead of a held-out image.")] = None,
+    sample: Annotated[int, typer.Option(help="Which held-out image to show.", min=0)] = 0,
+    data: Data = "",
+    beside: Annotated[str, typer.Option(help="A quantized file of the model, whose answer is shown beside.")] = "",
+    steps: Annotated[int, typer.Option(help="Of the sampler of a denoiser.", min=1)] = 10,
+    out: Annotated[Path | None, typer.Option(help="Write the picture here (.png, .svg or .pdf).")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """What a model, or a quantized file beside its model, answers to one image, whatever its task, beside the truth.
+
+    JSON: {model, task, beside: {method, bits, scope, calib}, data, sample, image, classes, truth, answers: {float,
+    quantized}, agreement, divergence, seconds, device, seed, path}.
+    """
+    from ouro.figures.tasks import paper
+    from ouro.jobs.answers import AnswersSpec, answers
+    from ouro.jobs.provenance import values_of
+
+    suffix = picture_format(out)
+    spec = AnswersSpec(
+        source, beside, sample=None if image else sample, image=image, data=data, steps=steps, seed=seed, device=device
+    )
+    report = followed("show", answers(spec))
+    values = values_of(report)
+    if out is not None:
+        values["path"] = write_picture(paper(report), out, suffix)
+    end(values, draw.show, json_=json_)
 
 
 @guarded
@@ -275,6 +306,49 @@ def evaluate(
 
 @guarded
 @takes_model
+def sample(
+    source: Source,
+    num: Annotated[int, typer.Option(help="How many pictures.", min=1)] = 16,
+    steps: Annotated[int, typer.Option(help="Steps of the sampler.", min=1)] = 20,
+    sampler: Annotated[str, typer.Option(help="euler, or heun with two velocities per step.")] = "heun",
+    guidance: Annotated[float, typer.Option(help="How far beyond the velocity without class; 1 is as trained.")] = 1.0,
+    classes: Annotated[
+        str, typer.Option(help="Classes of the pictures in turn, as 3 or 1,4,1,5; all by default.")
+    ] = "",
+    beside: Annotated[
+        str, typer.Option(help="A quantized file of the model, drawn under it from the same noise.")
+    ] = "",
+    out: Annotated[Path | None, typer.Option(help="Write the pictures here (.png).")] = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Pictures that a denoiser makes; of a quantized file, the float model's above its own.
+
+    JSON: {model, method, bits, num, sampler, steps, guidance, classes, judge, recognized: {float, quantized}, difference,
+    seconds, device, seed, path}.
+    """
+    from ouro.jobs.provenance import values_of
+    from ouro.jobs.sample import SampleSpec, sheet
+    from ouro.jobs.sample import sample as job
+    from ouro.store import write_bytes
+
+    if out is not None and out.suffix != ".png":
+        raise ValueError(f"cannot write pictures as {out.name!r}; use .png")
+    wanted = numbers(classes, "classes") if classes else ()
+    spec = SampleSpec(source, beside, num, steps, sampler, guidance, wanted, seed, device)
+    report = followed("sample", job(spec))
+    values = values_of(report)
+    if out is not None:
+        picture = BytesIO()
+        sheet(report.arrays).save(picture, format="png")
+        write_bytes(out, picture.getvalue())
+        values["path"] = str(out)
+    end(values, draw.sample, json_=json_)
+
+
+@guarded
+@takes_model
 def train(
     source: Source,
     out: Annotated[Path | None, typer.Option(help="Folder for the weights and the model card.")] = None,
@@ -293,5 +367,5 @@ def train(
     end(run("train", train_job(spec, out or Path("out"))), draw.train, json_=json_)
 
 
-COMMANDS = (models, inspect, doctor, attention, generate, quantize, sensitivity, quality, evaluate, train)
+COMMANDS = (models, inspect, doctor, attention, show, generate, quantize, sensitivity, quality, evaluate, sample, train)
 """In the order in which --help lists them."""

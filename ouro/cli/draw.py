@@ -8,8 +8,14 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
+from ouro.figures.words import words
+from ouro.metrics import METRICS, damaged, metric_of, shown_score
+
 Values = dict[str, Any]
 Drawn = Iterator[RenderableType]
+
+_FURTHER = {"pixel_accuracy": "pixels", "ap50": "AP50", "ap75": "AP75", "recognized": "recognized by the judge"}
+"""Scores beside the main one -> what they are called."""
 
 
 def percent(value: float | None) -> str:
@@ -39,11 +45,11 @@ def models(rows: Sequence[Values]) -> Drawn:
     cells = (
         (
             row["name"], row["family"], "x".join(map(str, row["input_size"])), f"{row['parameters']:,}", row["weights"],
-            "-" if row["top1"] is None else f"{row['top1']:.1f} %",
+            shown_score(row["metric"], row["score"]),
         )
         for row in rows
     )  # fmt: skip
-    yield _filled("models", ("name", "family", "input", "parameters", "weights", "top-1"), cells)
+    yield _filled("models", ("name", "family", "input", "parameters", "weights", "score"), cells)
 
 
 def doctor(values: Values) -> Drawn:
@@ -78,7 +84,7 @@ def inspection(values: Values) -> Drawn:
 def attention(values: Values) -> Drawn:
     """AUROC of every map; a line where there is no mask to score against."""
     if not values["table"]:
-        yield f"{values['model']} takes the image for {values['predicted']} ({percent(values['confidence'])}); no mask is known"
+        yield f"{values['model']}: {words(values)}; no mask is known"
         return
     title = (
         f"{values['model']}: AUROC of maps against the mask, {values.get('n') or 1} held-out image(s), window "
@@ -92,6 +98,24 @@ def attention(values: Values) -> Drawn:
         for row in values["table"]
     )  # fmt: skip
     yield _filled(title, ("layer", "direction", "what", "AUROC", "95 %", "pointing"), rows)
+
+
+def show(values: Values) -> Drawn:
+    """What is there, and what each model says of it."""
+    place = values["image"] or f"{values['data']} {values['sample']}"
+    yield f"{values['model']} ({values['task']}) on {place}"
+    if values["truth"] is not None:
+        yield f"truth: {words(values['truth'])}"
+    for name, answer in values["answers"].items():
+        if answer is not None:
+            made = "float" if name == "float" else "{method} {bits}".format(**values["beside"])
+            yield f"{made}: {words(answer)}"
+    if values["agreement"] is not None:
+        yield f"both agree to {percent(values['agreement'])}, divergence {values['divergence']:.3g}"
+    elif values["divergence"] is not None:
+        yield f"pixels differ by {percent(values['divergence'])} of their range (root mean square, same noise)"
+    if "path" in values:
+        yield f"written to {values['path']}"
 
 
 def generate(values: Values) -> Drawn:
@@ -126,16 +150,22 @@ def quantize(values: Values) -> Drawn:
 
 
 def evaluate(values: Values) -> Drawn:
-    """Top-1 with its interval, beside the float model's; where weights came from and how images were seen."""
-    low, high = values["ci95"]
-    yield (
-        f"{values['model']} on {values['data']}: top-1 {percent(values['top1'])} ({percent(low)} to {percent(high)}), "
-        f"n = {values['n']}"
-    )
+    """The score with its interval, beside the float model's; where weights came from and how images were seen."""
+    name = metric_of(values)
+    metric, (low, high) = METRICS[name], map(METRICS[name].shown, values["ci95"])
+    score = metric.shown(values[name])
+    yield f"{values['model']} on {values['data']}: {metric.title} {score} ({low} to {high}), n = {values['n']}"
+    if further := [f"{title} {percent(values[key])}" for key, title in _FURTHER.items() if key in values]:
+        yield ", ".join(further)
     if values["method"] != "float":
-        yield (
-            f"float model on the same images: {percent(values['fp_top1'])}; effective bits {values['effective_bits']}"
-        )
+        exact = metric.shown(values[f"fp_{name}"])
+        yield f"float model on the same images: {exact}; effective bits {values['effective_bits']}"
+    if "floor" in values:
+        yield f"two halves of the real images are {metric.shown(values['floor'])} apart"
+    if each := values.get("per_class"):
+        names = values.get("classes") or map(str, range(len(each)))
+        rows = ((name, percent(x)) for name, x in zip(names, each, strict=True))
+        yield _filled(f"{metric.title} of every class", ("class", metric.title), rows)
     taken, seen = values["weights"], values["transform"]
     if taken:
         yield f"weights: {taken['source']}, {taken['container'] or 'no container'}, revision {taken['revision']}"
@@ -144,22 +174,45 @@ def evaluate(values: Values) -> Drawn:
         yield f"images: {seen['interpolation']}, center crop of {seen['crop_pct']}, {size}"
 
 
+def sample(values: Values) -> Drawn:
+    """What was drawn, how, and how much of it a judge knows."""
+    how = f"{values['sampler']}, {values['steps']} steps, guidance {values['guidance']:g}"
+    yield f"{values['num']} pictures of {values['model']} ({how})"
+    for name, share in (values["recognized"] or {}).items():
+        yield f"{name}: {values['judge']} takes {percent(share)} for the class that was asked for"
+    if values["difference"] is not None:
+        words = f"{values['method']} {values['bits']}: pixels differ by {percent(values['difference'])} of their range"
+        yield f"{words} (root mean square, same noise)"
+    if "path" in values:
+        yield f"written to {values['path']}"
+
+
 def sensitivity(values: Values) -> Drawn:
     """What rounding each site costs, in the order of the mode."""
     whole = values["whole"]
     title = (
         f"{values['model']} {values['bits']} by {values['method']}, scope {values['scope']}, {values['mode']}, "
-        f"n = {values['n']}; all rounded: KL {whole['kl']:.3g}, top-1 {percent(values['fp_top1'] - whole['top1_drop'])} "
-        f"of {percent(values['fp_top1'])}"
+        f"n = {values['n']}; all rounded: KL {whole['kl']:.3g}{_left(values)}"
     )
+    name = damaged(values)
     rows = (
         (
             row["name"], str(row["sites"]), ", ".join(map(str, row["bits"])), f"{row['kl']:.3g}",
-            percent(row["top1_drop"]), "-" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}",
+            METRICS[name].shown(row[f"{name}_drop"]), "-" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f}",
         )
         for row in values["rows"]
     )  # fmt: skip
-    yield _filled(title, ("name", "sites", "bits", "KL", "top-1 drop", "SQNR dB"), rows)
+    yield _filled(title, ("name", "sites", "bits", "KL", f"{METRICS[name].title} drop", "SQNR dB"), rows)
+
+
+def _left(values: Values) -> str:
+    """What is left of the score, "" where there are no targets."""
+    name = damaged(values)
+    exact, drop = values[f"fp_{name}"], values["whole"][f"{name}_drop"]
+    if exact is None:
+        return ""
+    metric = METRICS[name]
+    return f", {metric.title} {metric.shown(exact - drop)} of {metric.shown(exact)}"
 
 
 def quality(values: Values) -> Drawn:
@@ -180,8 +233,10 @@ def quality(values: Values) -> Drawn:
 
 
 def train(values: Values) -> Drawn:
-    """Held-out accuracy, and where the weights are."""
-    yield f"{values['model']}: held-out top-1 {percent(values['top1'])}, n = {values['n']} -> {values['path']}"
+    """Held-out score, and where the weights are."""
+    name = metric_of(values)
+    score = f"{METRICS[name].title} {METRICS[name].shown(values[name])}"
+    yield f"{values['model']}: held-out {score}, n = {values['n']} -> {values['path']}"
 
 
 # ---- sweeps ------------------------------------------------------------------------------------------------------
@@ -189,19 +244,20 @@ def train(values: Values) -> Drawn:
 
 def quantization(values: Values) -> Drawn:
     """Methods x bits x calibration sets, means over seeds."""
-    low, high = values["fp_ci95"]
+    name = metric_of(values)
+    metric, (low, high) = METRICS[name], map(METRICS[name].shown, values["fp_ci95"])
     title = (
-        f"{values['model']}, float {percent(values['fp_top1'])} ({percent(low)} to {percent(high)}), n = {values['n']}, "
+        f"{values['model']}, float {metric.shown(values[f'fp_{name}'])} ({low} to {high}), n = {values['n']}, "
         f"{len(values['seeds'])} seed(s)"
     )
     rows = (
         (
-            row["method"], row["bits"], row["calib"], percent(row["top1"]), f"{100 * row['spread']:.1f}",
+            row["method"], row["bits"], row["calib"], metric.shown(row[name]), metric.gap(row["spread"]).lstrip("+"),
             f"{row['effective_bits']['activations']:.2f}", percent(row["effective_bits"]["outlier_share"]),
         )
         for row in values["rows"]
     )  # fmt: skip
-    columns = ("what", "bits", "calibration", "top-1", "spread", "effective bits", "outliers")
+    columns = ("what", "bits", "calibration", metric.title, "spread", "effective bits", "outliers")
     yield _filled(title, columns, rows)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator, Iterable
 from functools import wraps
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +17,8 @@ from rich.progress import Progress as Bar
 from ouro.progress import drive
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from ouro.types import Progress, Report
 
 Values = dict[str, Any]
@@ -68,6 +71,28 @@ def followed(title: str, job: Generator[Progress, None, _Result]) -> _Result:
             bar.update(task, completed=progress.step, total=progress.total, description=progress.message)
 
         return drive(job, show)
+
+
+def picture_format(out: Path | None) -> str:
+    """The format in which a picture is written there, found out before the work begins.
+
+    Raises:
+        ValueError: the file's name says another one.
+    """
+    suffix = "" if out is None else out.suffix.lstrip(".")
+    if out is not None and suffix not in ("png", "svg", "pdf"):
+        raise ValueError(f"cannot write a picture as {out.name!r}; use .png, .svg or .pdf")
+    return suffix
+
+
+def write_picture(figure: Figure, out: Path, suffix: str) -> str:
+    """Writes a figure; the path."""
+    from ouro.store import write_bytes
+
+    picture = BytesIO()
+    figure.savefig(picture, format=suffix, dpi=160, bbox_inches="tight")
+    write_bytes(out, picture.getvalue())
+    return str(out)
 
 
 def end(values: Any, draw: Drawing, *, json_: bool, out: Path | None = None) -> None:

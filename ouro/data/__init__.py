@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from ouro.registry import DATASETS
+from ouro.types import IGNORED as IGNORED
 
 SPLITS = ("train", "calib", "test")
 """The parts that sets are divided into; a folder alone is the same images in each."""
-IGNORED = 255
-"""The class of a pixel that nobody knows: it is neither trained on nor scored."""
 
 
 class Dataset(Protocol):

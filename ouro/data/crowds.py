@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ouro.data import Dataset, check_range, check_split
+from ouro.data.boxes import padded
 from ouro.data.scenes import (
     CLASSES,
     GRAIN,
@@ -57,6 +58,10 @@ class Crowd:
     labels: tuple[int, ...]
     boxes: tuple[tuple[int, int, int, int], ...]
     owner: np.ndarray
+
+    def rows(self) -> list[tuple[int, ...]]:
+        """Box and class of every object."""
+        return [(*box, label) for box, label in zip(self.boxes, self.labels, strict=True)]
 
     def segments(self) -> np.ndarray:
         """Class of every pixel, int64 [h w], 0 for the ground."""
@@ -178,17 +183,4 @@ class ScenesDet(_Crowds):
     def images(self, start: int, n: int) -> tuple[Tensor, Tensor]:
         """Scenes start..start+n: images uint8 [n 3 h w] and boxes float32 [n 4 6], see `ouro.data.boxes`."""
         scenes, pixels = self._scenes(start, n)
-        return pixels, padded([list(zip(scene.boxes, scene.labels, strict=True)) for scene in scenes], MOST)
-
-
-def padded(objects: list[list[tuple[tuple[int, int, int, int], int]]], most: int) -> Tensor:
-    """Boxes and classes of the objects of each image as rows [n most 6]: x0, y0, x1, y1, class, crowd.
-
-    Rows that stand for nothing have the class -1. crowd 1 is COCO's mark of a group that counts neither way.
-    """
-    rows = torch.zeros(len(objects), most, 6)
-    rows[:, :, 4] = -1
-    for image, listed in enumerate(objects):
-        for place_, (box, label) in enumerate(listed):
-            rows[image, place_] = torch.tensor([*box, label, 0], dtype=torch.float32)
-    return rows
+        return pixels, padded([scene.rows() for scene in scenes], MOST)

@@ -7,7 +7,7 @@ torchvision's ImageFolder, so the labels are those of the official checkpoints.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -164,9 +164,9 @@ def _walk(root: Path) -> tuple[tuple[str, ...], list[Path], list[int] | None]:
     if not root.is_dir():
         problem = "is a file" if root.exists() else "does not exist"
         raise ValueError(f"image folder {root} {problem}; give a folder of images or of one sub-folder per class")
-    loose = _pictures(root.iterdir())
+    loose = pictures(root.iterdir())
     classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    per_class = [_pictures((root / name).rglob("*")) for name in classes]
+    per_class = [pictures((root / name).rglob("*")) for name in classes]
     if not loose and not any(per_class):
         raise ValueError(f"image folder {root} holds no image; give a folder of images or of one sub-folder per class")
     if not any(per_class):
@@ -177,7 +177,8 @@ def _walk(root: Path) -> tuple[tuple[str, ...], list[Path], list[int] | None]:
     return tuple(classes), paths, [label for label, members in enumerate(per_class) for _ in members]
 
 
-def _pictures(entries: Iterator[Path]) -> list[Path]:
+def pictures(entries: Iterable[Path]) -> list[Path]:
+    """Those of the files that PIL can read, sorted; hidden ones are left out."""
     readable = {extension for extension, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     return sorted(
         path for path in entries if path.suffix.lower() in readable and not path.name.startswith(".") and path.is_file()

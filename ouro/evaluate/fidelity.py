@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf, log10
 
@@ -35,19 +36,22 @@ def compare(exact: Tensor, rounded: Tensor) -> Fidelity:
     return Fidelity(ratio, F.cosine_similarity(exact.double(), rounded.double(), dim=-1).mean().item())
 
 
-def fidelity(exact: VisionModel, rounded: VisionModel, images: Tensor, *patterns: str) -> dict[str, Fidelity]:
+def fidelity(
+    exact: VisionModel, rounded: VisionModel, images: Tensor, *patterns: str, conditions: Sequence[Tensor] = ()
+) -> dict[str, Fidelity]:
     """Fidelity of every matching tap, and of the "logits", of a quantized model to the float one.
 
     Args:
         images: in model space, wherever they are.
         patterns: of tap paths; by default every block's output.
+        conditions: what the models are given beside the images, each [b].
     """
     patterns = patterns or ("*.tap_out",)
-    images = images.to(exact.device)
+    given = [tensor.to(exact.device) for tensor in (images, *conditions)]
     with torch.no_grad():
         with record(exact, *patterns) as wanted:
-            logits = exact(images)
+            logits = exact(*given)
         with record(rounded, *patterns) as taken:
-            rounded_logits = rounded(images)
+            rounded_logits = rounded(*given)
     result = {path: compare(tensor, taken.tensors[path]) for path, tensor in wanted.tensors.items()}
     return {**result, "logits": compare(logits, rounded_logits)}

@@ -54,6 +54,40 @@ def interval(values: Tensor) -> tuple[float, float, float]:
     return mean, mean - half, mean + half
 
 
+def resampled_interval(scores: Sequence[Tensor], value: float) -> tuple[float, float, float]:
+    """(value, low, high) of scores of resampled images [r], one tensor per seed, around the value of the images as they are.
+
+    As for `interval`: the variance over resamples is that of the images, to which that of the seeds is added.
+    """
+    values = torch.stack(list(scores)).double()
+    parts = [(values.mean(0).var().item(), math.inf)]
+    if len(values) > 1:
+        parts.append((values.mean(1).var().item() / len(values), len(values) - 1))
+    variance = sum(part for part, _ in parts)
+    if variance == 0:
+        return value, value, value
+    spread = sum(part**2 / degrees for part, degrees in parts)
+    half = (student(variance**2 / spread) if spread else 1.959964) * math.sqrt(variance)
+    return value, value - half, value + half
+
+
+def resampled_difference(
+    better: Sequence[Tensor], worse: Sequence[Tensor], values: tuple[float, float], *, larger_is_better: bool = True
+) -> dict[str, Any]:
+    """{difference, ci95, seen} of scores of the same resamples, see `resampled_interval`; positive where the first is better.
+
+    Raises:
+        ValueError: other numbers of seeds.
+    """
+    if len(better) != len(worse):
+        raise ValueError(f"scores of {len(better)} and of {len(worse)} seeds are no pairs")
+    sign = 1 if larger_is_better else -1
+    gaps = [sign * (one - other) for one, other in zip(better, worse, strict=True)]
+    mean, low, high = resampled_interval(gaps, sign * (values[0] - values[1]))
+    seen = "yes" if low > 0 else "no" if high < 0 else "not resolved"
+    return {"difference": mean, "ci95": [low, high], "seen": seen}
+
+
 def difference(better: Sequence[Tensor], worse: Sequence[Tensor]) -> dict[str, Any]:
     """{difference, ci95, seen, won, lost}: outcomes bool [n] per seed of two sides, in the same order of images.
 

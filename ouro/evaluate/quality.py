@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ouro.gen.methods.psaq import PsaqGen
 from ouro.taps import record, taps
+from ouro.tasks.frechet import distance, moments
 from ouro.vision import VisionModel
 
 BATCH = 8
@@ -59,9 +60,7 @@ def diversity(vectors: Tensor, labels: Tensor | None = None) -> dict[str, float 
 
 
 def frechet(first: Tensor, second: Tensor) -> float:
-    """Frechet distance of two clouds of features [s c], each taken for a normal distribution; in float64.
-
-    |m1 - m2|^2 + tr(C1 + C2 - 2 (C1^1/2 C2 C1^1/2)^1/2). Biased upwards for few samples: compare sets of one size.
+    """Frechet distance of two clouds of features [s c], see `ouro.tasks.frechet`; compare sets of one size.
 
     Raises:
         ValueError: fewer than two samples, or clouds of different width.
@@ -70,12 +69,7 @@ def frechet(first: Tensor, second: Tensor) -> float:
         raise ValueError(f"{min(len(first), len(second))} sample(s) have no covariance; give two or more")
     if first.shape[1] != second.shape[1]:
         raise ValueError(f"features of {first.shape[1]} and of {second.shape[1]} channels cannot be compared")
-    a, b = first.double().cpu(), second.double().cpu()
-    spread_a, spread_b = torch.cov(a.T), torch.cov(b.T)
-    root = _square_root(spread_a)
-    shared = torch.linalg.eigvalsh(root @ spread_b @ root).clamp(min=0).sqrt().sum()
-    gap = (a.mean(0) - b.mean(0)).square().sum()
-    return max(0.0, (gap + spread_a.trace() + spread_b.trace() - 2 * shared).item())
+    return distance(moments(first.cpu()), moments(second.cpu())).item()
 
 
 def coverage(model: VisionModel, images: Tensor, real: Tensor) -> list[Coverage]:
@@ -111,11 +105,6 @@ def similarity_density(model: VisionModel, images: Tensor, bins: int = 80) -> Te
 
 def _mean(values: Tensor) -> float | None:
     return values.mean().item() if values.numel() else None
-
-
-def _square_root(matrix: Tensor) -> Tensor:
-    values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
 
 
 def _histogram(vectors: Tensor, bins: int) -> Tensor:

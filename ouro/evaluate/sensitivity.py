@@ -20,7 +20,7 @@ from ouro.evaluate.fidelity import compare
 from ouro.progress import staged
 from ouro.quant.apply import attach_calibration
 from ouro.quant.bits import WIDE
-from ouro.quant.sections import sections
+from ouro.quant.sections import chunked, sections
 from ouro.taps import detach, taps
 from ouro.tasks import Task, task_of
 from ouro.types import Calibration, Progress, QuantPlan
@@ -79,6 +79,7 @@ def sensitivity(
     images: Tensor,
     labels: Tensor | None = None,
     *,
+    conditions: Sequence[Tensor] = (),
     mode: str = "isolated",
     by: str = "site",
     batch: int = BATCH,
@@ -86,6 +87,7 @@ def sensitivity(
     """Measures the sites of a calibration on images [n 3 h w] in model space; the model itself stays as it is.
 
     Args:
+        conditions: what the model is given beside the images, each [n].
         mode: "isolated", only this one rounded, most harmful first; "cumulative", rounded one after another in rising
             order of isolated KL, every row with all rows before it; "leave_one_float", all rounded but this one, the
             row that helps most first.
@@ -100,11 +102,14 @@ def sensitivity(
         raise ValueError(f"unknown mode {mode!r}; known: {', '.join(MODES)}")
     if not len(images) or batch < 1:
         raise ValueError(f"{len(images)} images in batches of {batch} were given, expected 1 or more of both")
-    subsets = Subsets(model, calibration, images, batch, labels)
-    return (yield from MODES[mode](subsets, grouped(model, calibration.plan, images[:1], by)))
+    subsets = Subsets(model, calibration, images, batch, labels, conditions)
+    groups = grouped(model, calibration.plan, images[:1], by, [given[:1] for given in conditions])
+    return (yield from MODES[mode](subsets, groups))
 
 
-def grouped(model: VisionModel, plan: QuantPlan, image: Tensor, by: str) -> list[Group]:
+def grouped(
+    model: VisionModel, plan: QuantPlan, image: Tensor, by: str, conditions: Sequence[Tensor] = ()
+) -> list[Group]:
     """The plan's sites, rounded or not, in the order of the model; see `sensitivity`.
 
     Raises:
@@ -115,7 +120,7 @@ def grouped(model: VisionModel, plan: QuantPlan, image: Tensor, by: str) -> list
     # where a site is does not depend on its width
     every = replace(plan, sites={path: replace(spec, bits=WIDE) for path, spec in plan.sites.items()})
     by_group: dict[tuple[str, str], list[str]] = {}
-    for part in sections(model, every, image):
+    for part in sections(model, every, image, *conditions):
         for path, (tap, _) in part.sites.items():
             by_group.setdefault((part.name, GROUPINGS[by](part.name, path, tap.site)), []).append(path)
     return [
@@ -163,24 +168,26 @@ class Subsets:
     """A calibrated model of which any subset of sites can be rounded, and images to judge it by."""
 
     def __init__(
-        self, model: VisionModel, calibration: Calibration, images: Tensor, batch: int, targets: Tensor | None = None
-    ) -> None:
+        self, model: VisionModel, calibration: Calibration, images: Tensor, batch: int, targets: Tensor | None = None,
+        conditions: Sequence[Tensor] = (),
+    ) -> None:  # fmt: skip
         self.model, self.task, self.targets = copy.deepcopy(model).eval(), task_of(model), targets
-        self.parts = sections(self.model, calibration.plan, images[:1].to(model.device))
+        # on their way they are on the CPU: all images at once may be many
+        self.batches = chunked(batch, images, *conditions, device=images.device)
+        self.parts = sections(self.model, calibration.plan, *(given[:1] for given in self.batches[0]))
         attach_calibration(self.model, calibration)
         self.taps = {path: tap for path, tap in taps(self.model) if tap.quantizer is not None}
         self.quantizers = {path: tap.quantizer for path, tap in self.taps.items()}
         detach(self.model)
         self.home = {path: number for number, part in enumerate(self.parts) for path in part.sites}
-        self.batches = images.split(batch)
 
     def outputs(self, subsets: Sequence[Sequence[str]]) -> Generator[Progress, None, list[Any]]:
         """Outputs for every subset; what comes before its first site is as in the float model, and run once."""
         parts: list[list[Any]] = [[] for _ in subsets]
         device = self.model.device
-        for number, images in enumerate(self.batches):
+        for number, given in enumerate(self.batches):
             with torch.no_grad():
-                states: list[tuple[Any, ...]] = [(images.to(device),)]
+                states: list[tuple[Any, ...]] = [tuple(part.to(device) for part in given)]
                 for part in self.parts:
                     states.append(part.run(*states[-1]))
             for place, paths in enumerate(subsets):

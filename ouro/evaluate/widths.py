@@ -27,6 +27,7 @@ def damages_by_width(
     images: Tensor,
     widths: Sequence[int],
     *,
+    conditions: Sequence[Tensor] = (),
     by: str = "site",
     method: str,
     bits: str,
@@ -44,17 +45,18 @@ def damages_by_width(
     chosen = {
         path: spec for path, spec in plan.sites.items() if is_rounded(spec) and site_of[path] not in RECURRENT_SITES
     }
-    groups = grouped(model, replace(plan, sites=chosen), images[:1], by)
+    groups = grouped(model, replace(plan, sites=chosen), images[:1], by, [given[:1] for given in conditions])
     by_width: list[dict[int, float]] = [{} for _ in groups]
     sizes: dict[str, int] = {}
     for number, width in enumerate(widths):
         begin, middle, end = (place / (2 * len(widths)) for place in range(2 * number, 2 * number + 3))
         site_bits = dict.fromkeys(chosen, width)
         job = calibrating(
-            model, images, method=method, bits=bits, scope=scope, seed=seed, site_bits=site_bits, **options
-        )
+            model, images, conditions=conditions, method=method, bits=bits, scope=scope, seed=seed, site_bits=site_bits,
+            **options,
+        )  # fmt: skip
         calibration = yield from staged(job, begin, middle, f"{width} bits")
-        subsets = Subsets(model, calibration, images, BATCH)
+        subsets = Subsets(model, calibration, images, BATCH, conditions=conditions)
         measuring = subsets.outputs([(), *(group.paths for group in groups)])
         exact, *alone = yield from staged(measuring, middle, end, f"damage at {width} bits")
         for damages, rounded in zip(by_width, alone, strict=True):

@@ -15,8 +15,11 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
-_KL, _TOP1 = "#0072b2", "#d55e00"
-_COLUMNS = ("name", "block", "kind", "sites", "bits", "kl", "top1_drop", "sqnr_db", "isolated_kl")
+from ouro.metrics import METRICS, damaged
+
+_KL, _SCORE = "#0072b2", "#d55e00"
+_COLUMNS = ("name", "block", "kind", "sites", "bits", "kl", "{}_drop", "sqnr_db", "isolated_kl")
+"""With the place of the score's name."""
 
 Values = Mapping[str, Any]
 
@@ -56,12 +59,13 @@ def paper(values: Values) -> Figure:
 
 
 def screen_curve(values: Values) -> go.Figure:
-    """Plotly: KL (logarithmic) and top-1 while one row after the other is rounded, most harmless first.
+    """Plotly: KL (logarithmic) and the score while one row after the other is rounded, most harmless first.
 
     Raises:
         ValueError: no rows, or another mode than cumulative.
     """
-    steps, kl, top1 = _curve(values)
+    steps, kl, scores = _curve(values)
+    metric = METRICS[damaged(values)]
     names = [row["name"] for row in values["rows"]]
     figure = make_subplots(specs=[[{"secondary_y": True}]])
     figure.add_scatter(
@@ -69,12 +73,12 @@ def screen_curve(values: Values) -> go.Figure:
         hovertemplate="%{x}: with %{customdata}<br>KL %{y:.3g}<extra></extra>",
     )  # fmt: skip
     figure.update_yaxes(title="KL, nats", type="log", secondary_y=False)
-    if top1:
+    if scores:
         figure.add_scatter(
-            x=steps, y=top1, name="top-1", mode="lines", line={"color": _TOP1, "dash": "dash"}, secondary_y=True,
-            hovertemplate="%{x}: top-1 %{y:.1f} %<extra></extra>",
+            x=steps, y=scores, name=metric.title, mode="lines", line={"color": _SCORE, "dash": "dash"}, secondary_y=True,
+            hovertemplate=f"%{{x}}: {metric.title} %{{y:.1f}} %<extra></extra>",
         )  # fmt: skip
-        figure.update_yaxes(title="top-1, %", range=[0, 102], showgrid=False, secondary_y=True)
+        figure.update_yaxes(title=metric.axis, range=[0, 102], showgrid=False, secondary_y=True)
     figure.update_layout(title=_title(values), template="plotly_white", xaxis={"title": _counted(values)},
                          legend={"orientation": "h", "y": -0.2})  # fmt: skip
     return figure
@@ -86,20 +90,21 @@ def alt(values: Values) -> str:
     alone = "alone" if rows[0]["isolated_kl"] is not None else "left out"
     key = "isolated_kl" if alone == "alone" else "kl"
     most, least = max(rows, key=lambda row: row[key]), min(rows, key=lambda row: row[key])
-    whole, top1 = values["whole"], ""
-    if values["fp_top1"] is not None:
-        left = values["fp_top1"] - whole["top1_drop"]
-        top1 = f", top-1 {100 * left:.1f} % of {100 * values['fp_top1']:.1f} %"
+    whole, name, score = values["whole"], damaged(values), ""
+    if (exact := values[f"fp_{name}"]) is not None:
+        metric = METRICS[name]
+        score = f", {metric.title} {metric.shown(exact - whole[f'{name}_drop'])} of {metric.shown(exact)}"
     return (
         f"{len(rows)} row(s) of {values['model']} at {values['bits']} {alone}: KL from {least[key]:.2g} ({least['name']}) "
-        f"to {most[key]:.2g} ({most['name']}). All rounded: KL {whole['kl']:.2g}{top1}."
+        f"to {most[key]:.2g} ({most['name']}). All rounded: KL {whole['kl']:.2g}{score}."
     )
 
 
 def table(values: Values) -> tuple[list[str], list[list[Any]]]:
     """Header and one row per site or group, for CSV; several widths are joined by spaces."""
     rows = [{**row, "bits": " ".join(map(str, row["bits"]))} for row in values["rows"]]
-    return list(_COLUMNS), [[row[column] for column in _COLUMNS] for row in rows]
+    columns = [column.format(damaged(values)) for column in _COLUMNS]
+    return columns, [[row[column] for column in columns] for row in rows]
 
 
 def _grid(values: Values) -> tuple[list[str], list[str], np.ndarray]:
@@ -125,14 +130,15 @@ def _place(block: str) -> tuple[int, list[tuple[int, str]]]:
 
 
 def _curve(values: Values) -> tuple[list[int], list[float], list[float]]:
-    """Rows rounded so far, KL (NaN for none: a logarithmic axis has no place for it), top-1 in percent if it is known."""
+    """Rows rounded so far, KL (NaN for none: a logarithmic axis has no place for it), the score, shares in percent, if known."""
     rows = _rows(values)
     if values["mode"] != "cumulative":
         raise ValueError(f"mode {values['mode']!r} rounds no row after another; draw one that was cumulative")
     kl = [row["kl"] if row["kl"] > 0 else np.nan for row in rows]
-    float_top1 = values["fp_top1"]
-    top1 = [] if float_top1 is None else [100 * (float_top1 - row["top1_drop"]) for row in rows]
-    return list(range(1, len(rows) + 1)), kl, top1
+    name = damaged(values)
+    exact, factor = values[f"fp_{name}"], METRICS[name].factor
+    scores = [] if exact is None else [factor * (exact - row[f"{name}_drop"]) for row in rows]
+    return list(range(1, len(rows) + 1)), kl, scores
 
 
 def _rows(values: Values) -> list[Mapping[str, Any]]:

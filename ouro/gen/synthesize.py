@@ -157,7 +157,8 @@ def saved_bytes(model: VisionModel, objective: Objective) -> int:
     with _frozen(model), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         with record(model, *objective.patterns, detach=False) as trace:
             logits = model(image)
-        label, smooth = torch.zeros(1, dtype=torch.int64, device=device), torch.zeros(1, device=device)
+        label = task_of(model).draw(model.info, 0, 0, 1).to(device)
+        smooth = torch.zeros(1, device=device)
         objective.losses(trace, logits, label, image, smooth)
     return sum(kept.values())
 

@@ -17,6 +17,7 @@ from ouro.jobs.synthesize import SynthesisSpec, synthesize
 from ouro.progress import finish
 from ouro.quant.apply import weights_digest
 from ouro.quant.calibrate import check_images
+from ouro.tasks import task_of
 from ouro.types import CalibrationSet, DataSource, ModelInfo, ModelSource
 from ouro.vision import VisionModel
 
@@ -39,9 +40,12 @@ def calibration_set(
 
     A stored set that was made with other weights of the model is taken, with a line in the log that says so.
 
+    What a model is given beside its inputs comes along as `conditions`: of a denoiser real images are taken at diffusion
+    times that are spread over (0, 1), and so is noise. See `calibration`, `conditions` and `imagined` of its task.
+
     Images of a data set are drawn by the seed from its calibration split, CALIBRATION of them (or all, where it has
     fewer) unless a number is given. Noise is Gaussian. "synthetic:N" is what `ouro generate` makes for this seed,
-    generated if it is not among the runs in `root`.
+    generated if it is not among the runs in `root`; of a denoiser they are states of its own sampling.
 
     Raises:
         FileNotFoundError: no such file.
@@ -49,17 +53,27 @@ def calibration_set(
     """
     wanted, source = parse(calib), source_of(source)
     if wanted.kind == FILE:
-        return _stored_set(wanted.argument, source.name, model)
+        return _stored_set(wanted.argument, source.name, model, seed)
     if wanted.kind == SYNTHETIC:
-        return _synthesized(wanted, source, seed, root, device)
-    make = _noise_images if wanted.kind == NOISE else _real_images
-    return CalibrationSet(make(wanted, model.info, seed), None, {"calib": spelled(wanted), "seed": seed})
+        return _synthesized(wanted, source, model, seed, root, device)
+    made = {"calib": spelled(wanted), "seed": seed}
+    task, info = task_of(model), model.info
+    if wanted.kind == NOISE:
+        images = _noise_images(wanted, info, seed)
+        return CalibrationSet(images, None, made, task.conditions(info, len(images), seed))
+    pixels, labels = _real_images(wanted, info, seed)
+    images, conditions = task.calibration(normalize(pixels, info.mean, info.std), labels, info, seed)
+    return CalibrationSet(images, None, made, conditions)
 
 
 def _synthesized(
-    wanted: DataSource, source: ModelSource, seed: int, root: str | os.PathLike[str] | None, device: str
-) -> CalibrationSet:
-    num = wanted.count or CALIBRATION
+    wanted: DataSource, source: ModelSource, model: VisionModel, seed: int, root: str | os.PathLike[str] | None,
+    device: str,
+) -> CalibrationSet:  # fmt: skip
+    num, task = wanted.count or CALIBRATION, task_of(model)
+    if task.generates:
+        images, conditions = task.imagined(model, num, seed)
+        return CalibrationSet(images, None, {"calib": f"{SYNTHETIC}:{num}", "seed": seed}, conditions)
     made = finish(synthesize(SynthesisSpec(source, num=num, seed=seed, device=device), root=root))
     return CalibrationSet(made.arrays["images"], made.arrays["labels"], {"calib": f"{SYNTHETIC}:{num}", "seed": seed})
 
@@ -68,18 +82,20 @@ def _noise_images(wanted: DataSource, info: ModelInfo, seed: int) -> Tensor:
     return noise(info, wanted.count or CALIBRATION, seed)
 
 
-def _real_images(wanted: DataSource, info: ModelInfo, seed: int) -> Tensor:
+def _real_images(wanted: DataSource, info: ModelInfo, seed: int) -> tuple[Tensor, Tensor | None]:
+    """uint8 [s 3 h w], and their classes [s] where they have any."""
     everything = replace(wanted, count=None)
     whole = open_data(everything, "calib", info)
     count = min(CALIBRATION, len(whole)) if wanted.count is None else wanted.count
     if count > len(whole):
         raise ValueError(f"{count} calibration images were asked for, {own_data(everything, info)} has {len(whole)}")
     chosen = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))[:count].tolist()
-    pixels = torch.cat([whole.images(index, 1)[0] for index in chosen])
-    return normalize(pixels, info.mean, info.std)
+    pixels, targets = zip(*(whole.images(index, 1) for index in chosen), strict=True)
+    labels = torch.cat(targets) if whole.targets == "labels" and targets[0] is not None else None
+    return torch.cat(pixels), labels
 
 
-def _stored_set(path: str, name: str, model: VisionModel) -> CalibrationSet:
+def _stored_set(path: str, name: str, model: VisionModel, seed: int) -> CalibrationSet:
     info = model.info
     tensors, metadata = read_set(path)
     images = tensors["images"]
@@ -95,4 +111,8 @@ def _stored_set(path: str, name: str, model: VisionModel) -> CalibrationSet:
         check_images(images, info.input_size)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
-    return CalibrationSet(images.float(), tensors.get("labels"), {"calib": path, **metadata})
+    task, images = task_of(model), images.float()
+    if not task.generates:
+        return CalibrationSet(images, tensors.get("labels"), {"calib": path, **metadata})
+    images, conditions = task.calibration(images, tensors.get("labels"), info, seed)
+    return CalibrationSet(images, None, {"calib": path, **metadata}, conditions)

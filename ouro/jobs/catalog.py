@@ -10,13 +10,16 @@ from ouro.models import variant
 from ouro.models.zoo import card, embedded_path
 from ouro.registry import MODELS
 from ouro.scan.order import scan_names
+from ouro.tasks import task_of
 from ouro.vision import VisionModel
 
 
 def catalog() -> list[dict[str, Any]]:
     """One row per model; `weights` is "embedded", "hub" (downloaded on request) or "none".
 
-    `top1` is in percent: measured on the held-out split for embedded models (`top1_n` images), published otherwise.
+    `task` is what it is for, `metric` the name of its main score (see `ouro.metrics`), `score` that score, as it came out
+    on `score_n` held-out images for embedded models, or as it was published (None); of shares a part of 1. `top1` and
+    `top1_n` are the same of a classifier, in percent.
     """
     rows = []
     for name in MODELS:
@@ -28,16 +31,25 @@ def catalog() -> list[dict[str, Any]]:
         if entry.embedded:
             weights = "embedded" if embedded_path(entry.weights or "").exists() else "none"
         facts = card(name) or {}
-        top1 = 100 * facts["top1"] if "top1" in facts else entry.top1
         row = {"name": name, "data": entry.data, **described(model), "weights": weights}
-        rows.append(row | {"top1": top1, "top1_n": facts.get("n")})
+        published = None if entry.top1 is None else entry.top1 / 100
+        rows.append(row | scored(facts.get(row["metric"], published), facts.get("n"), row))
     return rows
+
+
+def scored(score: float | None, n: int | None, row: dict[str, Any]) -> dict[str, Any]:
+    """What a row says of a score."""
+    top1 = score if row["metric"] == "top1" else None
+    percent = None if top1 is None else 100 * top1
+    return {"score": score, "score_n": n, "top1": percent, "top1_n": None if percent is None else n}
 
 
 def described(model: VisionModel) -> dict[str, Any]:
     """What a row says of a model as it was built, whatever its weights are."""
     mixers = model.mixers()
     return {
+        "task": model.info.task,
+        "metric": task_of(model).metric,
         "family": model.info.family,
         "input_size": list(model.info.input_size),
         "classes": model.info.num_classes,

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Generator
 from dataclasses import asdict, dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -56,9 +57,11 @@ def evaluate(spec: EvaluateSpec) -> Generator[Progress, None, Report]:
     Started by torchrun, ranks take turns at the batches and every rank has the result: the same images in the same
     batches as in one process, hence the same counts.
 
-    The report has {model, method, bits, scope, calib, data, n, top1, ci95, fp_top1, effective_bits, seconds, device,
-    seed, transform, weights, ranks}, accuracies as parts of 1, and image by image in `arrays` what was right. Effective
-    bits are measured as it runs; `transform` is how images became the input, `weights` what `load_checkpoint` took.
+    The report has {model, task, metric, method, bits, scope, calib, data, n, top1, ci95, fp_top1, effective_bits, seconds,
+    device, seed, transform, weights, ranks} of a classifier, accuracies as parts of 1; another task has the score that
+    `metric` names in the place of top1 (miou, ap, frechet), and what else it scores. Image by image, `arrays` has the
+    outcomes ("right"). Effective bits are measured as it runs; `transform` is how images became the input, `weights` what
+    `load_checkpoint` took.
 
     Raises:
         ValueError: unknown names, a limit or batch below 1, or a data set whose classes are not the model's.
@@ -74,28 +77,28 @@ def evaluate(spec: EvaluateSpec) -> Generator[Progress, None, Report]:
         ranks.agreed(lambda: task.require(dataset, data, info))
         total = len(dataset) if spec.limit is None else min(spec.limit, len(dataset))
         part = (ranks.rank, ranks.size)
-        nothing = torch.zeros(0, dtype=torch.bool)
         batches_of_rank = batches(dataset, spec.batch, limit=total, mean=info.mean, std=info.std, part=part)
 
-        def next_batch() -> tuple[Tensor, Tensor]:
-            """(right, right of the float model) of this rank's next batch; empty where it has no more."""
+        def next_batch() -> tuple[Tensor, Tensor] | None:
+            """Outcomes of this rank's next batch, and those of the float model; None where it has no more."""
             batch = next(batches_of_rank, None)
             if batch is None:
-                return nothing, nothing
-            (right,) = outcomes(rounded, [batch])
-            (fp_right,) = outcomes(exact, [batch]) if calibration else [right]
-            return right, fp_right
+                return None
+            (own,) = outcomes(rounded, [batch])
+            (exact_own,) = outcomes(exact, [batch]) if calibration else [own]
+            return own, exact_own
 
         # a packed model multiplies codes, its quantizers are not called; it was audited before it was packed
         if calibration is not None and not is_packed(rounded):
             # all ranks look at the same images, so that they agree whether to go on
             first = next(batches(dataset, 2, limit=2, mean=info.mean, std=info.std))[0].to(exact.device)
             ranks.agreed(lambda: require_sealed(rounded, first, calibration.plan))
-        right = fp_right = nothing
+        seen: list[tuple[Tensor, Tensor]] = []
+        n = 0
         with counting(rounded):
-            while len(right) < total:
-                for one, fp_one in ranks.gathered(next_batch):
-                    right, fp_right = torch.cat([right, one]), torch.cat([fp_right, fp_one])
+            while n < total:
+                seen += [pair for pair in ranks.gathered(next_batch) if pair is not None]
+                right, fp_right = (torch.cat(each) for each in zip(*seen, strict=True))
                 n, score, fp_score = len(right), task.primary(right), task.primary(fp_right)
                 words = f"{task.metric} {score:.3f} (float {fp_score:.3f})"
                 yield Progress(n, total, words, {"n": n, task.metric: score, f"fp_{task.metric}": fp_score})
@@ -103,14 +106,18 @@ def evaluate(spec: EvaluateSpec) -> Generator[Progress, None, Report]:
             if number != ranks.rank:
                 add_counts(rounded, counted)
     plan, device = None if calibration is None else calibration.plan, exact.device
+    scored = task.score(right)
+    scored |= {"classes": list(info.class_names)} if "per_class" in scored and info.class_names else {}
     values = {
         "model": name,
+        "task": task.name,
+        "metric": task.metric,
         "method": "float" if plan is None else plan.method,
         "bits": "w32a32" if plan is None else plan.bits,
         "scope": None if plan is None else plan.scope,
         "calib": None if calibration is None else calibration.provenance.get("calib"),
         "data": data,
-        **task.score(right),
+        **scored,
         f"fp_{task.metric}": task.primary(fp_right),
         "effective_bits": effective_bits(rounded),
         "seconds": round(time.perf_counter() - started, 2),
@@ -123,7 +130,28 @@ def evaluate(spec: EvaluateSpec) -> Generator[Progress, None, Report]:
     return Report("evaluate", values, run_info(spec.seed, started, device), {"right": right, "fp_right": fp_right})
 
 
-def opened(source: ModelSource, device: str) -> tuple[ModelSource, VisionModel, VisionModel, Calibration | None]:
+Opened: TypeAlias = tuple[ModelSource, VisionModel, VisionModel, Calibration | None]
+"""(source, float model, quantized model, calibration); without a calibration both models are the float one."""
+
+
+def opened_beside(source: ModelSource, beside: str, device: str) -> Opened:
+    """As `opened`, with the quantized model of the file `beside`, unless that is "".
+
+    Raises:
+        ValueError: as `opened`; the source is a quantized file itself, or the file is one of another model.
+    """
+    made_from, exact, rounded, calibration = opened(source, device)
+    if not beside:
+        return made_from, exact, rounded, calibration
+    if calibration is not None:
+        raise ValueError(f"{source.name!r} is a quantized file already; give its model's name, or leave beside out")
+    rounded, calibration, other = open_quantized(beside, source.weights, device)
+    if other.name != source.name:
+        raise ValueError(f"{beside} is a quantized {other.name}, not {source.name}; give a file of {source.name}")
+    return source, exact, rounded, calibration
+
+
+def opened(source: ModelSource, device: str) -> Opened:
     """(source, float model, quantized model, calibration) of a source or a quantized file; the first gives float twice.
 
     Weights beside a quantized file say where those that it was made from lie now.

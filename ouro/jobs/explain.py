@@ -15,6 +15,7 @@ from ouro.attention.patched import WEIGHTS
 from ouro.attention.scores import bootstrap
 from ouro.attention.survey import MERGED, Key, score, survey
 from ouro.data import normalize, providing
+from ouro.data.captions import captions
 from ouro.data.source import open_data, own_data
 from ouro.jobs.inputs import check_sample, image_file, open_model, source_of
 from ouro.jobs.provenance import run_info
@@ -167,7 +168,7 @@ def _one_image(
         dataset = open_data(data, "test", model.info)
         check_sample(spec.sample, data, dataset)
         pixels, labels = dataset.images(spec.sample, 1)
-        label = None if labels is None else dataset.classes[int(labels[0])]
+        label = None if labels is None else captions(labels, dataset.targets, dataset.classes)[0]
         mask = dataset.masks(spec.sample, 1) if "masks" in dataset.provides else None
     layers, logits = _trace(model, pixels)
     with torch.no_grad():

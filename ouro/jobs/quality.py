@@ -107,10 +107,11 @@ def quality(spec: QualitySpec, *, root: str | os.PathLike[str] | None = None) ->
         )
         job = compare(chosen, root=root)
         compared = (yield from staged(job, _LOOKING, 1, "quantized with every set")).values
-        fp_top1 = compared["fp_top1"]
+        metric = compared["metric"]
+        fp_top1 = compared[f"fp_{metric}"]
         for row in rows:
             cells = [cell for cell in compared["cells"] if cell["calib"] == row["label"]]
-            row["accuracy"] = {f"{cell['method']} {cell['bits']}": cell["top1"] for cell in cells}
+            row["accuracy"] = {f"{cell['method']} {cell['bits']}": cell[metric] for cell in cells}
     values = {"model": spec.model.name, "reference": spec.reference, "n_reference": len(real), "rows": rows}
     values |= {"fp_top1": fp_top1, "limit": spec.limit, "seed": spec.seed, "spec": asdict(spec)}
     return Report("quality", values, run_info(spec.seed, started))
@@ -131,7 +132,8 @@ def _looked_at(
     entropy = -(density * density.clamp(min=1e-12).log()).sum(1) * width
     return {
         "recognized": shares,
-        "diversity": diversity(own, labels),
+        # two images are of one class, or they have no class
+        "diversity": diversity(own, labels if labels is not None and labels.dim() == 1 else None),
         "frechet": frechet(own, wanted),
         **{name: _mean(sites, name) for name in ("overlap", "outside", "ks")},
         "similarity": ((density * places).sum(1) * width).mean().item(),

@@ -101,17 +101,19 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
     options = dict(spec.options)
     make_plan(model, spec.method, spec.bits, spec.scope, spec.seed, options)
     yield Progress(0, len(model.blocks()), f"calibration set {spec.calib}")
-    images = calibration_set(spec.calib, spec.model, model, spec.seed, root=root, device=spec.device).images
+    made = calibration_set(spec.calib, spec.model, model, spec.seed, root=root, device=spec.device)
+    images, conditions = made.images, made.conditions
     run = Store(root).open(identity(spec, model, job="quantize", options=options))
     how: dict[str, Any] = {"method": spec.method, "bits": spec.bits, "scope": spec.scope, "seed": spec.seed, **options}
     chosen: Allocation | None = None
     if spec.budget is None:
-        calibration = yield from calibrating(model, images, **how)
+        calibration = yield from calibrating(model, images, conditions=conditions, **how)
     else:
-        search = damages_by_width(model, images[:CHUNK], spec.widths, by=spec.by, **how)
+        few = [tensor[:CHUNK] for tensor in conditions]
+        search = damages_by_width(model, images[:CHUNK], spec.widths, conditions=few, by=spec.by, **how)
         items = yield from staged(search, 0, 0.85, f"budget of {spec.budget:g} bits")
         chosen = allocate(items, spec.budget)
-        last = calibrating(model, images, site_bits=chosen.site_bits, **how)
+        last = calibrating(model, images, conditions=conditions, site_bits=chosen.site_bits, **how)
         calibration = yield from staged(last, 0.85, 1, "calibration")
     made_from = {"model": spec.model.name, "source": provenance_of(spec.model, model)}
     known = {**calibration.provenance, **made_from, "calib": spec.calib, "budget": spec.budget}
@@ -126,11 +128,11 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
         path = write_tensors(spec.out, tensors, metadata)
     # from the file, so that what is audited is what others will load
     quantized, _, _ = open_quantized(path, spec.model.weights, spec.device)
-    images = images[:CHUNK].to(model.device)
+    shown = [tensor[:CHUNK].to(model.device) for tensor in (images, *conditions)]
     with torch.no_grad(), counting(quantized):
-        logits = quantized(images)
+        logits = quantized(*shown)
     # a packed model never calls the quantizers whose codes it multiplies
-    verdict = audit(simulated or quantized, images[:_AUDITED], calibration.plan)
+    verdict = audit(simulated or quantized, shown[0][:_AUDITED], calibration.plan)
     for site, failure in verdict["failures"].items():
         _log.warning("%s %s", site, failure)
     values = {
@@ -148,10 +150,10 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
         "audit": {"sites": verdict["sites"], "sealed": verdict["sealed"]},
     }
     if simulated is not None:
-        values["packed"] = packed_values(model, simulated, logits, images, path)
+        values["packed"] = packed_values(model, simulated, logits, shown, path)
     if chosen is not None:
         with torch.no_grad():
-            measured = divergence(task_of(model), model(images), logits)
+            measured = divergence(task_of(model), model(*shown), logits)
         values |= {"budget": spec.budget, "mean_bits": dict(chosen.mean_bits)}
         values |= {"predicted_kl": chosen.predicted, "measured_kl": measured}
     run.save_report(values)

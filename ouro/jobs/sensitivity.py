@@ -86,13 +86,19 @@ def measure_sensitivity(
     if labelled:
         task.require(dataset, data, info)
     yield Progress(0, 1000, f"calibration set {spec.calib}")
-    images = calibration_set(spec.calib, spec.model, model, spec.seed, root=root, device=spec.device).images
+    made = calibration_set(spec.calib, spec.model, model, spec.seed, root=root, device=spec.device)
     run = Store(root).open(identity(spec, model, job="sensitivity", data=data, options=options))
-    job = calibrating(model, images, method=spec.method, bits=spec.bits, scope=spec.scope, seed=spec.seed, **options)
+    how: dict[str, Any] = {"method": spec.method, "bits": spec.bits, "scope": spec.scope, "seed": spec.seed, **options}
+    job = calibrating(model, made.images, conditions=made.conditions, **how)
     calibration = yield from staged(job, 0, 0.3, "calibration")
     shown, labels = zip(*batches(dataset, spec.batch, limit=spec.limit, mean=info.mean, std=info.std), strict=True)
-    right = torch.cat(labels) if labelled and labels[0] is not None else None
-    measuring = sensitivity(model, calibration, torch.cat(shown), right, mode=spec.mode, by=spec.by, batch=spec.batch)
+    known = torch.cat(labels) if labelled and labels[0] is not None else None
+    inputs, conditions = task.calibration(torch.cat(shown), known, info, spec.seed)
+    # what one forward puts out cannot be scored where the model makes images in many
+    right = None if task.generates else known
+    measuring = sensitivity(
+        model, calibration, inputs, right, conditions=conditions, mode=spec.mode, by=spec.by, batch=spec.batch
+    )
     measured = yield from staged(measuring, 0.3, 1, spec.mode)
     rows = [_row(row, task.metric) for row in measured.rows]
     values = {

@@ -85,6 +85,11 @@ def synthesize(spec: SynthesisSpec, *, root: str | os.PathLike[str] | None = Non
     if spec.out is not None:
         check_writable(spec.out)
     model = open_model(spec.model, spec.device)
+    if task_of(model).generates:
+        raise ValueError(
+            f"{spec.model.name} makes images itself, none are optimized for it; to calibrate on states of its own sampling, "
+            "quantize with --calib synthetic:N"
+        )
     objective = make_objective(spec.method, model, spec.seed, dict(spec.options))
     store, chunks = Store(root), range(len(range(0, spec.num, spec.batch)))
     key = identity(spec, model, options=dict(spec.options))

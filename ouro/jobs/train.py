@@ -104,6 +104,7 @@ def train_job(
     identity = {key: value for key, value in asdict(spec).items() if key not in ("device", "start")}
     identity |= {} if model is None else {"start": weights_digest(model)}
     model = (new_model(spec) if model is None else _at_size(model, spec.rounds[0].phases[0][0])).to(device)
+    model.info = replace(model.info, data=spec.data)
     facts = _facts(spec, model)
     history: dict[str, Any] = {"seconds": 0.0, "log": []}
     for number in range(len(spec.rounds)):
@@ -140,6 +141,8 @@ def measured_card(
     return {
         "model": spec.name,
         "parameters": sum(p.numel() for p in model.parameters()),
+        "task": model.info.task,
+        "metric": task_of(model).metric,
         "data": spec.data,
         "split": "test",
         **task_of(model).score(torch.cat(seen)),
@@ -171,6 +174,7 @@ def _at_size(model: VisionModel, size: int) -> VisionModel:
     """The same weights over another grid, in a model of their own, in train mode on the same device."""
     made: Any = model
     other: VisionModel = type(made)(replace(made.config, image=size), made.info.name)
+    other.info = replace(other.info, data=made.info.data)
     state = model.state_dict()
     for key in ("pos_embed", "backbone.pos_embed"):
         if key in state:

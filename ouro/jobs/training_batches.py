@@ -81,7 +81,7 @@ class Drawn:
         # masks belong to images as they are
         if "series" in self.data.provides or step < self.spec.reveal:
             return self.data.images(step * size, size)
-        if "augmented" in self.data.provides:
+        if not self.task.generates and "augmented" in self.data.provides:
             return self.data.augmented(step, size)
         pairs = [self.data.images(index, 1) for index in self._epochs(step).tolist()]
         return torch.cat([pixels for pixels, _ in pairs]), torch.cat([_labelled(self.spec, x) for _, x in pairs])

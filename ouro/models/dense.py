@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,6 +19,7 @@ from ouro.models.config import ClassifierConfig
 from ouro.models.family import Family, OfficialKey
 from ouro.models.features import Backbone
 from ouro.models.heads.convs import resized
+from ouro.models.heads.retina import anchors, moved, pyramid, retina_head
 from ouro.models.heads.upernet import FCNHead, UPerHead
 from ouro.models.layers import Linear, as_map, as_tokens
 from ouro.models.shapes import Shapes
@@ -214,7 +216,7 @@ class Segmenter(DenseModel):
     """Images [b 3 h w] -> logits of classes [b k h w] for every pixel."""
 
     mark = "decode_head.conv_seg.weight"
-    classifier = ("decode_head.conv_seg.", "auxiliary_head.conv_seg.")
+    answers = classifier = ("decode_head.conv_seg.", "auxiliary_head.conv_seg.")
 
     def __init__(self, config: SegmenterConfig, name: str = "segmenter") -> None:
         super().__init__(config, name, "segmentation")
@@ -239,9 +241,66 @@ class Segmenter(DenseModel):
 
     @classmethod
     def head_from(cls, shapes: Shapes, config: SegmenterConfig) -> SegmenterConfig:
+        """Everything but the sides of the pools, which leave no trace in a checkpoint.
+
+        Raises:
+            ValueError: there are more or fewer pools than are known.
+        """
+        pools = shapes.count("decode_head.psp_modules.")
+        if pools not in (0, len(config.pools)):
+            raise ValueError(f"it has {pools} pools, their sides are known for {len(config.pools)}; give pools, one side each")
         return replace(
             config,
             channels=shapes.size("decode_head.bottleneck.conv.weight", 0, config.channels),
             aux=shapes.size("auxiliary_head.conv_seg.weight", 1, 0),
             num_classes=shapes.size("decode_head.conv_seg.weight", 0, config.num_classes),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorConfig(DenseConfig):
+    """A backbone with RetinaNet.
+
+    more: coarser maps than the backbone's, 0, 1 or 2. scale: side of the smallest square anchor in strides of its map.
+    """
+
+    more: int = 2
+    scale: float = 4.0
+
+
+class Detector(DenseModel):
+    """Images [b 3 h w] -> candidates [b a 8+k]: the anchor, the box it was moved to (each x0, y0, x1, y1 in pixels; inside
+    the image unless in training), and a logit for each class. What of it is a detection is for the task to say.
+    """
+
+    mark = "head.classification_head.cls_logits.weight"
+    answers = classifier = ("head.classification_head.cls_logits.",)
+
+    def __init__(self, config: DetectorConfig, name: str = "detector") -> None:
+        super().__init__(config, name, "detection")
+        self.fpn = pyramid(self.widths, config.channels, config.more)
+        self.head = retina_head(config.channels, config.num_classes)
+
+    def forward_head(self, maps: Sequence[Tensor], pre_logits: bool = False) -> Tensor:  # type: ignore[override]
+        """Pooled features [b c], or candidates [b a 8+k]."""
+        if pre_logits:
+            return self.pooled(maps)
+        levels = list(self.fpn({str(number): x for number, x in enumerate(maps)}).values())
+        found = self.head(levels)
+        grids = [(x.shape[2], x.shape[3]) for x in levels]
+        size = self.info.input_size[1:]
+        strides = [round(max(size) / max(grid)) for grid in grids]
+        boxes = anchors(strides, grids, size, self.config.scale).to(maps[0])
+        moved_boxes = moved(found["bbox_regression"], boxes)
+        if not self.training:
+            # in training a box outside of the image still has to find its way back
+            limit = moved_boxes.new_tensor([size[1], size[0], size[1], size[0]])
+            moved_boxes = moved_boxes.clamp(min=0).minimum(limit)
+        return torch.cat([boxes.expand_as(moved_boxes), moved_boxes, found["cls_logits"]], dim=2)
+
+    @classmethod
+    def head_from(cls, shapes: Shapes, config: DetectorConfig) -> DetectorConfig:
+        channels = shapes.size("fpn.layer_blocks.0.0.weight", 0, config.channels)
+        outputs = shapes.size("head.classification_head.cls_logits.weight", 0, 9 * config.num_classes)
+        more = 2 if "fpn.extra_blocks.p7.weight" in shapes else min(config.more, 1)
+        return replace(config, channels=channels, num_classes=outputs // 9, more=more)

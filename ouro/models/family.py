@@ -28,6 +28,8 @@ class Family(VisionModel):
     """One of the model's keys whose official name distinguishes its checkpoints from those of other families."""
     classifier: tuple[str, ...] = ("head.",)
     """How keys begin that a model with other classes has no use for."""
+    answers: tuple[str, ...] = ("head.",)
+    """How keys begin whose shapes hang on the number of classes."""
     whole: bool = False
     """Whether it is made of a checkpoint with all that is in it, not of the backbone in it alone."""
 

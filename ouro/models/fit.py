@@ -37,13 +37,13 @@ class Match:
 
     def fresh(self, model: Family) -> tuple[str, ...]:
         """Keys of the head that a model keeps as they are, if it takes all the rest: none or the whole head."""
-        misfits = {*self.missing, *(key for key in self.reshaped if key.startswith("head."))}
-        if not any(key.startswith("head.") for key in misfits):
+        misfits = {*self.missing, *(key for key in self.reshaped if key.startswith(model.answers))}
+        if not any(key.startswith(model.answers) for key in misfits):
             return ()
         return tuple(
             key
             for key in model.state_dict()
-            if key.startswith("head.") or (key in self.missing and key.startswith(model.classifier))
+            if key.startswith(model.answers) or (key in self.missing and key.startswith(model.classifier))
         )
 
 
@@ -127,7 +127,7 @@ def misfit(model: Family, checkpoint: Checkpoint, matched: Match, head: str = "s
     start = f"{checkpoint.label} does not fit {model.info.name}: "
     fresh = matched.fresh(model) if head == "fresh" else ()
     missing = [key for key in matched.missing if key not in fresh]
-    unexpected = [key for key in matched.unexpected if not (fresh and key.startswith("head"))]
+    unexpected = [key for key in matched.unexpected if not (fresh and key.startswith(model.answers))]
     reshaped = [key for key in matched.reshaped if key not in fresh]
     if not (missing or unexpected or reshaped):
         return _flaw(model, checkpoint, matched, head)
@@ -171,7 +171,7 @@ def _foreign(what: str) -> str:
 
 def _no_head(model: Family, missing: list[str], unexpected: list[str]) -> str:
     """A backbone: all is there but what a classifier has on top."""
-    heads = [key for key in missing if key.startswith("head.")]
+    heads = [key for key in missing if key.startswith(model.answers)]
     if not heads or unexpected or not all(key.startswith(model.classifier) for key in missing):
         return ""
     return (
@@ -205,7 +205,7 @@ def _wrong_shapes(model: Family, checkpoint: Checkpoint, matched: Match, reshape
     key, wanted = reshaped[0], model.state_dict()
     there, own = tuple(matched.state[key].shape), tuple(wanted[key].shape)
     first = f"{key!r} is {there}{_origin(key, checkpoint, model)}, the model has {own} ({len(reshaped)} shapes differ)"
-    if all(name.startswith("head.") for name in reshaped) and model.info.num_classes:
+    if all(name.startswith(model.answers) for name in reshaped) and model.info.num_classes:
         return (
             f"{first}: it has {there[0]} classes, the model {own[0]}; build the model with "
             f"num_classes={there[0]}, or load all but the head by head='fresh'"

@@ -42,7 +42,7 @@ class VimSegmenter(Segmenter):
 
 def _ade20k(body: Variant) -> Variant:
     config: Any = SegmenterConfig(body.config, image=512, num_classes=150)
-    return Variant(VMambaSegmenter, config, data="masks", crop_pct=1.0, interpolation="bilinear", license="mit")
+    return Variant(VMambaSegmenter, config, data="ade20k", crop_pct=1.0, interpolation="bilinear", license="mit")
 
 
 vmamba_tiny_ade20k = _ade20k(vmamba_tiny)

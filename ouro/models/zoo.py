@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ouro.data import cifar10, crowds, digits, scenes
-from ouro.models.dense import SegmenterConfig
+from ouro.models.dense import DetectorConfig, SegmenterConfig
+from ouro.models.detectors import LocalVMambaDetector, MambaVisionDetector, VimDetector, VMambaDetector
 from ouro.models.family import Family
 from ouro.models.localmamba import LocalVMamba, LocalVMambaConfig
 from ouro.models.mambavision import MambaVision, MambaVisionConfig
@@ -19,6 +20,7 @@ from ouro.models.segmenters import LocalVMambaSegmenter, MambaVisionSegmenter, V
 from ouro.models.variant import Variant
 from ouro.models.vim import Vim, VimConfig
 from ouro.models.vmamba import VMamba, VMambaConfig
+from ouro.models.zigma import ZigMa, ZigMaConfig
 
 _WEIGHTS = Path(__file__).parent / "weights"
 _SCENES: dict[str, Any] = {
@@ -74,8 +76,29 @@ vim_nano_seg = Variant(
     VimSegmenter, SegmenterConfig(vim_nano.config, features=(1, 3, 5), scales=(2, 1, 0.5), **_SEG), data="scenes_seg",
     crop_pct=1.0,
 )  # fmt: skip
+# objects are 20 to 43 pixels: maps of stride 8 and 16 have their anchors, one of stride 4 would cost four times as much
+_DET: dict[str, Any] = {
+    "channels": 64, "more": 1, "scale": 2.5, "image": 96, "num_classes": len(scenes.CLASSES), "mean": scenes.MEAN,
+    "std": scenes.STD, "class_names": scenes.CLASSES,
+}  # fmt: skip
+vmamba_nano_det = _embedded(VMambaDetector, DetectorConfig(vmamba_nano.config, features=(1,), **_DET), "vmamba_nano_det", "scenes_det")
+localvmamba_nano_det = Variant(
+    LocalVMambaDetector, DetectorConfig(localvmamba_nano.config, features=(1,), **_DET), data="scenes_det", crop_pct=1.0
+)
+mambavision_nano_det = Variant(
+    MambaVisionDetector, DetectorConfig(mambavision_nano.config, features=(1,), **_DET), data="scenes_det", crop_pct=1.0
+)
+vim_nano_det = Variant(
+    VimDetector, DetectorConfig(vim_nano.config, features=(5,), scales=(0.5,), **_DET), data="scenes_det",
+    crop_pct=1.0,
+)  # fmt: skip
 vim_micro_cifar10 = _embedded(Vim, VimConfig(**_VIM_MICRO, **_CIFAR10), "vim_micro_cifar10", "cifar10")
 vim_micro_cifar10_witness = _embedded(Vim, VimConfig(**_VIM_MICRO, **_CIFAR10), "vim_micro_cifar10_witness", "cifar10")
+
+# 16 pixels in patches of 2: 8 x 8 tokens; each of the eight zigzag paths has a layer
+zigma_nano = _embedded(
+    ZigMa, ZigMaConfig(96, 8, 2, channels=3, guided=True, **_DIGITS | {"image": 16}), "zigma_nano", "digits"
+)
 
 WITNESSES = {
     "vim_nano": ("vim_nano_witness", "vmamba_nano"),

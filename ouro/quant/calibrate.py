@@ -20,7 +20,7 @@ from ouro.quant.learning import Run, State, distance, learn
 from ouro.quant.method import Block, Method, Seen
 from ouro.quant.plan import make_plan
 from ouro.quant.quantizer import RECURRENT_SITES, WEIGHT_SITES, Quantizer
-from ouro.quant.sections import Looker, Section, sections
+from ouro.quant.sections import Looker, Section, chunked, sections
 from ouro.taps import Tap, taps
 from ouro.types import Calibration, Progress, QuantSpec, ScanInputs
 from ouro.vision import VisionModel
@@ -33,6 +33,7 @@ def quantize(
     model: VisionModel,
     images: Tensor,
     *,
+    conditions: Sequence[Tensor] = (),
     method: str = "ouro",
     bits: str = "w4a4o8",
     scope: str = "lin",
@@ -44,6 +45,7 @@ def quantize(
     """Calibrates a method on images [s 3 h w] in model space; the model itself stays as it is.
 
     Args:
+        conditions: what the model is given beside the images, each [s]: see `ouro.types.CalibrationSet`.
         bits: as in "w4a4o8h8"; 32 leaves weights or activations in floating point, o16 outliers.
         scope: "lin" for the linear layers, "ssm" for the scan's operands as well, "rec" for what lives inside the
             recurrence, "full" for everything.
@@ -59,7 +61,10 @@ def quantize(
         ValueError: unknown names, images that do not fit, a model that is quantized already, or a tensor that is not
             finite; the message names its site.
     """
-    steps = calibrating(model, images, method=method, bits=bits, scope=scope, seed=seed, site_bits=site_bits, **options)
+    steps = calibrating(
+        model, images, conditions=conditions, method=method, bits=bits, scope=scope, seed=seed, site_bits=site_bits,
+        **options,
+    )  # fmt: skip
     return drive(steps, progress or (lambda _: None))
 
 
@@ -67,6 +72,7 @@ def calibrating(
     model: VisionModel,
     images: Tensor,
     *,
+    conditions: Sequence[Tensor] = (),
     method: str,
     bits: str,
     scope: str,
@@ -82,11 +88,11 @@ def calibrating(
     check_images(images, model.info.input_size)
     work = copy.deepcopy(model).eval().requires_grad_(False)
     device = work.device
-    exact: list[State] = [(chunk.to(device),) for chunk in images.split(CHUNK)]
+    exact: list[State] = chunked(CHUNK, images, *conditions, device=device)
     rounded = list(exact)
     state: dict[str, Mapping[str, Tensor]] = {}
     log: list[dict[str, Any]] = []
-    parts = sections(work, plan, exact[0][0][:1])
+    parts = sections(work, plan, *(given[:1] for given in exact[0]))
     reported = [part for part in parts if part.name not in ("stem", "head") or part.sites]
     for number, part in enumerate(parts):
         exact = [_advance(part.run, chunk) for chunk in exact]
@@ -109,7 +115,7 @@ def calibrating(
         "requested_bits": bits,
         "blocks": log,
     }
-    return Calibration(plan, state, images_digest(images), provenance)
+    return Calibration(plan, state, images_digest(images, *conditions), provenance)
 
 
 def check_images(images: Tensor, input_size: tuple[int, int, int]) -> None:
@@ -127,9 +133,12 @@ def check_images(images: Tensor, input_size: tuple[int, int, int]) -> None:
         raise ValueError("calibration images hold NaN or infinity; was their synthesis stopped early?")
 
 
-def images_digest(images: Tensor) -> str:
-    """First 16 hex digits of the SHA-256 of the images: two calibrations with the same digest saw the same set."""
-    return sha256(images.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
+def images_digest(images: Tensor, *conditions: Tensor) -> str:
+    """First 16 hex digits of the SHA-256 of a set: two calibrations with the same digest saw the same set."""
+    digest = sha256()
+    for tensor in (images, *conditions):
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _calibrate(

@@ -27,18 +27,35 @@ class Section:
     sites: Mapping[str, tuple[Tap, QuantSpec]]
 
 
-def sections(model: VisionModel, plan: QuantPlan, image: Tensor) -> list[Section]:
-    """Stem, blocks and head, each with the taps that the plan rounds; the image shows which tap belongs to the stem."""
+def chunked(size: int, *inputs: Tensor, device: torch.device) -> list[State]:
+    """Images, and what a model is given beside them, as the states that the stem takes, `size` images in each.
+
+    Raises:
+        ValueError: there is not one of each for every image.
+    """
+    counts = [len(tensor) for tensor in inputs]
+    if len(set(counts)) > 1:
+        raise ValueError(
+            f"{counts[0]} images with {', '.join(map(str, counts[1:]))} conditions; give one for each image"
+        )
+    return [tuple(part.to(device) for part in parts) for parts in zip(*(x.split(size) for x in inputs), strict=True)]
+
+
+def sections(model: VisionModel, plan: QuantPlan, *image: Tensor) -> list[Section]:
+    """Stem, blocks and head, each with the taps that the plan rounds.
+
+    image: one, and what the model is given beside it; it shows which tap belongs to the stem.
+    """
     rounded = {
         path: (tap, plan.sites[path])
         for path, tap in taps(model)
         if path in plan.sites and is_rounded(plan.sites[path])
     }
-    image = image.to(model.device)
+    image = tuple(given.to(model.device) for given in image)
     blocks = model.blocks()
     owned = {name: {path: site for path, site in rounded.items() if path.startswith(name + ".")} for name in blocks}
     outer = {path: site for path, site in rounded.items() if not any(path in sites for sites in owned.values())}
-    first = _firing({path: tap for path, (tap, _) in outer.items()}, lambda: model.stem(image))
+    first = _firing({path: tap for path, (tap, _) in outer.items()}, lambda: model.stem(*image))
     return [
         Section("stem", model.stem, {path: site for path, site in outer.items() if path in first}),
         *(Section(name, block, owned[name]) for name, block in blocks.items()),

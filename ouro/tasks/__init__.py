@@ -23,11 +23,16 @@ from ouro.vision import VisionModel
 class Task(ABC):
     """One task. Outputs are what the model returns for images [b 3 h w]; targets are what it should have returned.
 
-    metric: the main score's name, a key of `score`, larger is better.
+    metric: the main score's name, a key of `score` and of `ouro.metrics.METRICS`.
+    targets: what data sets have to give beside the images, see `ouro.data.Dataset`.
+    generates: whether the model makes images itself. Then it learns from images as they are, is scored by those that it
+        makes in many forwards (`run`), not by the outputs of one, and nobody has to synthesize any for it.
     """
 
     name: ClassVar[str]
     metric: ClassVar[str]
+    targets: ClassVar[str] = "labels"
+    generates: ClassVar[bool] = False
 
     # ---- outputs
 
@@ -57,7 +62,15 @@ class Task(ABC):
     def answer(self, output: Any, info: ModelInfo) -> dict[str, Any]:
         """What a person reads of one image's output, as JSON values."""
 
+    @abstractmethod
+    def shown(self, outputs: Any) -> Tensor:
+        """Answers as they are drawn, [b ...]; each task says what they are."""
+
     # ---- targets
+
+    @abstractmethod
+    def told(self, target: Tensor, info: ModelInfo) -> dict[str, Any]:
+        """What a person reads of one image's target, as JSON values; where it can be, in the words of `answer`."""
 
     @abstractmethod
     def require(self, dataset: Dataset, source: str, info: ModelInfo) -> None:
@@ -81,6 +94,24 @@ class Task(ABC):
     def lesson(self, batch: Batch, random: np.random.Generator) -> Batch:
         """What is learned from a batch of images and targets; all chance comes from `random`."""
         return batch
+
+    def calibration(
+        self, images: Tensor, labels: Tensor | None, info: ModelInfo, seed: int
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """(inputs, what the model is given beside them) that real images [s 3 h w] in model space stand for."""
+        return images, ()
+
+    def conditions(self, info: ModelInfo, count: int, seed: int) -> tuple[Tensor, ...]:
+        """What the model is given beside `count` inputs that show nothing."""
+        return ()
+
+    def imagined(self, model: VisionModel, count: int, seed: int) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """(inputs, what the model is given beside them) from the model alone, if it `generates`.
+
+        Raises:
+            ValueError: it does not.
+        """
+        raise ValueError(f"{model.info.name} makes no images; `ouro generate` synthesizes some for it")
 
     @abstractmethod
     def teach(self, model: nn.Module, batch: Batch, smoothing: float) -> tuple[Tensor, Any]:
@@ -121,6 +152,14 @@ class Task(ABC):
         Raises:
             ValueError: no image.
         """
+
+    def resampled(self, outcomes: Tensor) -> Tensor:
+        """The main score of resamples of the images, see `ouro.tasks.resample`; the same ones for all models.
+
+        Raises:
+            NotImplementedError: outcomes of this task are paired image by image.
+        """
+        raise NotImplementedError(f"{self.name} is compared image by image")
 
     def primary(self, outcomes: Tensor) -> float:
         """The main score of outcomes."""

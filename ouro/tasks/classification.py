@@ -15,6 +15,8 @@ from ouro.tasks import Task
 from ouro.tasks.fitting import require_classes, require_targets
 from ouro.types import Batch, ModelInfo
 
+SHOWN = 5
+"""Classes of an image that are shown, at most."""
 _CLASSES = 1
 """Purpose of the stream that shuffles target classes."""
 
@@ -34,6 +36,15 @@ class Classification(Task):
         confidence, predicted = output.softmax(-1).max(-1)
         names = info.class_names
         return {"predicted": names[int(predicted)] if names else int(predicted), "confidence": confidence.item()}
+
+    def shown(self, outputs: Tensor) -> Tensor:
+        """The likeliest classes, up to five of them, the surest first: rows [b 5 2] of class and confidence."""
+        confidence, classes = outputs.softmax(-1).topk(min(SHOWN, outputs.shape[-1]))
+        return torch.stack([classes.to(confidence), confidence], dim=2)
+
+    def told(self, target: Tensor, info: ModelInfo) -> dict[str, Any]:
+        """{label: class name, or number}."""
+        return {"label": info.class_names[int(target)] if info.class_names else int(target)}
 
     def require(self, dataset: Dataset, source: str, info: ModelInfo) -> None:
         """As many classes as the model has, and the same where both have names; folders 0, 1, ... have none."""

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ouro.evaluate.paired import difference, unpacked
 from ouro.gen.synthesize import recognized
-from ouro.jobs.bench.compare import CompareSpec, kept_cell
+from ouro.jobs.bench.compare import CompareSpec, kept_cell, require_classifier
 from ouro.jobs.calibration import calibration_set
 from ouro.jobs.inputs import open_model, source_of
 from ouro.jobs.pool import in_processes
@@ -296,6 +296,7 @@ def _measure(unit: _Unit, *, spec: AblationSpec, root: Any) -> list[dict[str, An
     """What `kept_cell` says of every cell, and {recognized} of its images."""
     made, labels = unit.made, None
     model = open_model(made.model, spec.device)
+    require_classifier(model, "bench ablations")
     if made.method == "real":
         images = calibration_set(f"real:{made.num}", made.model, model, made.seed, device=spec.device).images
     else:

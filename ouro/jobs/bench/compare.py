@@ -20,11 +20,12 @@ import torch
 from ouro.data import batches
 from ouro.data.source import open_data, own_data
 from ouro.evaluate.accuracy import outcomes
-from ouro.evaluate.paired import difference, interval, packed, unpacked
+from ouro.evaluate.paired import difference, interval, packed, resampled_difference, resampled_interval, unpacked
 from ouro.jobs.calibration import calibration_set
 from ouro.jobs.inputs import open_model, source_of
 from ouro.jobs.memory import PeakMemory
 from ouro.jobs.provenance import run_info
+from ouro.metrics import METRICS
 from ouro.progress import finish
 from ouro.quant.apply import attach_calibration, counting, detach, effective_bits, weights_digest
 from ouro.quant.audit import require_sealed
@@ -68,12 +69,13 @@ class CompareSpec:
 
 
 def compare(spec: CompareSpec, *, root: str | os.PathLike[str] | None = None) -> Generator[Progress, None, Report]:
-    """Fills the table; the report has {model, data, parameters, input_size, crop_pct, interpolation,
-    scope, n, fp_top1, fp_ci95, rows, pairs, cells}.
+    """Fills the table; the report has {model, data, metric, parameters, input_size, crop_pct, interpolation,
+    scope, n, fp_top1, fp_ci95, rows, pairs, cells}; where `metric` is not top1, its name stands in the place of top1.
 
     `rows` are means over seeds: {method, bits, calib, top1, ci95, spread (standard deviation), effective_bits,
-    calibration_seconds, peak_mb}; `cells` are the single runs, with the outcome of every image in `right`, see
-    `ouro.evaluate.paired`. `pairs` are differences on the same images of what differs in the method or in the set alone:
+    calibration_seconds, peak_mb}; `cells` are the single runs, with the outcome of every image in `right`, or the scores
+    of resampled images in `resampled`, see `ouro.evaluate.paired`. `pairs` are differences on the same images of what
+    differs in the method or in the set alone:
     {bits, better: {method, calib}, worse: {method, calib}, difference, ci95, seen, won, lost}.
 
     Raises:
@@ -86,17 +88,19 @@ def compare(spec: CompareSpec, *, root: str | os.PathLike[str] | None = None) ->
     sets = list(itertools.product(spec.seeds, spec.calibs))
     total = 1 + len(sets) * len(spec.bits) * len(spec.methods)
     yield Progress(0, total, "float model")
+    metric = task_of(model).metric
     exact = _once(store, _key(model, spec, "float"), lambda: measured(model, spec))
     for seed, (label, calib) in sets:
-        images = calibration_set(calib.format(seed=seed), spec.model, model, seed, root=root, device=spec.device).images
+        made = calibration_set(calib.format(seed=seed), spec.model, model, seed, root=root, device=spec.device)
         for bits, method in itertools.product(spec.bits, spec.methods):
-            cell = kept_cell(store, model, images, spec, method, bits, seed)
+            cell = kept_cell(store, model, made.images, spec, method, bits, seed, conditions=made.conditions)
             cells.append({"method": method, "bits": bits, "calib": label, "seed": seed} | cell)
-            said = f"{label} {bits} {method} seed {seed}: {100 * cell['top1']:.1f} %"
+            said = f"{label} {bits} {method} seed {seed}: {METRICS[metric].shown(cell[metric])}"
             yield Progress(len(cells) + 1, total, said, cells[-1])
     values = {
         "model": spec.model.name,
         "data": own_data(spec.data, model.info),
+        "metric": metric,
         "parameters": sum(p.numel() for p in model.parameters()),
         "input_size": list(model.info.input_size),
         "crop_pct": model.info.crop_pct,
@@ -104,10 +108,10 @@ def compare(spec: CompareSpec, *, root: str | os.PathLike[str] | None = None) ->
         "scope": spec.scope,
         "n": exact["n"],
         "seeds": list(spec.seeds),
-        "fp_top1": exact["top1"],
+        f"fp_{metric}": exact[metric],
         "fp_ci95": exact["ci95"],
-        "rows": _rows(cells),
-        "pairs": _pairs(cells),
+        "rows": _rows(cells, metric),
+        "pairs": _pairs(cells, metric),
         "cells": cells,
         "spec": asdict(spec),
     }
@@ -124,16 +128,30 @@ def kept_cell(
     seed: int,
     *,
     site_bits: Mapping[str, int] | None = None,
+    conditions: Sequence[torch.Tensor] = (),
 ) -> dict[str, Any]:
     """{n, top1, ci95, right, effective_bits, calibration_seconds, peak_mb} of one method on one set, measured once.
 
     Raises:
         RuntimeError: the quantized model's audit has a hole.
     """
-    key = _key(model, spec, method) | {"bits": bits, "seed": seed, "set": images_digest(images)}
+    key = _key(model, spec, method) | {"bits": bits, "seed": seed, "set": images_digest(images, *conditions)}
     key |= {"options": dict(chosen)} if (chosen := dict(spec.options).get(method)) else {}
     key |= {"site_bits": dict(site_bits)} if site_bits else {}
-    return _once(store, key, lambda: _cell(model, images, spec, method, bits, seed, site_bits))
+    return _once(store, key, lambda: _cell(model, images, spec, method, bits, seed, site_bits, conditions))
+
+
+def require_classifier(model: VisionModel, what: str) -> None:
+    """Refuses a model whose score is no mean over images, for what pairs answers image by image.
+
+    Raises:
+        ValueError: the message says what to do.
+    """
+    if (task := task_of(model)).name != "classification":
+        raise ValueError(
+            f"{what} pairs right answers image by image, {model.info.name} is for {task.name}; take a classifier, or "
+            "`ouro bench quantization`, which resamples images"
+        )
 
 
 def set_key(model: VisionModel, images: torch.Tensor) -> dict[str, Any]:
@@ -161,14 +179,16 @@ def _cell(
     bits: str,
     seed: int,
     site_bits: Mapping[str, int] | None = None,
+    conditions: Sequence[torch.Tensor] = (),
 ) -> dict[str, Any]:
     """Calibrates, audits and measures one cell; the model is as it was afterwards."""
     options = dict(dict(spec.options).get(method, ()))
     begun = time.perf_counter()
     with PeakMemory() as memory:
         job = calibrating(
-            model, images, method=method, bits=bits, scope=spec.scope, seed=seed, site_bits=site_bits, **options
-        )
+            model, images, conditions=conditions, method=method, bits=bits, scope=spec.scope, seed=seed,
+            site_bits=site_bits, **options,
+        )  # fmt: skip
         calibration = finish(job)
     costs = {"calibration_seconds": round(time.perf_counter() - begun, 2), "peak_mb": round(memory.mb, 1)}
     attach_calibration(model, calibration)
@@ -196,23 +216,28 @@ def measured(model: VisionModel, spec: CompareSpec) -> dict[str, Any]:
     chosen = batches(data, spec.batch, limit=spec.limit, mean=model.info.mean, std=model.info.std)
     with counting(model):
         right = torch.cat(list(outcomes(model, chosen)))
-    return task.score(right) | {"right": packed(right), "effective_bits": effective_bits(model)}
+    if right.dtype == torch.bool:
+        kept: dict[str, Any] = {"right": packed(right)}
+    else:
+        # six digits are enough for intervals
+        kept = {"resampled": [round(score, 6) for score in task.resampled(right).tolist()]}
+    return task.score(right) | kept | {"effective_bits": effective_bits(model)}
 
 
-def _rows(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _rows(cells: Sequence[Mapping[str, Any]], metric: str) -> list[dict[str, Any]]:
     """Means over seeds, in the order in which the cells came."""
     rows = []
     for (calib, bits, method), same in _grouped(cells).items():
-        top1 = torch.tensor([cell["top1"] for cell in same], dtype=torch.float64)
+        scores = torch.tensor([cell[metric] for cell in same], dtype=torch.float64)
         effective = [cell["effective_bits"] for cell in same]
         rows.append(
             {
                 "method": method,
                 "bits": bits,
                 "calib": calib,
-                "top1": top1.mean().item(),
+                metric: scores.mean().item(),
                 "ci95": cell_ci95(same),
-                "spread": top1.std().item() if len(same) > 1 else 0.0,
+                "spread": scores.std().item() if len(same) > 1 else 0.0,
                 "seeds": len(same),
                 "effective_bits": {key: sum(x[key] for x in effective) / len(same) for key in effective[0]},
                 "calibration_seconds": sum(cell["calibration_seconds"] for cell in same) / len(same),
@@ -222,20 +247,30 @@ def _rows(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def _pairs(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _pairs(cells: Sequence[Mapping[str, Any]], metric: str) -> list[dict[str, Any]]:
     """Differences within the same bits, of the same set or the same method."""
     groups = _grouped(cells)
     pairs = []
     for one, other in itertools.combinations(groups, 2):
         (calib, bits, method), (other_calib, other_bits, other_method) = one, other
         if bits == other_bits and (calib == other_calib) != (method == other_method):
-            sides = [[unpacked(cell["right"], cell["n"]) for cell in groups[key]] for key in (one, other)]
             named = {
                 "better": {"method": method, "calib": calib},
                 "worse": {"method": other_method, "calib": other_calib},
             }
-            pairs.append({"bits": bits, **named, **difference(*sides)})
+            pairs.append({"bits": bits, **named, **gap(groups[one], groups[other], metric)})
     return pairs
+
+
+def gap(better: Sequence[Mapping[str, Any]], worse: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
+    """How far the first cells, one per seed, are ahead of the others; see `ouro.evaluate.paired`."""
+    sides = (better, worse)
+    if all("right" in cell for cells in sides for cell in cells):
+        return difference(*([unpacked(cell["right"], cell["n"]) for cell in cells] for cells in sides))
+    first, second = ([torch.tensor(cell["resampled"]) for cell in cells] for cells in sides)
+    means = [sum(cell[metric] for cell in cells) / len(cells) for cells in sides]
+    larger = METRICS[metric].larger_is_better
+    return resampled_difference(first, second, (means[0], means[1]), larger_is_better=larger)
 
 
 def _grouped(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], list[Mapping[str, Any]]]:
@@ -247,9 +282,13 @@ def _grouped(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], l
 
 
 def cell_ci95(cells: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Of top-1, over seeds and images; one seed has Wilson's interval of its images."""
+    """Of the score, over seeds and images; one seed has the interval of its images."""
     if len(cells) == 1:
         return list(cells[0]["ci95"])
+    if "resampled" in cells[0]:
+        metric = next(name for name in METRICS if name in cells[0])
+        mean = sum(cell[metric] for cell in cells) / len(cells)
+        return list(resampled_interval([torch.tensor(cell["resampled"]) for cell in cells], mean)[1:])
     low, high = interval(torch.stack([unpacked(cell["right"], cell["n"]) for cell in cells]))[1:]
     return [max(0.0, low), min(1.0, high)]
 
@@ -264,15 +303,25 @@ def as_csv(values: Mapping[str, Any]) -> str:
         "interpolation": values["interpolation"],
     }
     lines = io.StringIO()
-    names = ["model", "top1", "top1_err", "param_count", "img_size", "crop_pct", "interpolation"]
+    metric = values.get("metric", "top1")
+    names = [
+        "model",
+        metric,
+        *(["top1_err"] if metric == "top1" else []),
+        "param_count",
+        "img_size",
+        "crop_pct",
+        "interpolation",
+    ]
     names += ["wbits", "abits", "obits", "hbits", "scope", "method", "calib", "seed", "n", "effective_abits"]
     names += ["outlier_share", "calibration_seconds", "peak_mb"]
     writer = csv.DictWriter(lines, names, lineterminator="\n")
     writer.writeheader()
     for cell in values["cells"]:
         bits = parse_bits(cell["bits"])
-        top1 = round(100 * cell["top1"], 2)
-        own = {"top1": top1, "top1_err": round(100 - top1, 2), "wbits": bits.weights, "abits": bits.activations}
+        score = round(100 * cell[metric], 2) if METRICS[metric].share else round(cell[metric], 5)
+        own = {metric: score, "wbits": bits.weights, "abits": bits.activations}
+        own |= {"top1_err": round(100 - score, 2)} if metric == "top1" else {}
         own |= {
             "obits": "" if bits.outliers is None else bits.outliers,
             "hbits": bits.recurrence if values["scope"] in ("rec", "full") else "",

@@ -21,7 +21,7 @@ from torch import Tensor
 from ouro.data.source import own_data
 from ouro.evaluate.paired import difference, unpacked
 from ouro.evaluate.widths import damages_by_width
-from ouro.jobs.bench.compare import CompareSpec, cell_ci95, kept_cell, set_key
+from ouro.jobs.bench.compare import CompareSpec, cell_ci95, kept_cell, require_classifier, set_key
 from ouro.jobs.calibration import calibration_set
 from ouro.jobs.inputs import open_model, source_of
 from ouro.jobs.provenance import run_info
@@ -99,6 +99,7 @@ def equal_bits(spec: EqualSpec, *, root: str | os.PathLike[str] | None = None) -
     """
     started = time.perf_counter()
     model = open_model(spec.model, spec.device)
+    require_classifier(model, "bench equal")
     store = Store(root)
     groups = list(_groups(spec))
     total = len(groups) * len(spec.methods) * len(spec.seeds)
@@ -164,7 +165,7 @@ def _by_threshold(
     for _ in range(HALVINGS):
         kappa = round((low + high) / 2, 4)
         # how often a threshold is passed does not hang on steps that learn
-        options = {**_rule(method, kappa), "steps_per_block": 0}
+        options: dict[str, Any] = {**_rule(method, kappa), "steps_per_block": 0}
         job = calibrating(
             model, images, method=method, bits=bits, scope=scope, seed=seed, site_bits=fixed or None, **options
         )

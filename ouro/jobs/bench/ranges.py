@@ -20,7 +20,7 @@ from torch import Tensor
 from ouro.data import batches
 from ouro.data.source import open_data, own_data
 from ouro.evaluate.paired import difference, unpacked
-from ouro.jobs.bench.compare import CompareSpec, cell_ci95, measured, set_key
+from ouro.jobs.bench.compare import CompareSpec, cell_ci95, measured, require_classifier, set_key
 from ouro.jobs.calibration import calibration_set
 from ouro.jobs.inputs import open_model, source_of
 from ouro.jobs.provenance import run_info
@@ -85,6 +85,7 @@ def static_ranges(spec: RangeSpec, *, root: str | os.PathLike[str] | None = None
     """
     started = time.perf_counter()
     model = open_model(spec.model, spec.device)
+    require_classifier(model, "bench ranges")
     store = Store(root)
     wanted = [(calib, 1.0) for calib in dict(spec.calibs)] + [(REAL, factor) for factor in spec.factors]
     total = len(spec.bits) * len(spec.seeds) * len(wanted)

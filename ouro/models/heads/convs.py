@@ -9,15 +9,17 @@ from ouro.taps import Tap
 
 
 class MapConv(nn.Conv2d):
-    """A convolution that keeps the size of the map; `site` is "decoder", or "head" for the one that gives the answer."""
+    """A convolution padded by half a kernel; `site` is "decoder", or "head" for the one that gives the answer."""
 
-    def __init__(self, c_in: int, c_out: int, kernel: int = 3, *, bias: bool = True, site: str = "decoder") -> None:
-        super().__init__(c_in, c_out, kernel, padding=kernel // 2, bias=bias)
+    def __init__(
+        self, c_in: int, c_out: int, kernel: int = 3, *, bias: bool = True, site: str = "decoder", stride: int = 1
+    ) -> None:
+        super().__init__(c_in, c_out, kernel, stride, padding=kernel // 2, bias=bias)
         self.tap_in = Tap(f"{site}.in", "b c h w")
         self.tap_w = Tap(f"{site}.weight", "o c h w")
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(self.tap_in(x), self.tap_w(self.weight), self.bias, padding=self.padding)
+        return F.conv2d(self.tap_in(x), self.tap_w(self.weight), self.bias, self.stride, self.padding)
 
 
 class ConvNorm(nn.Module):

@@ -17,7 +17,7 @@ from ouro.types import ModelSource
 
 runner = CliRunner()
 TAKE_A_MODEL = {
-    "attention", "generate", "quantize", "sensitivity", "quality", "evaluate", "train", "bench quantization", "bench state",
+    "attention", "show", "sample", "generate", "quantize", "sensitivity", "quality", "evaluate", "train", "bench quantization", "bench state",
     "bench outliers", "bench equal", "bench ranges", "bench ablations",
     "bench model", "bench packed", "bench devices",
 }  # fmt: skip

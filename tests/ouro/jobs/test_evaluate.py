@@ -14,7 +14,7 @@ from ouro.types import ModelSource
 from tests.ouro.jobs.running import finish
 
 KEYS = (
-    "model", "method", "bits", "scope", "calib", "data", "n", "top1", "ci95", "fp_top1", "effective_bits", "seconds",
+    "model", "task", "metric", "method", "bits", "scope", "calib", "data", "n", "top1", "ci95", "fp_top1", "effective_bits", "seconds",
     "device", "seed", "transform", "weights", "ranks",
 )  # fmt: skip
 
@@ -101,7 +101,7 @@ def test_batch_size_does_not_change_who_is_right(quantized):
         ({"data": "digits"}, "digits has 10 classes, vim_nano has 12"),
         (
             {"data": "imagenet"},
-            "unknown data set 'imagenet'; known: real, noise, synthetic, scenes, digits, cifar10, folder",
+            "unknown data set 'imagenet'; known: real, noise, synthetic, scenes, scenes_seg, scenes_det, digits, cifar10, folder",
         ),
         ({"data": "folder"}, "data set 'folder' lacks its PATH; "),
         ({"limit": 0}, "limit is 0, expected 1 or more"),

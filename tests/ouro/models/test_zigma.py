@@ -14,6 +14,7 @@ from ouro.models import create_model
 from ouro.models.zigma import official_key
 from ouro.scan.order import raster_steps, zigzag
 from ouro.taps import record
+from ouro.types import NO_CLASS
 from tests import golden
 
 SMALL = {"width": 32, "depth": 3, "image": 6}
@@ -142,15 +143,129 @@ def test_errors_say_what_is_allowed() -> None:
         model(torch.zeros(1, 3, 6, 6))
     with pytest.raises(ValueError, match=r"t is \(1,\), expected \(2,\): one time in \[0, 1\] for each latent"):
         model(torch.zeros(2, 4, 6, 6), torch.zeros(1))
-    with pytest.raises(TypeError, match="unexpected keyword argument 'y'"):
-        model(torch.zeros(2, 4, 6, 6), y=torch.zeros(2, 7, 32))
+    with pytest.raises(ValueError, match="^zigma_zigzag8 is told the time alone; leave y out$"):
+        model(torch.zeros(2, 4, 6, 6), y=torch.zeros(2, dtype=torch.int64))
     with pytest.raises(
         ValueError,
-        match="zigma_zigzag8 has no option 'has_text'; known: width, depth, patch, channels, states, kernel, expand, image, mean, std$",
+        match="zigma_zigzag8 has no option 'has_text'; known: width, depth, patch, channels, states, kernel, expand, image, mean, std, "
+        "num_classes, class_names, guided, context$",
     ):
         create_model("zigma_zigzag8", has_text=True)
     with pytest.raises(ValueError, match="zigma_zigzag8 hands out no features; features_only is for classifiers"):
         timm.create_model("zigma_zigzag8", features_only=True, **SMALL)
+
+
+CLASSES = {"num_classes": 3, "guided": True}
+
+
+def test_a_class_is_added_to_the_time() -> None:
+    model = _drawn(**SMALL, **CLASSES)
+    latents, t = torch.randn(2, 4, 6, 6, generator=torch.Generator().manual_seed(0)), torch.tensor([0.1, 0.8])
+    assert model.class_embed is not None
+    with torch.no_grad():
+        expected = model.time_embed(t) + model.class_embed.weight[[2, 0]]
+        assert torch.equal(model.stem(latents, t, torch.tensor([2, 0]))[2], expected)
+        # the row after the classes is that of no class, which is what is meant where none is said
+        free = model(latents, t)
+        assert torch.equal(free, model(latents, t, torch.tensor([NO_CLASS, NO_CLASS])))
+        mixed = model(latents, t, torch.tensor([NO_CLASS, 1]))
+        assert torch.equal(mixed[0], free[0]) and not torch.equal(mixed[1], free[1])
+        assert torch.equal(model.stem(latents, t)[2], model.time_embed(t) + model.class_embed.weight[3])
+
+
+def test_classes_have_the_official_names_and_are_read_from_checkpoints() -> None:
+    model = _drawn(**SMALL, **CLASSES)
+    state = {official_key(key): value for key, value in model.state_dict().items()}
+    # CompVis/zigma, model_zigma.py, LabelEmbedder
+    assert state["y_embedder.embedding_table.weight"].shape == (4, 32)
+    official = create_model("zigma_zigzag8", pretrained=state, image=6)
+    assert official.num_classes == 4 and not official.config.guided
+    ours = create_model("zigma_nano", pretrained=state, mean=(0.0,) * 4, std=(1.0,) * 4)
+    assert ours.num_classes == 3 and ours.config.guided and ours.info.class_names == ()
+    bare = create_model("zigma_nano", pretrained=_drawn(**SMALL).state_dict(), mean=(0.0,) * 4, std=(1.0,) * 4)
+    assert bare.num_classes == 0 and bare.class_embed is None
+
+
+def test_zigma_nano_walks_every_path_and_knows_its_classes() -> None:
+    model = create_model("zigma_nano")
+    assert [order for (order,) in model.mixers().values()] == [zigzag((8, 8), layer) for layer in range(8)]
+    assert model.info.task == "diffusion" and model.info.class_names == tuple("0123456789")
+    assert model.info.input_size == (3, 16, 16) and model.config.guided
+
+
+def test_errors_of_classes_say_what_is_allowed() -> None:
+    latents, t = torch.zeros(2, 4, 6, 6), torch.zeros(2)
+    model = create_model("zigma_zigzag8", **SMALL, **CLASSES)
+    for y, given in ((torch.zeros(3, dtype=torch.int64), r"torch.int64 \(3,\)"), (t, r"torch.float32 \(2,\)")):
+        with pytest.raises(
+            ValueError, match=rf"^y is {given}, expected int64 \(2,\): one of 3 classes for each latent$"
+        ):
+            model(latents, t, y)
+    with pytest.raises(ValueError, match="^zigma_zigzag8 knows no latent without class; give y, one of 3 classes"):
+        create_model("zigma_zigzag8", **SMALL, num_classes=3)(latents, t)
+    with pytest.raises(
+        ValueError, match="^zigma_zigzag8 has no classes to be guided by; give num_classes, or guided=F"
+    ):
+        create_model("zigma_zigzag8", **SMALL, guided=True)
+    with pytest.raises(
+        ValueError, match="^class_names is 2 names, zigma_zigzag8 has 3 classes; give one name for each"
+    ):
+        create_model("zigma_zigzag8", **SMALL, **CLASSES, class_names=("a", "b"))
+
+
+TEXT = {"context": 20}
+
+
+def test_text_is_added_to_the_time_and_attended_to() -> None:
+    model = _drawn(**SMALL, **TEXT)
+    draw = torch.Generator().manual_seed(0)
+    latents, t, text = (
+        torch.randn(2, 4, 6, 6, generator=draw),
+        torch.tensor([0.1, 0.8]),
+        torch.randn(2, 7, 20, generator=draw),
+    )
+    assert model.text_embed is not None
+    with torch.no_grad():
+        _, _, condition, words = model.stem(latents, t, text)
+        torch.testing.assert_close(words, model.text_embed(text))
+        torch.testing.assert_close(condition, model.time_embed(t) + words.mean(1))
+        out = model(latents, t, text)
+        # a set of words, in whatever order
+        torch.testing.assert_close(model(latents, t, text.flip(1)), out, atol=1e-4, rtol=1e-4)
+        other = model(latents, t, torch.cat([text[:1], -text[1:]]))
+        assert torch.equal(other[0], out[0]) and not torch.equal(other[1], out[1])
+        assert torch.equal(model(latents, t), model(latents, t, torch.zeros(2, 1, 20)))
+        # the mean of the words is the same, so that only attention tells them apart
+        assert not torch.allclose(model(latents, t, text.mean(1, keepdim=True)), out, atol=1e-4)
+
+
+def test_text_has_the_official_names_and_is_read_from_checkpoints() -> None:
+    model = _drawn(**SMALL, **TEXT)
+    state = {official_key(key): value for key, value in model.state_dict().items()}
+    # CompVis/zigma, model_zigma.py, ZigMa and Block with has_text
+    shapes = {key: tuple(value.shape) for key, value in state.items()}
+    assert shapes["y_embedder.weight"] == (32, 20) and shapes["y_embedder.bias"] == (32,)
+    assert shapes["blocks.2.adaLN_modulation.1.weight"] == (6 * 32, 32)
+    for part in "qkv":
+        assert shapes[f"blocks.0.msa.to_{part}.weight"] == (512, 32) and f"blocks.0.msa.to_{part}.bias" not in shapes
+    assert shapes["blocks.0.msa.to_out.0.weight"] == (32, 512) and shapes["blocks.0.msa.to_out.0.bias"] == (32,)
+    again = create_model("zigma_zigzag8", pretrained=state)
+    assert again.config.context == 20
+    latents = torch.randn(1, 4, 6, 6, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(again(latents), model(latents))
+
+
+def test_errors_of_text_say_what_is_allowed() -> None:
+    model = create_model("zigma_zigzag8", **SMALL, **TEXT)
+    with pytest.raises(
+        ValueError, match=r"^y is torch.float32 \(2, 7, 32\), expected floats \(2, m, 20\): features of m words"
+    ):
+        model(torch.zeros(2, 4, 6, 6), torch.zeros(2), torch.zeros(2, 7, 32))
+    with pytest.raises(
+        ValueError, match="^zigma_zigzag8 has 3 classes and text features of 20; it is told one or the other$"
+    ):
+        create_model("zigma_zigzag8", **SMALL, **CLASSES, **TEXT)
 
 
 def _drawn(**config):

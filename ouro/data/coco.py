@@ -1,0 +1,204 @@
+"""Pictures with boxes, as a JSON file in COCO's form says; our own scenes are exported in it.
+
+What cannot be used is left out with one line that names its file: annotations of unknown classes, empty boxes, boxes
+outside of their picture, pictures that are not there. A box that reaches out of its picture is cut.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ouro.data import Dataset, check_range, check_split, load
+from ouro.data.boxes import padded, present
+from ouro.data.fitted import Fitted
+from ouro.data.folder import MEAN, STD, read_image
+from ouro.store import write_json
+
+_THREADS = 4
+_log = logging.getLogger(__name__)
+
+
+class Coco(Dataset):
+    """The pictures of a JSON file, ordered by their id; classes are its categories, ordered by theirs.
+
+    Pictures are looked for beside the file, in "images" beside it, and, as COCO is unpacked, in the folder that is named
+    like the part behind the last "_" of the file ("annotations/instances_val2017.json": "val2017").
+
+    Args:
+        path: of the JSON file. split: "train", "calib" or "test", all of them the same pictures.
+        size: of the input, one side or (height, width); pictures are fitted into it, see `ouro.data.fitted`.
+        interpolation, mean, std: of the model. crop_pct: has no meaning here, pictures are seen whole.
+
+    Raises:
+        ValueError: unknown split, no such file, one that is not of this form, or none of its pictures there.
+    """
+
+    argument = "FILE.json"
+    files = True
+    targets = "boxes"
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        split: str = "test",
+        size: int | tuple[int, int] = 800,
+        *,
+        crop_pct: float = 1.0,
+        interpolation: str = "bilinear",
+        mean: tuple[float, ...] = MEAN,
+        std: tuple[float, ...] = STD,
+    ) -> None:
+        check_split(split, self.splits)
+        self.path, self.mean, self.std = Path(path), mean, std
+        self.fitted = Fitted(size, mean, interpolation)
+        content = _content(self.path)
+        numbers = {entry["id"]: place for place, entry in enumerate(content["categories"])}
+        self.classes = tuple(str(entry["name"]) for entry in content["categories"])
+        self.pictures = _found(self.path, content["images"])
+        self.objects = _objects(self.path, content, numbers, self.pictures)
+        self.most = max([1, *map(len, self.objects)])
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def images(self, start: int, n: int) -> tuple[Tensor, Tensor]:
+        """Pictures start..start+n: uint8 [n 3 h w] and boxes float32 [n m 6], see `ouro.data.boxes`.
+
+        Raises:
+            ValueError: a picture that cannot be decoded; the message names it.
+        """
+        check_range(start, n, len(self))
+        with ThreadPoolExecutor(min(_THREADS, n)) as pool:
+            read = list(pool.map(self._read, range(start, start + n)))
+        return torch.stack([image for image, _ in read]), torch.cat([rows for _, rows in read])
+
+    def _read(self, index: int) -> tuple[Tensor, Tensor]:
+        image = read_image(self.pictures[index][1])
+        across, down = self.fitted.scale(*image.size)
+        rows = padded([self.objects[index]], self.most)
+        rows[:, :, :4] *= torch.tensor([across, down, across, down])
+        return self.fitted.picture(image), rows
+
+
+def _content(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """The lists of images, annotations and categories, the first and last ordered by id."""
+    form = "expected COCO's form: an object with images, annotations and categories"
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"cannot read {path}: {str(error).splitlines()[0]}; {form}") from error
+    lists: dict[str, list[dict[str, Any]]] = {}
+    for name in ("images", "annotations", "categories"):
+        entries = content.get(name) if isinstance(content, dict) else None
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise ValueError(f"{path} has no list of {name}; {form}")
+        lists[name] = entries
+    for name, keys in (("images", ("id", "file_name")), ("categories", ("id", "name"))):
+        for entry in lists[name]:
+            if missing := [key for key in keys if key not in entry]:
+                raise ValueError(f"{path}: one of its {name} has no {missing[0]!r}; {form}")
+        lists[name] = sorted(lists[name], key=lambda entry: entry["id"])
+    if not lists["categories"]:
+        raise ValueError(f"{path} has no categories; {form}")
+    return lists
+
+
+def _found(path: Path, images: list[dict[str, Any]]) -> list[tuple[Any, Path]]:
+    """(id, file) of the pictures that are there."""
+    folder = path.parent
+    places = [folder, folder / "images", folder.parent / path.stem.rpartition("_")[2]]
+    found = []
+    for entry in images:
+        candidates = [place / str(entry["file_name"]) for place in places]
+        file = next((candidate for candidate in candidates if candidate.is_file()), None)
+        if file is None:
+            _log.warning("%s is left out: it is in none of %s", entry["file_name"], ", ".join(map(str, places)))
+        else:
+            found.append((entry["id"], file))
+    if not found:
+        raise ValueError(f"none of the {len(images)} pictures of {path} is in {', '.join(map(str, places))}")
+    return found
+
+
+def _objects(
+    path: Path,
+    content: Mapping[str, list[dict[str, Any]]],
+    numbers: Mapping[Any, int],
+    pictures: list[tuple[Any, Path]],
+) -> list[list[list[float]]]:
+    """Rows (x0, y0, x1, y1, class, crowd) of every picture, in its own pixels."""
+    places = {key: place for place, (key, _) in enumerate(pictures)}
+    sizes = {entry["id"]: (entry.get("width"), entry.get("height")) for entry in content["images"]}
+    objects: list[list[list[float]]] = [[] for _ in pictures]
+    for entry in content["annotations"]:
+        place = places.get(entry.get("image_id"))
+        if place is None:
+            continue
+        file, (width, height) = pictures[place][1], sizes[entry["image_id"]]
+        if not (width and height):
+            with Image.open(file) as image:
+                width, height = image.size
+        row = _row(entry, numbers, width, height)
+        if isinstance(row, str):
+            _log.warning("%s: an annotation of %s is left out: %s", path, file.name, row)
+        else:
+            objects[place].append(row)
+    return objects
+
+
+def _row(entry: Mapping[str, Any], numbers: Mapping[Any, int], width: int, height: int) -> list[float] | str:
+    """An annotation as a row, or why it is none."""
+    box = entry.get("bbox")
+    if entry.get("category_id") not in numbers:
+        return f"its class {entry.get('category_id')!r} is no category"
+    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(x, (int, float)) for x in box):
+        return f"its box is {box!r}, expected [x, y, width, height]"
+    x, y, wide, high = map(float, box)
+    if not (wide > 0 and high > 0):
+        return f"its box is empty, {wide:g} x {high:g}"
+    x0, y0, x1, y1 = max(x, 0.0), max(y, 0.0), min(x + wide, float(width)), min(y + high, float(height))
+    if not (x1 > x0 and y1 > y0):
+        return f"its box {box} is outside of the picture, {width} x {height}"
+    return [x0, y0, x1, y1, numbers[entry["category_id"]], float(bool(entry.get("iscrowd", 0)))]
+
+
+def export(data: str, folder: str | os.PathLike[str], count: int, split: str = "test", **options: Any) -> Path:
+    """Writes the first images of a set with boxes as PNG files with COCO's JSON beside them, and returns the JSON's path.
+
+    Args:
+        data: a set whose targets are boxes, such as "scenes_det". options: of `ouro.data.load`.
+
+    Raises:
+        ValueError: a set with other targets, or fewer images.
+    """
+    dataset, folder = load(data, split=split, **options), Path(folder)
+    if dataset.targets != "boxes":
+        raise ValueError(f"{data} has {dataset.targets}, expected a set with boxes, such as scenes_det")
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for index in range(count):
+        pixels, rows = dataset.images(index, 1)
+        assert rows is not None
+        name = f"{index:06d}.png"
+        Image.fromarray(pixels[0].permute(1, 2, 0).numpy()).save(folder / "images" / name)
+        height, width = pixels.shape[2:]
+        images.append({"id": index + 1, "file_name": name, "width": width, "height": height})
+        for x0, y0, x1, y1, label, crowd in present(rows[0]).tolist():
+            entry: dict[str, Any] = {"id": len(annotations) + 1, "image_id": index + 1, "category_id": int(label) + 1}
+            entry |= {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0), "iscrowd": int(crowd)}
+            annotations.append(entry)
+    categories = [{"id": number, "name": name} for number, name in enumerate(dataset.classes, 1)]
+    path = folder / "annotations.json"
+    write_json(path, {"images": images, "annotations": annotations, "categories": categories})
+    return path

@@ -1,0 +1,183 @@
+"""Pictures with a class for every pixel: a folder of one's own, and ADE20K as it is published.
+
+PATH/images holds pictures, PATH/masks one PNG of the same name for each, whose values are classes (255: nobody knows).
+PATH/classes.txt has the name of class k in line k; without it classes are called 0, 1, ... A picture without mask, with a
+mask of another size or one that cannot be read is left out, with one line that names it; so are values beyond the classes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ouro.data import IGNORED, Dataset, check_range, check_split
+from ouro.data.fitted import Fitted
+from ouro.data.folder import MEAN, STD, pictures, read_image
+
+_THREADS = 4
+_log = logging.getLogger(__name__)
+
+
+class Masks(Dataset):
+    """The pictures under `root` with their masks, ordered by path.
+
+    Args:
+        split: "train", "calib" or "test", all of them the same pictures.
+        size: of the input, one side or (height, width); pictures are fitted into it, see `ouro.data.fitted`.
+        interpolation, mean, std: of the model. crop_pct: has no meaning here, pictures are seen whole.
+
+    Raises:
+        ValueError: unknown split, or no such folder, or no picture with a mask in it.
+    """
+
+    argument = "PATH"
+    files = True
+    targets = "segments"
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        split: str = "test",
+        size: int | tuple[int, int] = 512,
+        *,
+        crop_pct: float = 1.0,
+        interpolation: str = "bilinear",
+        mean: tuple[float, ...] = MEAN,
+        std: tuple[float, ...] = STD,
+    ) -> None:
+        check_split(split, self.splits)
+        self.root, self.mean, self.std = Path(root), mean, std
+        self.fitted = Fitted(size, mean, interpolation)
+        images, masks = self.folders(split)
+        self.pairs = paired(images, masks)
+        self.classes = self.names([mask for _, mask in self.pairs])
+
+    def folders(self, split: str) -> tuple[Path, Path]:
+        """Where the pictures and the masks of a split are."""
+        return self.root / "images", self.root / "masks"
+
+    def names(self, masks: Sequence[Path]) -> tuple[str, ...]:
+        """The classes, in the order of their numbers."""
+        listed = self.root / "classes.txt"
+        if listed.is_file():
+            lines = [line.strip() for line in listed.read_text("utf-8").splitlines()]
+            return tuple(line for line in lines if line)
+        largest = 0
+        for path in masks:
+            values = _values(path)
+            largest = max(largest, int(values[values != IGNORED].max(initial=0)))
+        return tuple(map(str, range(largest + 1)))
+
+    def numbered(self, values: np.ndarray) -> np.ndarray:
+        """Values of a mask -> classes."""
+        return values
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def images(self, start: int, n: int) -> tuple[Tensor, Tensor]:
+        """Pictures start..start+n: uint8 [n 3 h w] and classes int64 [n h w], IGNORED in the padding.
+
+        Raises:
+            ValueError: a picture that cannot be decoded; the message names it.
+        """
+        check_range(start, n, len(self))
+        with ThreadPoolExecutor(min(_THREADS, n)) as pool:
+            read = list(pool.map(self._read, self.pairs[start : start + n]))
+        return torch.stack([image for image, _ in read]), torch.stack([classes for _, classes in read])
+
+    def _read(self, pair: tuple[Path, Path]) -> tuple[Tensor, Tensor]:
+        picture, mask = pair
+        classes = self.numbered(_values(mask))
+        unknown = (classes >= len(self.classes)) & (classes != IGNORED)
+        if unknown.any():
+            first, count = int(classes[unknown][0]), len(self.classes)
+            _log.warning(
+                "%s: %d pixels of class %d, there are %d; they are not scored", mask, unknown.sum(), first, count
+            )
+            classes = np.where(unknown, IGNORED, classes)
+        return self.fitted.picture(read_image(picture)), self.fitted.classes(classes, IGNORED)
+
+
+class ADE20K(Masks):
+    """ADE20K's scene parsing benchmark, as ADEChallengeData2016.zip unpacks it: 150 classes, what is none is not scored."""
+
+    def folders(self, split: str) -> tuple[Path, Path]:
+        part = "validation" if split == "test" else "training"
+        return self.root / "images" / part, self.root / "annotations" / part
+
+    def names(self, masks: Sequence[Path]) -> tuple[str, ...]:
+        listed = self.root / "objectInfo150.txt"
+        if not listed.is_file():
+            return tuple(map(str, range(150)))
+        lines = listed.read_text("utf-8").splitlines()[1:]
+        return tuple(line.split("\t")[-1].strip() for line in lines if line.strip())
+
+    def numbered(self, values: np.ndarray) -> np.ndarray:
+        # 0 is everything else; mmsegmentation calls this reduce_zero_label
+        return np.where(values == 0, IGNORED, values - 1)
+
+
+def paired(images: Path, masks: Path) -> list[tuple[Path, Path]]:
+    """Pictures that have a mask of their size, each with it.
+
+    Raises:
+        ValueError: no such folders, or none.
+    """
+    for folder in (images, masks):
+        if not folder.is_dir():
+            raise ValueError(
+                f"there is no folder {folder}; a set of masks has pictures in one folder, masks in another"
+            )
+    pairs = []
+    for picture in pictures(images.iterdir()):
+        mask = masks / f"{picture.stem}.png"
+        if why := _unfit(picture, mask):
+            _log.warning("%s is left out: %s", picture, why)
+        else:
+            pairs.append((picture, mask))
+    if not pairs:
+        raise ValueError(f"no picture in {images} has a mask of its size and name in {masks}; masks are PNG files")
+    return pairs
+
+
+def _unfit(picture: Path, mask: Path) -> str:
+    """Why a picture cannot be used, "" where it can; only headers are read."""
+    if not mask.is_file():
+        return f"there is no mask {mask.name}"
+    sizes = []
+    for path in (picture, mask):
+        try:
+            with Image.open(path) as image:
+                sizes.append(image.size)
+        except OSError:
+            return f"{path.name} cannot be read"
+    # a picture may be stored lying on its side, its mask is upright
+    if sizes[0] != sizes[1] and read_image(picture).size != sizes[1]:
+        return f"its mask is {sizes[1][0]}x{sizes[1][1]}, the picture {sizes[0][0]}x{sizes[0][1]}"
+    return ""
+
+
+def _values(path: Path) -> np.ndarray:
+    """Values of a mask [h w]: gray levels, or numbers of a palette.
+
+    Raises:
+        ValueError: it cannot be read, or has colors.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("L", "P", "I", "I;16", "1"):
+                raise ValueError(f"mask {path} has pixels of mode {image.mode}; a mask is gray, or has a palette")
+            return np.asarray(image).astype(np.int64)
+    except OSError as error:
+        raise ValueError(
+            f"cannot read mask {path}: {str(error).splitlines()[0]}; replace or remove the file"
+        ) from error

@@ -1,0 +1,103 @@
+"""Pictures with masks: fitted whole, padding is not scored, and what is bad is named and left out."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ouro.data import IGNORED, load
+from ouro.data.fitted import Fitted
+
+
+def written(folder, name, size=(20, 10), value=1, mask_size=None):
+    for part in ("images", "masks"):
+        (folder / part).mkdir(exist_ok=True)
+    Image.fromarray(np.full((size[1], size[0], 3), 90, np.uint8)).save(folder / "images" / f"{name}.png")
+    wide, high = mask_size or size
+    mask = np.zeros((high, wide), np.uint8)
+    mask[:, wide // 2 :] = value
+    Image.fromarray(mask).save(folder / "masks" / f"{name}.png")
+
+
+def test_pictures_are_fitted_whole_and_padded(tmp_path) -> None:
+    written(tmp_path, "a", value=2)
+    (tmp_path / "classes.txt").write_text("ground\nsky\ntree\n")
+    data = load(f"masks:{tmp_path}", size=16, mean=(0.5, 0.25, 1.0))
+    assert data.classes == ("ground", "sky", "tree") and len(data) == 1 and data.targets == "segments"
+    pixels, classes = data.images(0, 1)
+    assert pixels.shape == (1, 3, 16, 16) and classes.shape == (1, 16, 16)
+    assert (pixels[0, :, :8] == 90).all()
+    assert pixels[0, :, 8:, 0].T.unique(dim=0).tolist() == [[128, 64, 255]]
+    assert classes[0, :8, :8].unique().tolist() == [0] and classes[0, :8, 8:].unique().tolist() == [2]
+    assert (classes[0, 8:] == IGNORED).all()
+
+
+def test_classes_without_names_are_counted(tmp_path) -> None:
+    written(tmp_path, "a", value=4)
+    assert load(f"masks:{tmp_path}", size=16).classes == ("0", "1", "2", "3", "4")
+
+
+def test_what_is_bad_is_named_and_nothing_else_is_lost(tmp_path, caplog) -> None:
+    written(tmp_path, "good", value=1)
+    written(tmp_path, "short", mask_size=(20, 9))
+    written(tmp_path, "alone")
+    (tmp_path / "masks" / "alone.png").unlink()
+    written(tmp_path, "broken")
+    (tmp_path / "masks" / "broken.png").write_bytes(b"no picture")
+    written(tmp_path, "strange", value=9)
+    (tmp_path / "classes.txt").write_text("a\nb\n")
+    with caplog.at_level(logging.WARNING):
+        data = load(f"masks:{tmp_path}", size=16)
+        _, classes = data.images(0, 2)
+    assert [picture.stem for picture, _ in data.pairs] == ["good", "strange"]
+    told = [record.getMessage() for record in caplog.records]
+    assert any("alone.png is left out: there is no mask alone.png" in line for line in told)
+    assert any("broken.png is left out: broken.png cannot be read" in line for line in told)
+    assert any("short.png is left out: its mask is 20x9, the picture 20x10" in line for line in told)
+    assert any("strange.png: 100 pixels of class 9, there are 2; they are not scored" in line for line in told)
+    assert len(told) == 4 and classes[1].unique().tolist() == [0, IGNORED]
+
+
+def test_a_folder_without_pairs_is_refused(tmp_path) -> None:
+    with pytest.raises(
+        ValueError, match=r"there is no folder .*images; a set of masks has pictures in one folder, masks"
+    ):
+        load(f"masks:{tmp_path}")
+    written(tmp_path, "a", mask_size=(3, 3))
+    with pytest.raises(
+        ValueError, match="no picture in .*images has a mask of its size and name in .*masks; masks are PNG"
+    ):
+        load(f"masks:{tmp_path}")
+
+
+def test_ade20k_as_it_is_unpacked(tmp_path) -> None:
+    for part in ("images", "annotations"):
+        (tmp_path / part / "validation").mkdir(parents=True)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "images/validation/ADE_val_1.jpg")
+    values = np.array([[0, 1], [2, 150]], np.uint8).repeat(4, 0).repeat(4, 1)
+    Image.fromarray(values).save(tmp_path / "annotations/validation/ADE_val_1.png")
+    data = load(f"ade20k:{tmp_path}", size=8)
+    assert len(data.classes) == 150
+    assert data.images(0, 1)[1][0, ::4, ::4].tolist() == [[IGNORED, 0], [1, 149]]
+    listed = ["Idx\tRatio\tTrain\tVal\tStuff\tName", *(f"{k}\t0\t0\t0\t0\tname {k}" for k in range(1, 151))]
+    (tmp_path / "objectInfo150.txt").write_text("\n".join(listed))
+    assert load(f"ade20k:{tmp_path}", size=8).classes[149] == "name 150"
+
+
+@pytest.mark.parametrize(
+    ("given", "size"), [((30, 20), (16, 24)), ((7, 100), 32), ((500, 3), (20, 40)), ((16, 16), 16)]
+)
+def test_fitting_keeps_proportions(given, size) -> None:
+    fitted = Fitted(size, (0, 0, 0))
+    wide, high = fitted.inner(*given)
+    assert wide <= fitted.width and high <= fitted.height
+    assert wide == fitted.width or high == fitted.height
+    values = np.arange(given[0] * given[1]).reshape(given[1], given[0])
+    out = fitted.classes(values, -1)
+    assert out.shape == (fitted.height, fitted.width) and (out >= 0).sum() == wide * high
+    if (wide, high) == given:
+        assert torch.equal(out[:high, :wide], torch.from_numpy(values))
