@@ -24,6 +24,7 @@ _SMALL: dict[str, dict[str, Any]] = {
         "image": 24,
     },
     "ZigMaConfig": {"width": 32, "depth": 3, "image": 6},
+    "MaskRCNNConfig": {"channels": 8, "hidden": 16, "proposals": 20, "image": 32},
     "DetectorConfig": {"channels": 32, "more": 1, "image": 24},
     "SegmenterConfig": {"channels": 8, "aux": 8, "image": 24},
 }  # fmt: skip

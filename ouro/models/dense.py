@@ -19,6 +19,7 @@ from ouro.models.config import ClassifierConfig
 from ouro.models.family import Family, OfficialKey
 from ouro.models.features import Backbone
 from ouro.models.heads.convs import resized
+from ouro.models.heads.rcnn import RoiHead, as_candidates, as_image_list, proposing
 from ouro.models.heads.retina import anchors, moved, pyramid, retina_head
 from ouro.models.heads.upernet import FCNHead, UPerHead
 from ouro.models.layers import Linear, as_map, as_tokens
@@ -248,7 +249,9 @@ class Segmenter(DenseModel):
         """
         pools = shapes.count("decode_head.psp_modules.")
         if pools not in (0, len(config.pools)):
-            raise ValueError(f"it has {pools} pools, their sides are known for {len(config.pools)}; give pools, one side each")
+            raise ValueError(
+                f"it has {pools} pools, their sides are known for {len(config.pools)}; give pools, one side each"
+            )
         return replace(
             config,
             channels=shapes.size("decode_head.bottleneck.conv.weight", 0, config.channels),
@@ -304,3 +307,73 @@ class Detector(DenseModel):
         outputs = shapes.size("head.classification_head.cls_logits.weight", 0, 9 * config.num_classes)
         more = 2 if "fpn.extra_blocks.p7.weight" in shapes else min(config.more, 1)
         return replace(config, channels=channels, num_classes=outputs // 9, more=more)
+
+
+@dataclass(frozen=True, slots=True)
+class MaskRCNNConfig(DenseConfig):
+    """A backbone with Mask R-CNN. hidden: of the two layers behind a region. proposals: regions looked at, at most."""
+
+    channels: int = 256
+    hidden: int = 1024
+    proposals: int = 1000
+
+
+class MaskRCNN(DenseModel):
+    """Images [b 3 h w] -> the best hundred detections as candidates [b 100 8+k], see `Detector`; for inference.
+
+    mmdetection's checkpoints load as they are. What differs from it: images have one size, into which pictures are fitted.
+    """
+
+    mark = "rpn_head.rpn_conv.weight"
+    answers = classifier = (
+        "roi_head.bbox_head.fc_cls.", "roi_head.bbox_head.fc_reg.", "roi_head.mask_head.conv_logits.",
+    )  # fmt: skip
+
+    def __init__(self, config: MaskRCNNConfig, name: str = "mask_rcnn") -> None:
+        super().__init__(config, name, "detection")
+        self.fpn = pyramid(self.widths, config.channels, 1)
+        proposing_ = proposing(config.channels, len(self.widths) + 1, 1000, config.proposals)
+        self.rpn_head = proposing_.head
+        # its head is ours already, under the name that mmdetection gives it
+        self._rpn = [proposing_]
+        self.roi_head = RoiHead(config.channels, config.hidden, config.num_classes)
+
+    def forward_head(self, maps: Sequence[Tensor], pre_logits: bool = False) -> Tensor:  # type: ignore[override]
+        """Pooled features [b c], or candidates [b 100 8+k]."""
+        if pre_logits:
+            return self.pooled(maps)
+        return as_candidates(self._detected(self._levels(maps)), self.config.num_classes)
+
+    def instances(self, images: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Detections [d 6] of every image, and their masks inside of their boxes, probabilities [d 28 28]."""
+        levels = self._levels(self.forward_features(images))  # type: ignore[arg-type]
+        size = self.info.input_size[1:]
+        found = self._detected(levels)
+        return [(one, self.roi_head.masks(levels[:-1], number, one, size)) for number, one in enumerate(found)]
+
+    def _levels(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        return list(self.fpn({str(number): x for number, x in enumerate(maps)}).values())
+
+    def _detected(self, levels: list[Tensor]) -> list[Tensor]:
+        (rpn,), size = self._rpn, self.info.input_size[1:]
+        canvas = levels[0].new_empty(len(levels[0]), 1, *size)
+        proposals, _ = rpn.eval()(as_image_list(canvas), {str(number): x for number, x in enumerate(levels)})
+        return self.roi_head(levels[:-1], proposals, size)
+
+    @classmethod
+    def head_name(cls, key: str) -> str:
+        return _FPN.sub(lambda match: f"neck.{_FPN_PARTS[match[1]]}.{match[2]}.conv.", key)
+
+    @classmethod
+    def head_from(cls, shapes: Shapes, config: MaskRCNNConfig) -> MaskRCNNConfig:
+        return replace(
+            config,
+            channels=shapes.size("rpn_head.rpn_conv.weight", 0, config.channels),
+            hidden=shapes.size("roi_head.bbox_head.fc_cls.weight", 1, config.hidden),
+            num_classes=shapes.size("roi_head.bbox_head.fc_cls.weight", 0, config.num_classes + 1) - 1,
+        )
+
+
+_FPN = re.compile(r"^fpn\.(inner_blocks|layer_blocks)\.(\d+)\.0\.")
+_FPN_PARTS = {"inner_blocks": "lateral_convs", "layer_blocks": "fpn_convs"}
+"""torchvision's names of a feature pyramid's convolutions -> mmdetection's."""
