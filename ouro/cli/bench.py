@@ -66,7 +66,7 @@ def model(
 ) -> None:
     """A whole model's forward with the compiled scan against itself with the loop over tokens and compiled, or on kernels.
 
-    JSON: {op, device, rows: [{case, backend, gate, max_error, p20_ms, p50_ms, p80_ms, ratio, peak_mb}], ...}; with backend
+    JSON: {op, device, rows: [{case, backend, gate, max_error, p20_ms, p50_ms, p80_ms, ratio, peak_mb, ms_per_image}], ...}; with backend
     triton {op, model, device, gate: {passed, failed, formats}, gates: [{model, format, images, error, agreement, off, top1,
     yardstick, yardstick_top1, lost, won, chance, exact, passed, complaint}], rows: [{case, format, b, backend, replay, gate,
     p20_ms, p50_ms, p80_ms, images_per_second, speedup, speedup_over_graph, speedup_over}], missing, not_measured}.

@@ -367,5 +367,39 @@ def train(
     end(run("train", train_job(spec, out or Path("out"))), draw.train, json_=json_)
 
 
-COMMANDS = (models, inspect, doctor, attention, show, generate, quantize, sensitivity, quality, evaluate, sample, train)
+@guarded
+def export(
+    data: Annotated[str, typer.Argument(help="A set with masks or boxes: scenes_seg, scenes_det.")],
+    out: Annotated[Path, typer.Option(help="Folder to write into.")],
+    num: Annotated[int, typer.Option(help="The first so many images.", min=1)] = 100,
+    split: Annotated[str, typer.Option(help="train, calib or test.")] = "test",
+    size: Annotated[int, typer.Option(help="Side of the images in pixels.", min=1)] = 96,
+    seed: Seed = 0,
+    json_: Json = False,
+) -> None:
+    """Write drawn scenes as files that other tools read: COCO's JSON for boxes, PNG masks for segments.
+
+    JSON: {data, split, num, size, seed, classes, path, read_as}.
+    """
+    from ouro.jobs.export import ExportSpec
+    from ouro.jobs.export import export as job
+
+    end(run("export", job(ExportSpec(data, str(out), num, split, size, seed))), draw.export, json_=json_)
+
+
+COMMANDS = (
+    models,
+    inspect,
+    doctor,
+    attention,
+    show,
+    generate,
+    quantize,
+    sensitivity,
+    quality,
+    evaluate,
+    sample,
+    train,
+    export,
+)
 """In the order in which --help lists them."""

@@ -239,6 +239,11 @@ def train(values: Values) -> Drawn:
     yield f"{values['model']}: held-out {score}, n = {values['n']} -> {values['path']}"
 
 
+def export(values: Values) -> Drawn:
+    """What was written, and how it is read."""
+    yield f"{values['num']} images of {values['data']} ({values['split']}) -> {values['path']}; --data {values['read_as']}"
+
+
 # ---- sweeps ------------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Pictures with boxes, as a JSON file in COCO's form says; our own scenes are exported in it.
+"""Pictures with boxes, as a JSON file in COCO's form says; `ouro.data.export` writes our own scenes in it.
 
 What cannot be used is left out with one line that names its file: annotations of unknown classes, empty boxes, boxes
 outside of their picture, pictures that are not there. A box that reaches out of its picture is cut.
@@ -18,11 +18,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ouro.data import Dataset, check_range, check_split, load
-from ouro.data.boxes import padded, present
+from ouro.data import Dataset, check_range, check_split
+from ouro.data.boxes import padded
 from ouro.data.fitted import Fitted
 from ouro.data.folder import MEAN, STD, read_image
-from ouro.store import write_json
 
 _THREADS = 4
 _log = logging.getLogger(__name__)
@@ -170,35 +169,3 @@ def _row(entry: Mapping[str, Any], numbers: Mapping[Any, int], width: int, heigh
     if not (x1 > x0 and y1 > y0):
         return f"its box {box} is outside of the picture, {width} x {height}"
     return [x0, y0, x1, y1, numbers[entry["category_id"]], float(bool(entry.get("iscrowd", 0)))]
-
-
-def export(data: str, folder: str | os.PathLike[str], count: int, split: str = "test", **options: Any) -> Path:
-    """Writes the first images of a set with boxes as PNG files with COCO's JSON beside them, and returns the JSON's path.
-
-    Args:
-        data: a set whose targets are boxes, such as "scenes_det". options: of `ouro.data.load`.
-
-    Raises:
-        ValueError: a set with other targets, or fewer images.
-    """
-    dataset, folder = load(data, split=split, **options), Path(folder)
-    if dataset.targets != "boxes":
-        raise ValueError(f"{data} has {dataset.targets}, expected a set with boxes, such as scenes_det")
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for index in range(count):
-        pixels, rows = dataset.images(index, 1)
-        assert rows is not None
-        name = f"{index:06d}.png"
-        Image.fromarray(pixels[0].permute(1, 2, 0).numpy()).save(folder / "images" / name)
-        height, width = pixels.shape[2:]
-        images.append({"id": index + 1, "file_name": name, "width": width, "height": height})
-        for x0, y0, x1, y1, label, crowd in present(rows[0]).tolist():
-            entry: dict[str, Any] = {"id": len(annotations) + 1, "image_id": index + 1, "category_id": int(label) + 1}
-            entry |= {"bbox": [x0, y0, x1 - x0, y1 - y0], "area": (x1 - x0) * (y1 - y0), "iscrowd": int(crowd)}
-            annotations.append(entry)
-    categories = [{"id": number, "name": name} for number, name in enumerate(dataset.classes, 1)]
-    path = folder / "annotations.json"
-    write_json(path, {"images": images, "annotations": annotations, "categories": categories})
-    return path

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ouro.models import variant
 from ouro.metrics import METRICS
+from ouro.models import variant
 from ouro.paper.markdown import RESULTS, Rows, markdown, measured, title
 from ouro.paper.verdict import (
     NOT_MEASURED,

@@ -39,10 +39,7 @@ def quantization() -> str | None:
             if any(gaps):
                 named.append([title(method), f"{one} over {other}", *gaps])
     words = "\n\nDifferences on the same images, in points:\n\n"
-    options = [f"--bits {width}" for width in bits] + [
-        f"--calib {label}={calib}" for label, calib in values["spec"]["calibs"]
-    ]
-    command = f"ouro bench quantization {values['model']} {' '.join(options)} --seeds {len(values['seeds'])} --limit {values['n']}"
+    command = _command(values["spec"])
     second = markdown(["method", "sets", *(width.upper() for width in bits)], named, 2)
     return made(values, command) + note + markdown(head, table, 2) + words + second
 
@@ -149,7 +146,19 @@ def tasks() -> str | None:
         f"Scope `{first['scope']}` (linear layers of the backbone), 95 % intervals over images and seeds; {counts}. The Fréchet "
         "distance is that of features of `vim_nano_digits`, smaller is better; it is no FID.\n\n"
     )
-    return made(first, "ouro paper run table3 table4") + note + markdown(head, table, 4)
+    return made(first, _command(first["spec"] | {"model": {"name": "MODEL"}})) + note + markdown(head, table, 4)
+
+
+def _command(spec: Values) -> str:
+    """What `ouro bench quantization` was asked."""
+    options = [
+        f"--method {method}"
+        for method in spec["methods"]
+        if list(spec["methods"]) != ["minmax", "clipped", "dynamic", "ouro"]
+    ]
+    options += [f"--bits {width}" for width in spec["bits"]]
+    options += [f"--calib {label}={calib}" for label, calib in spec["calibs"]]
+    return f"ouro bench quantization {spec['model']['name']} {' '.join(options)} --seeds {len(spec['seeds'])} --limit {spec['limit']}"
 
 
 def scored(metric: Metric, value: float, ends: Sequence[float]) -> str:

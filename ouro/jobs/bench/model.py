@@ -78,6 +78,7 @@ def bench_model(spec: ModelBenchSpec) -> Generator[Progress, None, Report]:
             times = percentiles(call, spec.repeats if number else spec.reference_repeats, warm=bool(number))
             base = rows[0]["p50_ms"] if number else times["p50_ms"]
             row |= times | {"ratio": round(base / times["p50_ms"], 2), "peak_mb": round(peak_mb(call), 2)}
+            row["ms_per_image"] = round(times["p50_ms"] / spec.batch, 3)
         rows.append(row)
         yield Progress(number + 1, total, backend, row)
     for row in _compiled(spec, model, images) if spec.peers else ():
@@ -101,8 +102,8 @@ def _compiled(spec: ModelBenchSpec, model: VisionModel, images: Tensor) -> Itera
         compiled = copy.deepcopy(model)
         _use(compiled, "reference")
         # block by block: they are alike, and torch compiles the first for all
-        for block in compiled.blocks().values():
-            block.compile(dynamic=False)
+        for path in compiled.blocks():
+            compiled.get_submodule(path).compile(dynamic=False)
         call = _forward(compiled, images)
         try:
             with served_by(peer.make()):

@@ -17,8 +17,8 @@ from ouro.types import ModelSource
 
 runner = CliRunner()
 TAKE_A_MODEL = {
-    "attention", "show", "sample", "generate", "quantize", "sensitivity", "quality", "evaluate", "train", "bench quantization", "bench state",
-    "bench outliers", "bench equal", "bench ranges", "bench ablations",
+    "attention", "show", "sample", "generate", "quantize", "sensitivity", "quality", "evaluate", "train",
+    "bench quantization", "bench state", "bench outliers", "bench equal", "bench ranges", "bench ablations",
     "bench model", "bench packed", "bench devices",
 }  # fmt: skip
 RUN_ANYWHERE = (TAKE_A_MODEL - {"bench model", "bench packed"}) | {

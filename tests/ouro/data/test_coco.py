@@ -12,7 +12,7 @@ from PIL import Image
 
 from ouro.data import load
 from ouro.data.boxes import padded, present
-from ouro.data.coco import export
+from ouro.data.export import export
 
 
 def content(tmp_path, annotations, images=None, categories=None) -> str:
@@ -31,8 +31,9 @@ def box(*xywh, category=2, **more):
 
 
 def test_scenes_come_back_as_they_were_written(tmp_path) -> None:
-    path = export("scenes_det", tmp_path, 5, size=64)
-    data, own = load(f"coco:{path}", size=64), load("scenes_det", size=64)
+    own = load("scenes_det", size=64)
+    assert list(export(own, tmp_path, 5)) == [1, 2, 3, 4, 5]
+    data = load(f"coco:{tmp_path}/annotations.json", size=64)
     assert data.classes == own.classes and len(data) == 5
     pixels, rows = data.images(0, 5)
     wanted, boxes = own.images(0, 5)
@@ -87,9 +88,22 @@ def test_a_file_of_another_form_is_one_line(tmp_path, text, words) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_export_is_for_boxes(tmp_path) -> None:
-    with pytest.raises(ValueError, match="scenes_seg has segments, expected a set with boxes, such as scenes_det"):
-        export("scenes_seg", tmp_path, 1)
+def test_masks_come_back_as_they_were_written(tmp_path) -> None:
+    own = load("scenes_seg", size=64)
+    assert list(export(own, tmp_path, 4))[-1] == 4
+    data = load(f"masks:{tmp_path}", size=64)
+    assert data.classes == own.classes and len(data) == 4
+    for one, other in zip(data.images(0, 4), own.images(0, 4), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_what_cannot_be_exported(tmp_path) -> None:
+    with pytest.raises(
+        ValueError, match="a set with one class per image has no masks and no boxes; take scenes_seg or"
+    ):
+        list(export(load("scenes"), tmp_path, 1))
+    with pytest.raises(ValueError, match="10001 images were asked for, there are 10000"):
+        list(export(load("scenes_det"), tmp_path, 10_001))
 
 
 def test_more_objects_than_room() -> None:

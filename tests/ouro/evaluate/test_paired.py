@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ouro.evaluate.paired import difference, interval, packed, student, unpacked
+from ouro.evaluate.paired import (
+    difference,
+    interval,
+    packed,
+    resampled_difference,
+    resampled_interval,
+    student,
+    unpacked,
+)
 
 
 @pytest.mark.parametrize("n", [1, 7, 8, 9, 250, 2000])
@@ -73,3 +81,29 @@ def test_what_is_no_pair_is_refused() -> None:
 
 def test_student_is_wider_for_fewer() -> None:
     assert student(4) == pytest.approx(2.776, abs=1e-3) and student(2) == pytest.approx(4.303, abs=1e-3)
+
+
+def test_resampled_scores_have_the_interval_of_their_spread() -> None:
+    scores = 0.6 + 0.02 * torch.randn(4000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    value, low, high = resampled_interval([scores], 0.61)
+    assert value == 0.61 and (low + high) / 2 == pytest.approx(0.61)
+    assert (high - low) / 2 == pytest.approx(1.96 * scores.std().item(), rel=1e-3)
+    # seeds that agree on every resample add nothing, seeds that do not add what they differ by
+    same = resampled_interval([scores, scores], 0.61)
+    apart = resampled_interval([scores - 0.05, scores + 0.05], 0.61)
+    assert same[2] - same[1] == pytest.approx(high - low, rel=1e-2)
+    assert apart[2] - apart[1] > 5 * (high - low)
+    assert resampled_interval([torch.full((10,), 0.5)] * 2, 0.5) == (0.5, 0.5, 0.5)
+
+
+def test_a_resampled_difference_is_that_of_the_same_images() -> None:
+    stream = torch.Generator().manual_seed(1)
+    images = 0.1 * torch.randn(500, generator=stream)
+    better, worse = 0.7 + images, 0.68 + images + 0.001 * torch.randn(500, generator=stream)
+    gap = resampled_difference([better], [worse], (0.7, 0.68))
+    assert gap["seen"] == "yes" and gap["difference"] == pytest.approx(0.02) and gap["ci95"][0] > 0.015
+    # of a distance the smaller one is ahead
+    turned = resampled_difference([better], [worse], (0.7, 0.68), larger_is_better=False)
+    assert turned["seen"] == "no" and turned["difference"] == pytest.approx(-0.02)
+    with pytest.raises(ValueError, match="scores of 1 and of 2 seeds are no pairs"):
+        resampled_difference([better], [worse, worse], (0.7, 0.68))

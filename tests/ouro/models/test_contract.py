@@ -137,8 +137,8 @@ def test_gradients_reach_the_image_and_every_parameter(model) -> None:
     trainable(images).square().sum().backward()
     assert images.grad is not None and images.grad.isfinite().all() and images.grad.abs().sum() > 0
     silent = [name for name, parameter in trainable.named_parameters() if parameter.grad is None]
-    # a head that only trains along, proposals that are a choice, masks that are drawn when somebody wants to see them
-    apart = ("auxiliary_head.", "rpn_head.", "roi_head.mask_head.")
+    # a head that only trains along, proposals that are a choice, masks that nobody asked for, a level for larger regions
+    apart = ("auxiliary_head.", "rpn_head.", "roi_head.mask_head.", "fpn.layer_blocks.1.")
     assert not [name for name in silent if not name.startswith(apart)]
 
 
@@ -176,7 +176,9 @@ def test_quantizing_and_detaching_gives_the_float_model_back(model, traced) -> N
 
 
 @pytest.mark.parametrize("method", list(QUANTIZERS))
-@pytest.mark.parametrize("name", ["vmamba_tiny", "localvim_tiny", "mambavision_t", "zigma_zigzag8"])
+@pytest.mark.parametrize(
+    "name", ["vmamba_tiny", "localvim_tiny", "mambavision_t", "zigma_zigzag8", "vmamba_nano_seg", "vim_nano_det"]
+)
 def test_every_method_rounds_everything_in_every_family(name, method) -> None:
     model = zoo.small(name)
     options = {"bits": "w6a6o8", "scope": "full", **QUICK.get(method, {})}
