@@ -28,8 +28,9 @@ class Metric:
 
     @property
     def axis(self) -> str:
-        """What stands at an axis: "mIoU, %"."""
-        return f"{self.title}, %" if self.share else self.title
+        """What stands at an axis: "mIoU, %"; where less is better, that it is."""
+        words = f"{self.title}, %" if self.share else self.title
+        return words if self.larger_is_better else f"{words} (less is better)"
 
     def better(self, value: float) -> float:
         """The value with a sign under which larger is better."""

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from ouro.data import to_pixels
 from ouro.diffusion.flow import noise
@@ -24,8 +25,8 @@ from ouro.tasks.diffusion import JUDGES, judge_name, judged
 from ouro.types import ModelInfo, ModelSource, Progress, Report
 from ouro.vision import VisionModel
 
-COLUMNS, SCALE = 8, 4
-"""Of a sheet: pictures in a row, and pixels that one of theirs takes a side."""
+COLUMNS, SCALE, GAP = 8, 4, 1
+"""Of a sheet: pictures in a row, pixels that one of theirs takes a side, and how many of theirs are white after each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,8 @@ def sheet(arrays: Mapping[str, Tensor]) -> Image.Image:
 
 
 def _row(pictures: Tensor, columns: int) -> np.ndarray:
-    """Pictures [n c h w] side by side, white where there are fewer than columns, [h columns*w 3]."""
+    """Pictures [n c h w] side by side, white where there are fewer than columns, [h+gap columns*(w+gap) 3]."""
+    pictures = F.pad(pictures, (0, GAP, 0, GAP), value=255)
     white = pictures.new_full((columns - len(pictures), *pictures.shape[1:]), 255)
     wide = torch.cat([pictures, white]).permute(2, 0, 3, 1).flatten(1, 2)
     return wide.expand(-1, -1, 3).numpy()

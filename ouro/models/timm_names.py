@@ -87,8 +87,8 @@ def _ends(model: VisionModel) -> dict[str, str | None]:
 def _pretrained_cfg(name: str) -> dict[str, Any]:
     entry = MODELS.get(name)
     return _published(entry) | {
-        # a config only has channels where the input is no image, and classes where the model is a classifier
-        "input_size": (getattr(entry.config, "channels", 3), *entry.config.size),
+        # what the input is has as many channels as a mean; a config only has classes where the model is a classifier
+        "input_size": (len(entry.config.mean), *entry.config.size),
         "num_classes": getattr(entry.config, "num_classes", 0),
         "mean": entry.config.mean,
         "std": entry.config.std,

@@ -16,11 +16,14 @@ from ouro.jobs.bench.compare import CompareSpec, compare
 from ouro.jobs.calibration import calibration_set
 from ouro.jobs.evaluate import EvaluateSpec, evaluate
 from ouro.jobs.quantize import QuantizeSpec, quantize
-from ouro.jobs.sample import SCALE, SampleSpec, sample, sheet
+from ouro.jobs.sample import GAP, SCALE, SampleSpec, sample, sheet
 from ouro.jobs.sensitivity import SensitivitySpec, measure_sensitivity
 from ouro.jobs.synthesize import SynthesisSpec, synthesize
 from ouro.models import create_model, zoo
 from tests.ouro.jobs.running import finish
+
+SIDE = (16 + GAP) * SCALE
+"""What a picture takes of a sheet, in pixels."""
 
 
 @pytest.fixture(scope="module")
@@ -114,10 +117,10 @@ def test_pictures_of_both_models_begin_with_the_same_noise(folder, quantized) ->
     assert gap.abs().max() <= 1 and "quantized" not in fewer.arrays and fewer.values["difference"] is None
     # two rows of eight, float above quantized
     picture = sheet(arrays)
-    assert picture.size == (8 * 16 * SCALE, 4 * 16 * SCALE)
+    assert picture.size == (8 * SIDE, 4 * SIDE)
     assert picture.getpixel((SCALE // 2, SCALE // 2)) == tuple(arrays["samples"][0, :, 0, 0].tolist())
-    assert picture.getpixel((SCALE // 2, 16 * SCALE + 1)) == tuple(arrays["quantized"][0, :, 0, 0].tolist())
-    assert picture.getpixel((8 * 16 * SCALE - 1, 4 * 16 * SCALE - 1)) == (255, 255, 255)
+    assert picture.getpixel((SCALE // 2, SIDE + 1)) == tuple(arrays["quantized"][0, :, 0, 0].tolist())
+    assert picture.getpixel((8 * SIDE - 1, 4 * SIDE - 1)) == (255, 255, 255)
 
 
 def test_the_command_writes_a_picture(folder, quantized) -> None:
@@ -128,7 +131,7 @@ def test_the_command_writes_a_picture(folder, quantized) -> None:
     values = json.loads(result.stdout)
     assert values["guidance"] == 1.5 and values["path"] == str(out) and values["classes"] == [0, 1, 2]
     with Image.open(out) as picture:
-        assert picture.size == (3 * 16 * SCALE, 2 * 16 * SCALE)
+        assert picture.size == (3 * SIDE, 2 * SIDE)
     drawn = CliRunner().invoke(app, arguments)
     assert drawn.exit_code == 0 and "3 pictures of zigma_nano (heun, 2 steps, guidance 1.5)" in drawn.stdout
 

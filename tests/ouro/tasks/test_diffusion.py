@@ -23,7 +23,7 @@ from ouro.progress import finish
 from ouro.quant.audit import require_sealed
 from ouro.registry import QUANTIZERS
 from ouro.tasks import diffusion, task_of
-from ouro.tasks.diffusion import DROPPED, SAMPLER, STEPS, Diffusion, judged
+from ouro.tasks.diffusion import DROPPED, GUIDANCE, STATES, Diffusion, judged
 from ouro.types import NO_CLASS, Batch
 from tests.testing import QUICK
 
@@ -142,8 +142,8 @@ def test_real_pictures_calibrate_at_spread_times(model, digits) -> None:
 def test_imagined_states_lie_on_the_models_own_way(model) -> None:
     inputs, (t, y) = Diffusion().imagined(model, 40, seed=1)
     x0 = noise(model.info.input_size, 1, range(40), CALIBRATION)
-    assert torch.equal((t * STEPS).round().long().bincount(), torch.full((STEPS,), 40 // STEPS))
-    for time, x in trajectory(model, x0, y, sampler=SAMPLER, steps=STEPS):
+    assert torch.equal((t * STATES).round().long().bincount(), torch.full((STATES,), 40 // STATES))
+    for time, x in trajectory(model, x0, y, sampler="euler", steps=STATES, guidance=GUIDANCE):
         here = (t - time).abs() < 1e-6
         torch.testing.assert_close(inputs[here], x[here], atol=1e-4, rtol=1e-4)
 
