@@ -30,6 +30,7 @@ from workbench import (  # noqa: E402
     sets,
     start,
     stored,
+    tasks,
 )
 from workbench.errors import guarded  # noqa: E402
 from workbench.page import PRIVATE, Page  # noqa: E402
@@ -70,6 +71,8 @@ def build() -> gr.Blocks:
                 made = samples.build(page)
             with gr.Tab("Outliers", id="outliers"):
                 outliers.build(page, model)
+            with gr.Tab("Tasks", id="tasks") as looked:
+                answered = tasks.build(page, model, looked)
             with gr.Tab("Quantize", id="quantize"):
                 measured = quantize.build(page)
             with gr.Tab("Sensitivity", id="sensitivity"):
@@ -84,10 +87,10 @@ def build() -> gr.Blocks:
         whole.load(_models, [chosen, kept, page.brought], [chosen, page.brought], **PRIVATE)
         page.brought.change(_offered, chosen, chosen, **PRIVATE)
         chosen.change(_remembered, chosen, kept, **PRIVATE)
-        for tab in (made, measured, ranked):
+        for tab in (made, answered, measured, ranked):
             choose, target = tab["methods"]
             whole.load(choose, None, target, **PRIVATE)
-        for tab in (first, made, measured, ranked, checked, claims):
+        for tab in (first, made, answered, measured, ranked, checked, claims):
             for resume, inputs, outputs in tab["loads"]:
                 whole.load(resume, inputs, outputs, concurrency_limit=None, **PRIVATE)
         made["use"].click(_use, made["chosen"], [tabs, *measured["images"].inputs, chosen], **PRIVATE)

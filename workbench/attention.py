@@ -10,15 +10,16 @@ import gradio as gr
 import numpy as np
 
 from workbench import engine, runner
+from workbench.answers import takes
 from workbench.board import attention_board, board
 from workbench.errors import guarded
-from workbench.page import DIMMED, PRIVATE, Page, lead, percent, title
+from workbench.page import DIMMED, PRIVATE, Page, lead, title
 from workbench.pictures import missing, name_of, picker, reset, source_of, start, there
 from workbench.plot import figure, nothing, plot_view
 
 KIND = "attention scores"
 WINDOWS = (3, 5, 7)
-UNKNOWN = "A score needs to know where the object is, which is known for the scenes and digits of the embedded models."
+UNKNOWN = "A score needs to know where the one object of an image is, which is known of scenes and digits."
 DIRECTIONS = {"both": "all directions", "forward": "forward scan", "backward": "backward scan"}
 REDUCTIONS = {
     "received": "attention received",
@@ -156,7 +157,7 @@ def scores_chart(result: engine.Result, direction: str, reduction: str) -> str:
 
 def latest_scores(model: str, direction: str, reduction: str) -> str:
     """The chart of the last scoring of this model, in this direction and reduction."""
-    if not engine.own_data(model):
+    if not engine.has_masks(model):
         return nothing(UNKNOWN)
     job = runner.latest(KIND)
     if job is None or job.state != "done" or job.result.values["model"] != model:
@@ -170,12 +171,7 @@ def verdict(result: engine.Result, layer: int, direction: str, reduction: str) -
         row["source"]: row.get("auroc") for row in table_rows(result, direction, reduction) if row["layer"] == layer
     }
     place = f"Layer {layer}, {DIRECTIONS.get(direction, direction)}"
-    values = result.values
-    taken = values["predicted"]
-    # without names a class is a number
-    taken = f"class {taken}" if isinstance(taken, int) else str(taken).replace("_", " ")
-    seen = f"The model takes the image for <b>{html.escape(taken)}</b>"
-    seen += f" ({percent(values['confidence'], 0)})."
+    seen = takes(result.values)
     h, h_p = auroc.get("h"), auroc.get("h_p")
     if h is None or h_p is None:
         return f'<p class="wb-lead">{place}: {html.escape(REDUCTIONS.get(reduction, reduction))}. {seen}</p>'
@@ -302,10 +298,8 @@ def build(page: Page, model: str) -> None:
     @guarded
     def score(model: str, layer: int, way: str, summed: str, window: int, weights: str, n: float) -> Iterator[tuple]:
         data = engine.own_data(model)
-        if not data:
-            raise ValueError(
-                f"nobody knows where the objects are in images for {model}; embedded models come with some"
-            )
+        if not engine.has_masks(model):
+            raise ValueError(f"nobody knows where one object is in images for {model}; scenes and digits have masks")
         spec = {
             "model": model, "sample": None, "layer": int(layer), "window": fitting(model, window), "weights": weights,
             "n": int(n or 2), "data": data,

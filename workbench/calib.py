@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from ouro.metrics import METRICS
 from workbench import engine, sets, workspace
 from workbench.errors import guarded
 from workbench.page import PRIVATE, Page
@@ -36,7 +37,9 @@ def choices(model: str) -> list[tuple[str, str]]:
     """(words, kind) of what can calibrate a model: its own images where they come along, one's pictures, and the rest."""
     own = [("Real images", "real")] if engine.own_data(model) else []
     pictures = [(entry.name, entry.data) for entry in workspace.pictures() if not entry.fault]
-    return [*own, *pictures, ("Noise", "noise"), ("A generated set", "set")]
+    # a denoiser makes its own, nobody generates a set for it
+    made = ("Its own pictures", "synthetic") if engine.makes_pictures(model) else ("A generated set", "set")
+    return [*own, *pictures, ("Noise", "noise"), made]
 
 
 def measures(model: str) -> list[tuple[str, str]]:
@@ -84,11 +87,15 @@ def measured(model: str, data: str | None) -> str:
 
 def verdict(model: str, data: str | None) -> str:
     """What is measured on these images, or what it would take, in a line."""
-    kind, classes = measured(model, data), engine.model_row(model)["classes"]
+    kind, row = measured(model, data), engine.model_row(model)
+    metric, classes = row.get("metric", "top1"), row["classes"]
+    name = "accuracy" if metric == "top1" else METRICS[metric].title
     if kind == ACCURACY:
-        return "accuracy, with its interval"
+        return f"{name}, with its interval"
     if kind == AGREEMENT and (entry := _pictures(data)) and len(entry.classes) == classes:
-        return f"agreement with the float model; no accuracy, because {engine.misfit(model, str(data))}"
+        return f"agreement with the float model; no {name}, because {engine.misfit(model, str(data))}"
+    if kind == AGREEMENT and metric != "top1":
+        return f"agreement with the float model; {name} needs images with what is asked of {model} beside them"
     if kind == AGREEMENT:
         return f"agreement with the float model; accuracy needs one folder for each of its {classes} classes"
     return f"nothing to measure on, the model is only calibrated: {NO_PICTURES}"
@@ -152,7 +159,7 @@ def spelled(kind: str, count: float, chosen: str | None) -> str:
 def short_name(calib: Any) -> str:
     """real:128 -> 128 real; folder:/data/bees:32 -> 32 bees; the path of a set -> synthetic."""
     kind, _, rest = str(calib).partition(":")
-    if kind in ("real", "noise") and rest.isdigit():
+    if kind in ("real", "noise", "synthetic") and rest.isdigit():
         return f"{rest} {kind}"
     if kind == "folder":
         path, _, number = rest.rpartition(":")

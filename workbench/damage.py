@@ -11,8 +11,9 @@ from itertools import takewhile
 from math import log10
 from typing import Any
 
+from ouro.metrics import METRICS, damaged, metric_of
 from workbench import calib
-from workbench.page import percent, table
+from workbench.page import headline, interval, percent, score, table
 from workbench.plot import LEGEND, figure, nothing
 
 MODES = {"isolated": "Each alone", "cumulative": "One after another", "leave_one_float": "All but one"}
@@ -94,15 +95,18 @@ def curve_chart(values: Values) -> str:
             {"xref": "paper", "x": int(log), "xanchor": "right" if log else "left", "y": log10(whole) if log else whole,
              "yanchor": "bottom", "showarrow": False, "text": "all rounded", "font": {"color": "$muted", "size": 11}}
         ]  # fmt: skip
-    if mode == "cumulative" and values["fp_top1"] is not None:
-        top1 = [100 * (values["fp_top1"] - row["top1_drop"]) for row in rows]
+    name = damaged(values)
+    metric, exact = METRICS[name], values[f"fp_{name}"]
+    if mode == "cumulative" and exact is not None:
+        scores = [metric.factor * (exact - row[f"{name}_drop"]) for row in rows]
         data.append(
-            {"type": "scatter", "mode": "lines", "name": "top-1", "x": places, "y": top1, "yaxis": "y2",
-             "line": {"color": "$h", "width": 2, "dash": "dash"}, "hovertemplate": "%{x}: top-1 %{y:.1f} %<extra></extra>"}
+            {"type": "scatter", "mode": "lines", "name": metric.title, "x": places, "y": scores, "yaxis": "y2",
+             "line": {"color": "$h", "width": 2, "dash": "dash"},
+             "hovertemplate": f"%{{x}}: {metric.title} %{{y:.1f}} %<extra></extra>"}
         )  # fmt: skip
         layout |= {
             "showlegend": True, "legend": LEGEND,
-            "yaxis2": {"title": {"text": "top-1, %"}, "overlaying": "y", "side": "right", "range": [0, 102],
+            "yaxis2": {"title": {"text": metric.axis}, "overlaying": "y", "side": "right", "range": [0, 102],
                        "tickmode": "linear", "tick0": 0, "dtick": 20,
                        "showgrid": False},
         }  # fmt: skip
@@ -120,13 +124,14 @@ _AXIS = {
 
 def worst_table(values: Values) -> str:
     """The sites that cost the most."""
-    mode, rows = values["mode"], values["rows"]
+    mode, rows, name = values["mode"], values["rows"], damaged(values)
+    dropped = f"{headline(name)} drop"
     shown = rows[::-1] if mode == "cumulative" else rows
     heads = [("#", True), ("Site" if values["by"] == "site" else "Sites", False), ("Bits", True)]
     heads += {
-        "isolated": [("KL alone", True), ("Top-1 drop", True), ("SQNR", True)],
-        "cumulative": [("KL alone", True), ("KL with all before", True), ("Top-1 drop", True), ("SQNR", True)],
-        "leave_one_float": [("KL saved", True), ("KL left", True), ("Top-1 drop left", True), ("SQNR", True)],
+        "isolated": [("KL alone", True), (dropped, True), ("SQNR", True)],
+        "cumulative": [("KL alone", True), ("KL with all before", True), (dropped, True), ("SQNR", True)],
+        "leave_one_float": [("KL saved", True), ("KL left", True), (f"{dropped} left", True), ("SQNR", True)],
     }[mode]
     lines = []
     for at, row in enumerate(shown[:WORST], 1):
@@ -134,7 +139,7 @@ def worst_table(values: Values) -> str:
         lines.append(
             [
                 str(at), f"<code>{html.escape(row['name'])}</code>", " ".join(map(str, row["bits"])), *own,
-                _small(row["kl"]), percent(row["top1_drop"]).replace("-", "−"),
+                _small(row["kl"]), percent(row[f"{name}_drop"]).replace("-", "−"),
                 "–" if row["sqnr_db"] is None else f"{row['sqnr_db']:.1f} dB",
             ]
         )  # fmt: skip
@@ -152,9 +157,12 @@ def summary(values: Values) -> str:
     rows, whole = values["rows"], values["whole"]
     most = max(rows, key=lambda row: damage(values, row))
     all_of_it, images = f"With everything rounded KL is {_small(whole['kl'])}", "images without labels"
-    if values["fp_top1"] is not None:
-        left, images = percent(values["fp_top1"] - whole["top1_drop"]), "held-out images"
-        all_of_it = f"With everything rounded top-1 is {left} of {percent(values['fp_top1'])}, KL {_small(whole['kl'])}"
+    name = damaged(values)
+    if (exact := values[f"fp_{name}"]) is not None:
+        left, images = percent(exact - whole[f"{name}_drop"]), "held-out images"
+        all_of_it = (
+            f"With everything rounded {METRICS[name].title} is {left} of {percent(exact)}, KL {_small(whole['kl'])}"
+        )
     if values["mode"] == "leave_one_float":
         finding = f"{most['name']} in float saves the most, KL {_small(damage(values, most))}"
     else:
@@ -204,20 +212,24 @@ def budget_chart(rows: Sequence[Values]) -> str:
 
 def budget_table(rows: Sequence[Values]) -> str:
     """Every budget with what it became, the last one first."""
+    if not rows:
+        return ""
+    metrics = {metric_of(row) for row in rows}
+    several = len(metrics) > 1
     heads = [("Budget", True), ("Widths", False), ("Method", False), ("Bits w / a", True), ("KL predicted", True),
-             ("KL measured", True), ("Top-1", True), ("95 % interval", True), ("Float", True)]  # fmt: skip
+             ("KL measured", True), ("Score" if several else headline(*metrics), True),
+             ("95 % interval", True), ("Float", True)]  # fmt: skip
     lines = []
     for row in reversed(rows):
-        mean, (low, high) = row["mean_bits"], row["ci95"] or (None, None)
+        mean, name = row["mean_bits"], metric_of(row)
         lines.append(
             [
                 f"{row['budget']:g}", " ".join(map(str, row["widths"])), html.escape(row["method"]),
                 f"{mean['weights']:.2f} / {mean['activations']:.2f}", _small(row["predicted_kl"]),
-                _small(row["measured_kl"]), percent(row["top1"]), "–" if low is None else f"{100 * low:.1f} – {100 * high:.1f}",
-                percent(row["fp_top1"]),
+                _small(row["measured_kl"]), score(row, named=several), interval(row), score(row, f"fp_{name}"),
             ]
         )  # fmt: skip
-    return table(heads, lines) if lines else ""
+    return table(heads, lines)
 
 
 def _small(value: float) -> str:

@@ -44,6 +44,7 @@ _LOCK = threading.Lock()
 _CLICK = threading.Lock()
 _KNOWING = threading.Lock()
 _LISTING = threading.Lock()
+_EXAMINING = threading.Lock()
 
 
 def plain(report: Any) -> Result:
@@ -225,9 +226,15 @@ def optimizes(method: str) -> bool:
     return method not in GENERATORS or GENERATORS.get(method).optimizes
 
 
-@lru_cache(maxsize=1)
 def health() -> dict[str, Any]:
     """What this machine can run: {"ok", "checks": [{name, ok, detail, fix, required}]}."""
+    # two examinations at once would trip over each other's probes
+    with _EXAMINING:
+        return _health()
+
+
+@lru_cache(maxsize=1)
+def _health() -> dict[str, Any]:
     from ouro.jobs.doctor import doctor
 
     return doctor()
@@ -258,7 +265,7 @@ def image_count(model: str, data: str) -> int:
 
 
 def images(model: str, data: str, start: int, count: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Images start.. of a data set as a model sees them, uint8 [n 3 h w], and their classes, or else their files."""
+    """Images start.. of a data set as a model sees them, uint8 [n 3 h w], and the classes in each, or else their files."""
     size = model_row(model)["input_size"][-1]
     stored = _PICTURES.get((data, start, count, size))
     return stored or _images(model, data, start, count, _stamp({"model": model, "data": data}))
@@ -270,7 +277,10 @@ def _images(model: str, data: str, start: int, count: int, stamp: str) -> tuple[
     pixels, labels = dataset.images(start, min(count, len(dataset) - start))
     if labels is None:
         return pixels.numpy(), tuple(path.stem for path in dataset.paths[start : start + len(pixels)])
-    return pixels.numpy(), tuple(dataset.classes[int(label)].replace("_", " ") for label in labels)
+    from ouro.data.captions import captions
+
+    named = captions(labels, dataset.targets, dataset.classes)
+    return pixels.numpy(), tuple(words.replace("_", " ") or "no object" for words in named)
 
 
 @lru_cache(maxsize=8)
@@ -278,6 +288,42 @@ def _dataset(model: str, data: str, stamp: str) -> Any:
     from ouro.data.source import open_data
 
     return open_data(data, "test", _model(model).info)
+
+
+def digest(model: str) -> str:
+    """What runs call the weights of a model by, see `ouro.quant.apply.weights_digest`."""
+    return _digest(model, _stamp({"model": model}))
+
+
+@lru_cache(maxsize=8)
+def _digest(model: str, stamp: str) -> str:
+    from ouro.quant.apply import weights_digest
+
+    return weights_digest(_model(model))
+
+
+def has_masks(model: str) -> bool:
+    """Whether anybody knows where the objects are in the images that a model was trained on."""
+    data = own_data(model)
+    if not data:
+        return False
+    from ouro.data import kind
+
+    return "masks" in kind(data).provides
+
+
+def makes_pictures(model: str) -> bool:
+    """Whether a model makes pictures out of noise."""
+    return model_row(model).get("task") == "diffusion"
+
+
+def named_targets(model: str, targets: Any) -> list[str]:
+    """The classes in each of a model's targets (a tensor [n ...]), in words."""
+    from ouro.data.captions import captions
+    from ouro.registry import TASKS
+
+    kind = TASKS.get(model_row(model).get("task", "classification")).targets
+    return [words.replace("_", " ") for words in captions(targets, kind, pixels(model)[2])]
 
 
 def misfit(model: str, data: str) -> str:
@@ -399,6 +445,28 @@ def outliers(**spec: Any) -> Result:
             return plain(finish(_named(job(OutlierSpec(**_sourced(spec)), _model(spec["model"])), spec["model"])))
 
     return remembered("outliers", spec, make)
+
+
+def answered(**spec: Any) -> Result:
+    """What a model answers to one image, and a quantized file of it where `beside` names one, remembered."""
+
+    def make() -> Result:
+        from ouro.jobs.answers import AnswersSpec, answers
+
+        with _CLICK:
+            models = _pair(spec["model"], spec["beside"], _stamp({key: spec[key] for key in ("model", "beside")}))
+            return plain(finish(_named(answers(AnswersSpec(**_sourced(spec)), models), spec["model"])))
+
+    return remembered("answers", spec, make)
+
+
+@lru_cache(maxsize=2)
+def _pair(model: str, beside: str, stamp: str) -> Any:
+    """What `ouro.jobs.evaluate.opened_beside` gives, kept between clicks."""
+    from ouro.jobs.evaluate import opened_beside
+    from ouro.jobs.inputs import source_of
+
+    return opened_beside(source_of(source(model)), beside, "auto")
 
 
 def familiar(**spec: Any) -> Result:

@@ -61,7 +61,7 @@ def model(path: str, name: str = "", names: Sequence[str] = (), *, uploaded: boo
 
 def _opened(name: str, path: str, names: tuple[str, ...]) -> dict[str, Any]:
     """{row of the catalog, digest of the weights} of a model, opened once to see that it is whole."""
-    from ouro.jobs.catalog import described
+    from ouro.jobs.catalog import described, scored
     from ouro.jobs.inputs import open_model
     from ouro.models import variant
     from ouro.quant.apply import weights_digest
@@ -72,7 +72,7 @@ def _opened(name: str, path: str, names: tuple[str, ...]) -> dict[str, Any]:
     # the set behind a name goes with weights that have the same classes
     same = built.info.class_names == usual.config.class_names and usual.embedded
     row = {"name": name, "data": usual.data if same else "folder", **described(built), "weights": "yours"}
-    return {"row": row | {"top1": None, "top1_n": None}, "digest": weights_digest(built)}
+    return {"row": row | scored(None, None, row), "digest": weights_digest(built)}
 
 
 def pictures(path: str) -> workspace.Pictures:

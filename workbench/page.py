@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
+
+from ouro.metrics import METRICS, metric_of
 
 PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
 """Options of an event that only the page itself uses and whose outputs are not to flicker."""
@@ -39,6 +42,33 @@ def title(words: str, aside: str = "") -> gr.HTML:
 def percent(value: float | None, digits: int = 1) -> str:
     """0.943 -> "94.3 %"."""
     return "–" if value is None else f"{100 * value:.{digits}f}\u00a0%"
+
+
+def score(row: Mapping[str, Any], key: str = "", *, named: bool = True) -> str:
+    """The main score of a row, with its name unless `named` is False, or what else is measured in it; "–" without one."""
+    name = metric_of(row)
+    value = row.get(key or name)
+    if value is None:
+        return "–"
+    metric = METRICS[name]
+    shown = metric.shown(value).replace(" %", "\u00a0%")
+    return f"{metric.title} {shown}" if named and not key else shown
+
+
+def headline(metric: str) -> str:
+    """The name of a score as a heading begins with it: Top-1, mIoU."""
+    title = METRICS[metric].title
+    return title[0].upper() + title[1:] if title.islower() else title
+
+
+def interval(row: Mapping[str, Any]) -> str:
+    """The 95 % interval of a row's score, "–" without one."""
+    low, high = row.get("ci95") or (None, None)
+    if low is None:
+        return "–"
+    metric = METRICS[metric_of(row)]
+    digits = ".1f" if metric.share else ".3g"
+    return f"{metric.factor * low:{digits}} – {metric.factor * high:{digits}}"
 
 
 def count(n: int) -> str:

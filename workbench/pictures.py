@@ -202,4 +202,4 @@ def _strip(model: str, picture: Mapping[str, Any]) -> str:
         return empty_strip("Your image is shown." if picture["path"] else missing(model))
     images, names = engine.images(model, data, first, engine.SHOWN)
     at = -1 if picture["path"] else picture["sample"] - first
-    return strip(images, names, at, f"images {first} to {first + len(images) - 1}")
+    return strip(images, names, at, f"images {first} to {first + len(images) - 1}", f"{model} {data}")

@@ -9,10 +9,11 @@ from typing import Any
 
 import gradio as gr
 
+from ouro.metrics import METRICS, metric_of
 from ouro.progress import PARTS, mapped, staged
 from workbench import calib, engine, runner, stored
 from workbench.errors import guarded
-from workbench.page import PRIVATE, Page, lead, percent, table
+from workbench.page import PRIVATE, Page, headline, interval, lead, percent, score, table
 from workbench.plot import figure, from_figures, nothing, plot_view
 
 KIND = "quantization"
@@ -31,8 +32,8 @@ def compare(
 ) -> Generator[Any, None, list[dict[str, Any]]]:
     """Calibrates and measures one configuration after the other; the rows so far travel with every update.
 
-    Rows have {top1, ci95, fp_top1} where `data` has labels of the model, {agreement, agreement_ci95} where it has none,
-    and neither where there is no data.
+    Rows have {metric, ci95}, the score that it names and fp_ of it where `data` has targets of the model, {agreement,
+    agreement_ci95} where it has none, and neither where there is no data.
     """
     from ouro.types import Progress
 
@@ -59,11 +60,11 @@ def compare(
     return rows
 
 
-_UNMEASURED = {"top1": None, "ci95": None, "fp_top1": None, "agreement": None, "agreement_ci95": None}
+_UNMEASURED = {"ci95": None, "agreement": None, "agreement_ci95": None}
 
 
 def bars(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Top-1 with its interval beside the float model, of all rows of the same model, data and scope as the last."""
+    """The score with its interval beside the float model, of all rows of the same model, data and scope as the last."""
     if not rows:
         return nothing(NOTHING)
     from ouro.figures import accuracy
@@ -74,8 +75,10 @@ def bars(rows: Sequence[Mapping[str, Any]]) -> str:
         for row in rows
         if all(row[key] == rows[-1][key] for key in kind)
     ]
-    if rows[-1]["top1"] is None:
+    if rows[-1].get(metric_of(rows[-1])) is None:
         return agreements(alike)
+    # one that was only calibrated has no bar
+    alike = [row for row in alike if row.get(metric_of(row)) is not None]
     return from_figures(accuracy.screen(alike), alt=accuracy.alt(alike), height=360, name="accuracy")
 
 
@@ -106,42 +109,46 @@ def agreements(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 _COLUMNS = (
-    ("Model", False), ("Method", False), ("Bits", False), ("Scope", False), ("Calibration", False), ("Top-1", True),
+    ("Model", False), ("Method", False), ("Bits", False), ("Scope", False), ("Calibration", False), ("Score", True),
     ("95 % interval", True), ("Float", True), ("Bits w / a", True), ("Images", True),
 )  # fmt: skip
-"""Of the table of accuracies; the next to last are the effective widths of weights and activations."""
+"""Of the table of scores; the next to last are the effective widths of weights and activations."""
 _AGREEMENT = ("As float", True)
 
 
-def cells(row: Mapping[str, Any], *, agreement: bool = False) -> list[str]:
-    """One row of the table, in the order of the columns; with `agreement`, that is the last."""
+def cells(row: Mapping[str, Any], *, agreement: bool = False, named: bool = False) -> list[str]:
+    """One row of the table, in the order of the columns; with `agreement`, that is the last; `named`: what the score is."""
     effective = row.get("effective_bits")
-    lo, hi = row.get("ci95") or (None, None)
-    interval = "–" if lo is None else f"{100 * lo:.1f} – {100 * hi:.1f}"
-    if lo is None and row.get("spread") is not None:
-        interval = f"± {100 * row['spread']:.1f} over seeds"
+    name, around = metric_of(row), interval(row)
+    if row.get("ci95") is None and row.get("spread") is not None:
+        around = f"± {METRICS[name].gap(row['spread']).lstrip('+')} over seeds"
+    measured = row.get(name) is not None or row.get("agreement") is not None
     return [
         str(row.get("model", "")),
         str(row.get("method", "")),
         str(row.get("bits", "")),
         str(row.get("scope", "")),
         calib.short_name(row.get("calib", "")) or "–",
-        percent(row["top1"]),
-        interval,
-        percent(row.get("fp_top1")),
+        score(row, named=named),
+        around,
+        score(row, f"fp_{name}"),
         "–" if not effective else f"{effective['weights']:.2f} / {effective['activations']:.2f}",
-        str(row.get("n", "–")) if row.get("top1") is not None or row.get("agreement") is not None else "–",
+        str(row.get("n", "–")) if measured else "–",
         *([percent(row.get("agreement"))] if agreement else []),
     ]
 
 
 def listed(rows: Sequence[Mapping[str, Any]], *, numbered: bool = True) -> str:
-    """Rows of accuracy as an HTML table."""
+    """Rows of scores as an HTML table."""
     if not rows:
         return ""
     agreement = any(row.get("agreement") is not None for row in rows)
-    columns = [*_COLUMNS, _AGREEMENT] if agreement else list(_COLUMNS)
-    lines = [[html.escape(cell) for cell in cells(row, agreement=agreement)] for row in rows]
+    metrics = {metric_of(row) for row in rows}
+    several = len(metrics) > 1
+    head = "Score" if several else headline(metrics.pop())
+    columns = [(head if words == "Score" else words, number) for words, number in _COLUMNS]
+    columns += [_AGREEMENT] if agreement else []
+    lines = [[html.escape(cell) for cell in cells(row, agreement=agreement, named=several)] for row in rows]
     if not numbered:
         return table(columns, lines)
     return table([("#", True), *columns], [[str(at + 1), *line] for at, line in enumerate(lines)])
@@ -150,8 +157,8 @@ def listed(rows: Sequence[Mapping[str, Any]], *, numbered: bool = True) -> str:
 def build(page: Page) -> dict[str, Any]:
     """Fills the tab; returns the components that others need."""
     lead(
-        "Calibrate a model in a few bits and measure what it costs: accuracy on held-out images with its 95 % "
-        "interval, beside the float model. Every run is added to the comparison."
+        "Calibrate a model in a few bits and measure what it costs: its score on held-out images (accuracy, mIoU, AP, or "
+        "a Fréchet distance) with its 95 % interval, beside the float model. Every run is added to the comparison."
     )
     done = gr.State([])
     with gr.Row():
@@ -245,7 +252,7 @@ def build(page: Page) -> dict[str, Any]:
 
 
 def stored_table() -> str:
-    """Accuracy that was measured before and is kept in results/."""
+    """Scores that were measured before and are kept in results/."""
     rows = stored.accuracies()
     if not rows:
         return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +84,7 @@ def build(page: Page) -> dict[str, Any]:
         "Calibration needs images, and often there are none to be had. Here the model makes its own: noise is "
         "optimized until the model recognizes its target class and its implicit attention parts object from background."
     )
+    hint = gr.HTML(elem_id="wb-samples-hint", apply_default_css=False)
     with gr.Row():
         with gr.Column(scale=1, min_width=280, elem_classes="wb-form"):
             method = gr.Radio(
@@ -245,6 +247,17 @@ def build(page: Page) -> dict[str, Any]:
         return [gr.Slider(visible=optimized), gr.Column(visible=optimized)]
 
     method.change(fitting, method, [steps, pace], **PRIVATE)
+
+    @guarded
+    def advice(model: str) -> str:
+        if not engine.makes_pictures(model):
+            return ""
+        words = (
+            f"{model} makes pictures itself, as Tasks shows: Quantize calibrates it on those, and none are made here."
+        )
+        return f'<p class="wb-hint" role="status">{html.escape(words)}</p>'
+
+    page.model.change(advice, page.model, hint, **PRIVATE)
 
     @guarded
     def known() -> gr.Radio:

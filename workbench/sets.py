@@ -155,6 +155,8 @@ def _judges(entries: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _spread(values: Mapping[str, Any]) -> str:
     """How many classes the images were made for, and how many images each has."""
+    if engine.model_row(values["model"]).get("task", "classification") != "classification":
+        return "several in each image"
     counted = Counter(stored.pictures(values, most=values["num"])[1])
     if not counted or "" in counted:
         return "–"

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
+from ouro.metrics import shown_score
 from workbench import attention, bring, engine, outliers, pack, runner, workspace
 from workbench.acts import acting_view, button
 from workbench.errors import guarded
@@ -67,17 +68,18 @@ def _lists(result: engine.Result) -> np.ndarray:
 
 
 def model_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Models with what is known of their accuracy, and a button that opens each."""
+    """Models with what is known of their score, and a button that opens each."""
     heads = [("Model", False), ("Data", False), ("Input", False), ("Steps", True), ("Layers", True),
-             ("Parameters", True), ("Top-1", True), ('<span class="wb-unseen">What to do</span>', True)]  # fmt: skip
+             ("Parameters", True), ("Score", True), ('<span class="wb-unseen">What to do</span>', True)]  # fmt: skip
     loading = runner.latest(LOADING)
     busy = loading is not None and not loading.over
     lines = []
     for row in rows:
         top = "–"
-        if row["top1"] is not None:
-            source = f"of {row['top1_n']} held-out" if row["top1_n"] else "published"
-            top = f'{row["top1"]:.1f}\u00a0% <span class="wb-note">{source}</span>'
+        if row["score"] is not None:
+            source = f"of {row['score_n']} held-out" if row["score_n"] else "published"
+            score = shown_score(row["metric"], row["score"]).replace(" %", "\u00a0%")
+            top = f'{score} <span class="wb-note">{source}</span>'
         name = row["name"]
         act = '<span class="wb-note">never published</span>'
         if row["input_size"][0] != 3:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ouro.metrics import metric_of
 from workbench import engine, workspace
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,25 @@ def _called(spec: Mapping[str, Any]) -> str:
     return workspace.alias_of(spec["model"], spec.get("weights", ""))
 
 
+def quantized(model: str) -> list[dict[str, Any]]:
+    """What was made of a model in a few bits on this machine, with its weights as they are now, newest first.
+
+    The report of `ouro.jobs.quantize` of each, with its `path`.
+    """
+    from ouro.store import Store
+
+    entries = []
+    for run in Store().runs():
+        try:
+            spec, report = run.spec(), run.report()
+        except (ValueError, OSError):
+            continue
+        made = bool(report) and spec.get("job") == "quantize" and Path(report["path"]).is_file()
+        if made and _called(spec) == model and spec["weights"] == engine.digest(model):
+            entries.append({**report, "model": model})
+    return entries[::-1]
+
+
 def discard(path: str) -> None:
     """Removes what a stopped set left behind.
 
@@ -83,15 +103,16 @@ def discard(path: str) -> None:
 
 
 def pictures(entry: Mapping[str, Any], most: int = 64) -> tuple[np.ndarray, list[str]]:
-    """The first images of a set as uint8 [n 3 h w], and the class that each was made for ("" if nobody knows)."""
+    """The first images of a set as uint8 [n 3 h w], and what classes each was made for ("" if nobody knows)."""
     from ouro.store import read_tensors
 
     tensors = read_tensors(entry["path"])[0]
-    mean, std, names = engine.pixels(entry["model"])
+    mean, std, _ = engine.pixels(entry["model"])
     scale, shift = (np.asarray(x, np.float32)[:, None, None] for x in (std, mean))
     images = np.rint((tensors["images"][:most].numpy() * scale + shift) * 255).clip(0, 255).astype(np.uint8)
-    labels = tensors["labels"][:most].tolist() if "labels" in tensors else [-1] * len(images)
-    return images, [names[label].replace("_", " ") if 0 <= label < len(names) else "" for label in labels]
+    if "labels" not in tensors:
+        return images, [""] * len(images)
+    return images, engine.named_targets(entry["model"], tensors["labels"][:most])
 
 
 def qualities(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | None:
@@ -142,8 +163,8 @@ def exported_table(name: str, head: Sequence[str], rows: Iterable[Sequence[Any]]
 
 
 def accuracies() -> list[dict[str, Any]]:
-    """Rows of accuracy that lie in results/*.json, but for budgets; a file of another kind is passed over."""
-    return [row for row in _rows() if "top1" in row and "budget" not in row]
+    """Rows of scores that lie in results/*.json, but for budgets; a file of another kind is passed over."""
+    return [row for row in _rows() if metric_of(row) in row and "budget" not in row]
 
 
 def budgets() -> list[dict[str, Any]]:

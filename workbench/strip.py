@@ -21,12 +21,16 @@ def strip_view(elem_id: str, *, value: str) -> gr.HTML:
     )
 
 
-def strip(images: np.ndarray, names: Sequence[str], chosen: int = 0, label: str = "images") -> str:
-    """The value of a `strip_view`: uint8 images [n 3 h w] and their names; `chosen` -1 for none."""
+def strip(images: np.ndarray, names: Sequence[str], chosen: int = 0, label: str = "images", of: str = "") -> str:
+    """The value of a `strip_view`: uint8 images [n 3 h w] and their names; `chosen` -1 for none.
+
+    of: what they belong to. The page draws a strip anew when its value changes, and what a person chose meanwhile is no
+    part of it: the same pictures of something else have to be another value.
+    """
     items = [
         {"src": pack.png_url(image.transpose(1, 2, 0)), "name": name} for image, name in zip(images, names, strict=True)
     ]
-    return pack.text({"items": items, "chosen": chosen, "label": label})
+    return pack.text({"items": items, "chosen": chosen, "label": label, "of": of})
 
 
 def empty_strip(words: str) -> str:

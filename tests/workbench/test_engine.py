@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import gradio as gr
 import numpy as np
@@ -82,3 +84,20 @@ def test_unknown_model_names_the_known_ones(monkeypatch):
     )
     with pytest.raises(ValueError, match="unknown model 'vim_nono'; choose one of vim_nano"):
         engine.model_row("vim_nono")
+
+
+def test_the_machine_is_examined_once(monkeypatch):
+    """By the page and by what warms it up, at the same time."""
+    calls = []
+
+    def slow() -> dict:
+        calls.append(1)
+        time.sleep(0.1)
+        return {"ok": True, "checks": []}
+
+    monkeypatch.setattr("ouro.jobs.doctor.doctor", slow)
+    engine._health.cache_clear()
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(lambda _: engine.health(), range(3)))
+    engine._health.cache_clear()
+    assert len(calls) == 1 and answers[0] is answers[2]

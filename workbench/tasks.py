@@ -1,0 +1,161 @@
+"""Tasks: what a model answers to one image, beside the truth and beside what it answers in a few bits, whatever its task."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Generator, Iterator, Mapping
+from typing import Any
+
+import gradio as gr
+
+from workbench import calib, engine, quantize, runner, stored
+from workbench.answers import answers, answers_view, verdict
+from workbench.errors import guarded
+from workbench.page import DIMMED, PRIVATE, Page, lead
+from workbench.pictures import missing, name_of, picker, reset, source_of, there
+
+KIND = "quantization for one image"
+IMAGES = 16
+"""That a model is calibrated on here, and that is little: Quantize does it with more."""
+ALONE = "Nothing, the float model alone"
+_IDLE = f"{IMAGES} calibration images; Quantize takes more, and measures what comes out."
+
+
+def choices(model: str) -> list[tuple[str, str]]:
+    """(words, path) of what a model can be compared with: nothing, or what was made of it in a few bits, newest first."""
+    return [(ALONE, ""), *((_words(entry), entry["path"]) for entry in stored.quantized(model))]
+
+
+def _words(entry: Mapping[str, Any]) -> str:
+    scope = "" if entry["scope"] == "lin" else f", scope {entry['scope']}"
+    seed = f", seed {entry['seed']}" if entry["seed"] else ""
+    budget = f", {entry['budget']:g} bits on average" if "budget" in entry else ""
+    packed = ", packed" if "packed" in entry else ""
+    calibrated = calib.short_name(entry["calib"])
+    return f"{entry['method']} {entry['bits']}{budget}{scope} · {calibrated} images{seed}{packed}"
+
+
+def spec_of(
+    model: str, picture: Mapping[str, Any], beside: str | None, seed: float | None, steps: float
+) -> dict[str, Any]:
+    """The arguments of the job for one picture; the noise and the steps are those of a denoiser."""
+    spec = {"model": model, "beside": beside or "", **source_of(picture)}
+    return spec | ({"seed": int(seed or 0), "steps": int(steps)} if engine.makes_pictures(model) else {})
+
+
+def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
+    """Fills the tab, which looks at nothing before it is opened; returns what is to be done when the page opens."""
+    lead(
+        "What does a model say of an image, and what is left of that in a few bits? Classes of an image or of its pixels, "
+        "boxes, or pictures made of noise: truth, float and quantized side by side."
+    )
+    pick = picker("tasks", page, model)
+    opened = gr.State(False)
+    with gr.Row(elem_classes="wb-inline"):
+        beside = gr.Dropdown(
+            [(ALONE, "")], value="", label="Compare with", filterable=False, elem_id="wb-tasks-beside", scale=4,
+            min_width=260,
+        )  # fmt: skip
+        method = gr.Dropdown(
+            engine.methods(), value="minmax", label="Method", filterable=False, elem_id="wb-tasks-method", scale=2,
+            min_width=150,
+        )  # fmt: skip
+        bits = gr.Dropdown(
+            list(quantize.BITS), value="w4a4", label="Bits", allow_custom_value=True, elem_id="wb-tasks-bits", scale=1,
+            min_width=100,
+        )  # fmt: skip
+        go = gr.Button("Quantize now", elem_id="wb-tasks-go", min_width=130)
+        stop = gr.Button("Cancel", interactive=False, elem_id="wb-tasks-cancel", min_width=80)
+    progress = gr.HTML(runner.bar(None, _IDLE), elem_id="wb-tasks-job", apply_default_css=False)
+    with gr.Row(visible=False, elem_classes="wb-controls", elem_id="wb-tasks-noise") as noise:
+        seed = gr.Number(0, label="Seed of the noise", precision=0, minimum=0, elem_id="wb-tasks-seed", min_width=140)
+        steps = gr.Slider(2, 40, 10, step=1, label="Steps of the sampler", elem_id="wb-tasks-steps", min_width=200)
+    with gr.Column(elem_classes="wb-frame"):
+        said = gr.HTML(elem_id="wb-tasks-verdict", apply_default_css=False)
+        view = answers_view("wb-tasks-answers")
+
+    settings = [page.model, pick.chosen, beside, seed, steps]
+
+    def shown(
+        model: str, picture: dict[str, Any], path: str | None, seed: float | None, steps: float
+    ) -> dict[Any, Any]:
+        if not there(picture):
+            return {view: "", said: f'<p class="wb-lead">{html.escape(missing(model))}</p>'}
+        result = engine.answered(**spec_of(model, picture, path, seed, steps))
+        name = "your image" if picture["path"] else name_of(model, picture)
+        return {view: answers(result, name), said: verdict(result)}
+
+    def menu(model: str, chosen: str | None) -> tuple[gr.Dropdown, str]:
+        """What can be compared with; what was chosen stays as long as it is there, the newest takes its place."""
+        options = choices(model)
+        paths = [path for _, path in options]
+        value = chosen if chosen in paths[1:] else paths[min(1, len(paths) - 1)]
+        return gr.Dropdown(choices=options, value=value), value
+
+    @guarded
+    def look(
+        model: str, picture: dict[str, Any], path: str | None, seed: float | None, steps: float, seen: bool
+    ) -> dict:
+        # models are opened for those who look
+        return shown(model, picture, path, seed, steps) if seen else {view: gr.skip(), said: gr.skip()}
+
+    followed = [*settings, opened]
+    for event in (beside.input, seed.change, steps.release):
+        event(look, followed, [view, said], trigger_mode="always_last", show_progress_on=[view], **DIMMED)
+    pick.then(look, followed, [view, said], view)
+
+    @guarded
+    def enter(model: str, picture: dict[str, Any], path: str | None, seed: float | None, steps: float) -> dict:
+        options, path = menu(model, path)
+        update = {beside: options, opened: True, noise: gr.Row(visible=engine.makes_pictures(model))}
+        return update | shown(model, picture, path, seed, steps)
+
+    tab.select(enter, settings, [beside, opened, noise, view, said], show_progress_on=[view], **DIMMED)
+
+    @guarded
+    def other_model(model: str, seen: bool) -> dict[Any, Any]:
+        options = menu(model, None)[0] if seen else gr.skip()
+        parts = dict(zip(pick.parts, reset(model), strict=True))
+        return {beside: options, noise: gr.Row(visible=engine.makes_pictures(model)), **parts}
+
+    page.model.change(other_model, [page.model, opened], [beside, noise, *pick.parts], **PRIVATE)
+
+    def follow(job: runner.Job, *chosen: Any) -> Iterator[dict[Any, Any]]:
+        for _ in runner.follow(job):
+            update: dict[Any, Any] = {
+                progress: runner.bar(job), go: gr.Button(interactive=job.over), stop: gr.Button(interactive=not job.over)
+            }  # fmt: skip
+            # the model may have been changed meanwhile
+            if job.state == "done" and job.result.values["model"] == chosen[0]:
+                options, path = menu(chosen[0], job.result.values["path"])
+                update |= {beside: options} | shown(chosen[0], chosen[1], path, *chosen[3:])
+            yield update
+
+    @guarded
+    def make(
+        model: str, picture: dict[str, Any], path: str | None, seed: float | None, steps: float, method: str, bits: str
+    ) -> Iterator[dict[Any, Any]]:
+        spec = {"model": model, "method": method, "bits": bits.strip().lower(), "calib": calib.real(model, IMAGES)}
+        job = runner.start(KIND, lambda: _made(spec), f"{model} · {method} {spec['bits']}")
+        yield from follow(job, model, picture, path, seed, steps)
+
+    moved = [progress, go, stop, beside, view, said]
+    go.click(make, [*settings, method, bits], moved, concurrency_limit=None, **PRIVATE)
+    stop.click(lambda: runner.cancel(KIND) and None, None, None, queue=False, **PRIVATE)
+
+    @guarded
+    def resume(*chosen: Any) -> Iterator[dict[Any, Any]]:
+        job = runner.latest(KIND)
+        yield {progress: runner.bar(None, _IDLE)}
+        if job is not None and not job.over:
+            yield from follow(job, *chosen)
+
+    @guarded
+    def known() -> gr.Dropdown:
+        return gr.Dropdown(choices=[(words, name) for name, words in engine.method_titles().items()])
+
+    return {"loads": [(resume, settings, moved)], "methods": (known, method)}
+
+
+def _made(spec: Mapping[str, Any]) -> Generator[Any, None, Any]:
+    return engine.quantize_job(**spec)
