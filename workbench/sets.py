@@ -129,7 +129,7 @@ def _worth(looked_at: Sequence[Mapping[str, Any]]) -> list[tuple[str, list[str]]
     formatted = [(name, ["–" if value is None else f"{value:.3g}" for value in values]) for name, values in rows]
     accuracies = dict.fromkeys(name for row in looked_at for name in row.get("accuracy", {}))
     return [*formatted, outside] + [
-        (f"Top-1, {html.escape(name)}", [percent(row["accuracy"].get(name)) for row in looked_at])
+        (f"Score, {html.escape(name)}", [percent(row["accuracy"].get(name)) for row in looked_at])
         for name in accuracies
     ]
 
