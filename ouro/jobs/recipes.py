@@ -95,7 +95,7 @@ RECIPES = {
     "vmamba_nano_seg": TrainSpec(
         "vmamba_nano_seg",
         "scenes_seg",
-        (Round(1.5e-3, ((96, 1000),)), Round(1e-3, ((96, 1000),))),
+        (Round(1.5e-3, ((96, 1000),)), Round(1e-3, ((96, 1000),)), Round(1.5e-3, ((96, 2200),))),
         batch=16,
         smoothing=0.0,
         body="vmamba_nano",
@@ -105,7 +105,11 @@ RECIPES = {
         "zigma_nano", "digits", (Round(1.5e-3, ((16, 2200),)),), weight_decay=0.0, smoothing=0.0, ema=0.998
     ),
     "vmamba_nano_det": TrainSpec(
-        "vmamba_nano_det", "scenes_det", (Round(1e-3, ((96, 1000),)), Round(1e-3, ((96, 1000),))), batch=16, smoothing=0.0,
+        "vmamba_nano_det",
+        "scenes_det",
+        (Round(1e-3, ((96, 1000),)), Round(1e-3, ((96, 1000),))),
+        batch=16,
+        smoothing=0.0,
         body="vmamba_nano",
     ),
     "vim_micro_cifar10": _cifar10("vim_micro_cifar10", 3067, seed=0),
