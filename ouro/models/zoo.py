@@ -81,7 +81,9 @@ _DET: dict[str, Any] = {
     "channels": 64, "more": 1, "scale": 2.5, "image": 96, "num_classes": len(scenes.CLASSES), "mean": scenes.MEAN,
     "std": scenes.STD, "class_names": scenes.CLASSES,
 }  # fmt: skip
-vmamba_nano_det = _embedded(VMambaDetector, DetectorConfig(vmamba_nano.config, features=(1,), **_DET), "vmamba_nano_det", "scenes_det")
+vmamba_nano_det = _embedded(
+    VMambaDetector, DetectorConfig(vmamba_nano.config, features=(1,), **_DET), "vmamba_nano_det", "scenes_det"
+)
 localvmamba_nano_det = Variant(
     LocalVMambaDetector, DetectorConfig(localvmamba_nano.config, features=(1,), **_DET), data="scenes_det", crop_pct=1.0
 )

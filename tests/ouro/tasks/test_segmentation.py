@@ -132,7 +132,8 @@ def test_training_loss_counts_both_heads() -> None:
     model = SimpleNamespace(learning=lambda images: (logits, others))
     loss, outputs = TASK.teach(model, Batch(torch.zeros(6, 3, 9, 7), truth), 0.0)
     parts = [
-        0.5 * F.cross_entropy(x, truth, ignore_index=IGNORED) + 0.5 * TASK.loss(x, truth).mean() for x in (logits, others)
+        0.5 * F.cross_entropy(x, truth, ignore_index=IGNORED) + 0.5 * TASK.loss(x, truth).mean()
+        for x in (logits, others)
     ]
     assert loss.item() == pytest.approx((parts[0] + 0.4 * parts[1]).item()) and outputs is not None
     alone, _ = TASK.teach(SimpleNamespace(learning=lambda images: (logits, None)), Batch(torch.zeros(1), truth), 0.0)

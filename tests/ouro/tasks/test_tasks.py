@@ -107,7 +107,9 @@ def test_the_class_term_is_the_tasks_loss(colors):
 
 def test_a_model_of_a_task_that_is_not_here_says_so():
     info = replace(small("vim_nano").info, task="captions")
-    with pytest.raises(ValueError, match="^vim_nano is for captions, which cannot be scored here; known: classification"):
+    with pytest.raises(
+        ValueError, match="^vim_nano is for captions, which cannot be scored here; known: classification"
+    ):
         task_of(info)
 
 
