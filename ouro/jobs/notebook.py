@@ -63,6 +63,17 @@ def stored(name: str) -> dict[str, Any]:
     return json.loads(path.read_text("utf-8"))
 
 
+def every(pattern: str) -> dict[str, dict[str, Any]]:
+    """Model -> its measurement, of all that are kept in results/ under such names, as "tasks_*".
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    names = sorted(path.stem for path in RESULTS.glob(f"{pattern}.json"))
+    # none is an error with the names that there are
+    return {values["model"]: values for values in map(stored, names or [pattern])}
+
+
 def origin(values: dict[str, Any]) -> str:
     """Device, commit and number of images of a stored measurement, in a line; what it does not say is left out."""
     said = [("commit", values.get("commit")), ("n =", values.get("n")), ("seed", values.get("seed"))]

@@ -466,14 +466,16 @@ ARTEFACTS: tuple[Artefact, ...] = (
     ),
     Artefact(
         "table3", OURO, "table 3", "not public in figures; from its context: detection and segmentation, ahead of other methods",
-        "VMamba with UPerNet and with RetinaNet on drawn scenes of several objects, backbone's linear layers, 32 images",
+        "VMamba with UPerNet and with RetinaNet on drawn scenes of several objects, backbone's linear layers; stored: "
+        "OuroMamba-Quant, clipped static and dynamic rounding on 32 real images",
         tuple(_TASK.format(name=name) for name in ("vmamba_nano_seg", "vmamba_nano_det")),
         tuple(_TASK_QUICK.format(name=name) for name in ("vmamba_nano_seg", "vmamba_nano_det")),
         ("tasks_*_seg.json", "tasks_*_det.json"), _other_tasks, "table3_table4_tasks",
     ),
     Artefact(
         "table4", OURO, "table 4", "not public in figures; from its context: a diffusion model's FID, ahead of other methods",
-        "a class-conditional ZigMa on digits of 16 pixels, Fréchet distance of an embedded judge's features (no FID), 32 images",
+        "a class-conditional ZigMa on digits of 16 pixels, Fréchet distance of an embedded judge's features (no FID); stored: the same "
+        "methods and images as in table 3",
         (_TASK.format(name="zigma_nano"),), (_TASK_QUICK.format(name="zigma_nano"),), ("tasks_zigma_nano.json",), _other_tasks,
         "table3_table4_tasks",
     ),

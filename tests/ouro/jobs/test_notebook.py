@@ -56,6 +56,15 @@ def test_stored_names_what_is_there(tmp_path, monkeypatch) -> None:
         notebook.stored("other")
 
 
+def test_every_goes_by_model(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(notebook, "RESULTS", tmp_path)
+    for name in ("b", "a"):
+        (tmp_path / f"tasks_{name}.json").write_text(f'{{"model": "{name}", "n": 3}}')
+    assert list(notebook.every("tasks_*")) == ["a", "b"] and notebook.every("tasks_*")["b"]["n"] == 3
+    with pytest.raises(FileNotFoundError, match="no stored measurement 'other_\\*'"):
+        notebook.every("other_*")
+
+
 def test_every_stored_measurement_is_read_and_described() -> None:
     values = notebook.stored("neighborhoods")
     words = notebook.origin(values)
