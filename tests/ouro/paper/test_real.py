@@ -51,7 +51,14 @@ def test_sets_are_compared_either_way_around(results) -> None:
         {
             "rows": rows,
             "pairs": pairs,
-            "spec": {"calibs": [["noise", "noise:64"]]},
+            "spec": {
+                "model": {"name": MAIN},
+                "methods": ["minmax"],
+                "bits": ["w4a4o8"],
+                "calibs": [["noise", "noise:64"]],
+                "seeds": [0],
+                "limit": 200,
+            },
             "scope": "lin",
             "fp_top1": 0.82,
             "fp_ci95": [0.8, 0.84],
