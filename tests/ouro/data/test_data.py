@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import textwrap
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch
 from PIL import Image
 
 import ouro
-from ouro.data import batches, comes_along, kind, load, normalize, providing
+from ouro.data import IGNORED, batches, comes_along, kind, load, normalize, providing
+from ouro.data.boxes import present
 from ouro.registry import DATASETS
 
 README = Path(__file__).parents[3] / "README.md"
@@ -19,14 +21,51 @@ README = Path(__file__).parents[3] / "README.md"
 
 @pytest.fixture(params=list(DATASETS))
 def opened(request, tmp_path):
-    """Opens a registered set, on a folder of images where it needs one."""
+    """Opens a registered set, on files where it needs some."""
     if comes_along(request.param):
         return lambda **options: load(request.param, **options)
+    path = FILES[request.param](tmp_path)
+    return lambda **options: load(f"{request.param}:{path}", **options)
+
+
+def pictures(folder: Path, mode: str = "RGB") -> None:
+    """Ten pictures, or as many masks of two classes."""
+    folder.mkdir(parents=True)
+    for index in range(10):
+        color = (index * 20, 0, 99) if mode == "RGB" else index % 2 + 1
+        Image.new(mode, (40, 40), color).save(folder / f"{index}.png")
+
+
+def folder(root: Path) -> Path:
     for name in ("cat", "dog"):
-        for index in range(5):
-            (tmp_path / name).mkdir(exist_ok=True)
-            Image.new("RGB", (40, 40), (index * 40, 0, 99)).save(tmp_path / name / f"{index}.png")
-    return lambda **options: load(f"{request.param}:{tmp_path}", **options)
+        pictures(root / name)
+    return root
+
+
+def masks(root: Path) -> Path:
+    pictures(root / "images")
+    pictures(root / "masks", "L")
+    return root
+
+
+def ade20k(root: Path) -> Path:
+    for part in ("training", "validation"):
+        pictures(root / "images" / part)
+        pictures(root / "annotations" / part, "L")
+    return root
+
+
+def coco(root: Path) -> Path:
+    pictures(root / "images")
+    images = [{"id": index, "file_name": f"{index}.png"} for index in range(10)]
+    boxes = [{"image_id": index, "category_id": 1, "bbox": [index, 0, 9, 9]} for index in range(10)]
+    content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "cat"}]}
+    (root / "set.json").write_text(json.dumps(content))
+    return root / "set.json"
+
+
+FILES = {"folder": folder, "masks": masks, "ade20k": ade20k, "coco": coco}
+"""Set that needs files -> what writes some."""
 
 
 @pytest.fixture
@@ -89,8 +128,11 @@ def test_what_sets_provide_can_be_asked_before_they_are_opened():
 def test_images_have_the_common_form(data):
     images, labels = data.images(2, 5)
     assert images.dtype == torch.uint8 and images.shape == (5, 3, 32, 32)
-    assert labels.dtype == torch.int64 and labels.shape == (5,)
-    assert labels.min() >= 0 and labels.max() < len(data.classes)
+    form = {"labels": (5,), "segments": (5, 32, 32), "boxes": (5, labels.shape[1], 6) if labels.dim() > 1 else ()}
+    assert labels.shape == form[data.targets]
+    assert labels.dtype == (torch.float32 if data.targets == "boxes" else torch.int64)
+    numbers = present(labels.flatten(0, 1))[:, 4] if data.targets == "boxes" else labels[labels != IGNORED]
+    assert numbers.min() >= 0 and numbers.max() < len(data.classes)
     assert len(data.mean) == len(data.std) == 3 and len(data) >= 7
     again, labels_again = data.images(2, 5)
     assert torch.equal(images, again) and torch.equal(labels, labels_again)
@@ -136,7 +178,10 @@ def test_normalize_agrees_with_its_definition():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("scene", r"unknown data set 'scene' \(did you mean 'scenes'\?\); known: scenes, digits, cifar10, folder"),
+        (
+            "scene",
+            r"unknown data set 'scene' \(did you mean 'scenes'\?\); known: scenes, scenes_seg, scenes_det, digits, cifar10, folder",
+        ),
         ("scenes:x", "data set 'scenes' takes nothing after a colon, got 'scenes:x'; write 'scenes'"),
         ("folder", "data set 'folder' lacks its PATH; write 'folder:PATH'"),
         ("folder:", "data set 'folder:' lacks its PATH; write 'folder:PATH'"),
