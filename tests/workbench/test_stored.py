@@ -10,6 +10,7 @@ import torch
 
 from ouro.gen.synthesize import to_pixels
 from ouro.jobs.synthesize import SynthesisSpec, synthesize
+from ouro.metrics import metric_of
 from ouro.models import create_model
 from ouro.models.zoo import embedded_path
 from ouro.progress import finish
@@ -64,7 +65,8 @@ def test_pictures_of_a_set_have_the_names_of_their_classes(home: Path):
 
 
 def test_results_are_separated_by_what_they_measure():
-    assert all("top1" in row and "budget" not in row for row in stored.accuracies())
+    assert all(metric_of(row) in row and "budget" not in row for row in stored.accuracies())
+    assert {metric_of(row) for row in stored.accuracies()} == {"top1", "miou", "ap", "frechet"}
     assert {row["budget"] for row in stored.budgets()} > {4, 5}
     assert "vim_nano" in {report["model"] for report in stored.sensitivities()}
 
