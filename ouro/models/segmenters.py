@@ -1,7 +1,7 @@
 """Segmentation models: every backbone with UPerNet, and the official configuration of VMamba on ADE20K.
 
 Source: MzeroMiko/VMamba (segmentation/configs/vssm1, on mmsegmentation's upernet_swin): 512 pixels, 150 classes, features
-of all four stages. Vim's features come from four of its layers and are made a pyramid, as mmsegmentation does for ViTs.
+of all four stages. Vim's features come from three of its layers and are made a pyramid, as mmsegmentation does for ViTs.
 """
 
 from __future__ import annotations
