@@ -19,7 +19,7 @@ from ouro.types import Batch, ModelInfo
 
 AUXILIARY = 0.4
 """Weight of the auxiliary head's loss, as in mmsegmentation's configurations."""
-_LAYOUTS = 2
+_LAYOUTS = 4
 """Purpose of the stream that draws the layouts of synthetic images."""
 
 
