@@ -27,12 +27,14 @@ class Task(ABC):
     targets: what data sets have to give beside the images, see `ouro.data.Dataset`.
     generates: whether the model makes images itself. Then it learns from images as they are, is scored by those that it
         makes in many forwards (`run`), not by the outputs of one, and nobody has to synthesize any for it.
+    quick: whether a score costs next to nothing, so that it may be said again after every batch.
     """
 
     name: ClassVar[str]
     metric: ClassVar[str]
     targets: ClassVar[str] = "labels"
     generates: ClassVar[bool] = False
+    quick: ClassVar[bool] = True
 
     # ---- outputs
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from ouro.data.boxes import padded, present
 from ouro.streams import stream
 from ouro.tasks import Task
 from ouro.tasks.fitting import require_classes, require_targets
-from ouro.tasks.precision import KINDS, THRESHOLDS, average_precision, matches
+from ouro.tasks.precision import KINDS, THRESHOLDS, Matches, average_precision, matches
 from ouro.tasks.resample import interval, weights
 from ouro.types import Batch, ModelInfo
 
@@ -39,6 +40,7 @@ class Detection(Task):
     name = "detection"
     metric = "ap"
     targets = "boxes"
+    quick = False
 
     def tensor(self, outputs: Tensor) -> Tensor:
         # anchors are the same in every model
@@ -109,24 +111,31 @@ class Detection(Task):
 
         per_class: None for a class without an object. The interval is that of AP on resampled images.
         """
-        each = self._per_class(outcomes, torch.ones(1, len(outcomes)).double())[0]
+        found = matches(outcomes)
+        each = _per_class(found, torch.ones(1, len(outcomes)).double())[0]
         per_class = [None if math.isnan(x) else x for x in each.mean(1).tolist()]
         return {
-            "n": len(outcomes), "ap": each.nanmean().item(), "ci95": interval(self.resampled(outcomes)),
+            "n": len(outcomes), "ap": each.nanmean().item(), "ci95": interval(_resampled(found, len(outcomes))),
             "ap50": each[:, 0].nanmean().item(), "ap75": each[:, THRESHOLDS.index(0.75)].nanmean().item(),
             "per_class": per_class,
         }  # fmt: skip
 
     def primary(self, outcomes: Tensor) -> float:
-        return self._per_class(outcomes, torch.ones(1, len(outcomes)).double())[0].nanmean().item()
+        return _per_class(matches(outcomes), torch.ones(1, len(outcomes)).double())[0].nanmean().item()
 
     def resampled(self, outcomes: Tensor) -> Tensor:
         """AP of resamples of the images."""
-        return self._per_class(outcomes, weights(len(outcomes))).mean(2).nanmean(1)
+        return _resampled(matches(outcomes), len(outcomes))
 
-    def _per_class(self, outcomes: Tensor, counts: Tensor) -> Tensor:
-        """AP [r k t] when images count so often [r n]."""
-        return torch.stack([average_precision(one, counts) for one in matches(outcomes)], dim=1)
+
+def _per_class(found: Sequence[Matches], counts: Tensor) -> Tensor:
+    """AP [r k t] when images count so often [r n]."""
+    return torch.stack([average_precision(one, counts) for one in found], dim=1)
+
+
+def _resampled(found: Sequence[Matches], n: int) -> Tensor:
+    """AP of resamples of n images [r]."""
+    return _per_class(found, weights(n)).mean(2).nanmean(1)
 
 
 def detections(candidates: Tensor) -> Tensor:
