@@ -46,12 +46,7 @@ def interval(values: Tensor) -> tuple[float, float, float]:
     parts = [(values.mean(0).var().item() / n, n - 1)]
     if seeds > 1:
         parts.append((values.mean(1).var().item() / seeds, seeds - 1))
-    mean, variance = values.mean().item(), sum(part for part, _ in parts)
-    if variance == 0:
-        return mean, mean, mean
-    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
-    half = student(freedom) * math.sqrt(variance)
-    return mean, mean - half, mean + half
+    return _around(values.mean().item(), parts)
 
 
 def resampled_interval(scores: Sequence[Tensor], value: float) -> tuple[float, float, float]:
@@ -63,12 +58,7 @@ def resampled_interval(scores: Sequence[Tensor], value: float) -> tuple[float, f
     parts = [(values.mean(0).var().item(), math.inf)]
     if len(values) > 1:
         parts.append((values.mean(1).var().item() / len(values), len(values) - 1))
-    variance = sum(part for part, _ in parts)
-    if variance == 0:
-        return value, value, value
-    spread = sum(part**2 / degrees for part, degrees in parts)
-    half = (student(variance**2 / spread) if spread else 1.959964) * math.sqrt(variance)
-    return value, value - half, value + half
+    return _around(value, parts)
 
 
 def resampled_difference(
@@ -84,8 +74,7 @@ def resampled_difference(
     sign = 1 if larger_is_better else -1
     gaps = [sign * (one - other) for one, other in zip(better, worse, strict=True)]
     mean, low, high = resampled_interval(gaps, sign * (values[0] - values[1]))
-    seen = "yes" if low > 0 else "no" if high < 0 else "not resolved"
-    return {"difference": mean, "ci95": [low, high], "seen": seen}
+    return {"difference": mean, "ci95": [low, high], "seen": _seen(low, high)}
 
 
 def difference(better: Sequence[Tensor], worse: Sequence[Tensor]) -> dict[str, Any]:
@@ -102,10 +91,24 @@ def difference(better: Sequence[Tensor], worse: Sequence[Tensor]) -> dict[str, A
         raise ValueError(f"outcomes of {shapes[0]} and of {shapes[1]} (seeds, images) are no pairs")
     gaps = torch.stack(list(better)).double() - torch.stack(list(worse)).double()
     mean, low, high = interval(gaps)
-    seen = "yes" if low > 0 else "no" if high < 0 else "not resolved"
     return {
-        "difference": mean, "ci95": [low, high], "seen": seen, "won": int((gaps > 0).sum()), "lost": int((gaps < 0).sum()),
+        "difference": mean, "ci95": [low, high], "seen": _seen(low, high), "won": int((gaps > 0).sum()), "lost": int((gaps < 0).sum()),
     }  # fmt: skip
+
+
+def _around(value: float, parts: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
+    """(value, low, high) by the parts of its variance, each with its degrees of freedom; see the module."""
+    variance = sum(part for part, _ in parts)
+    if variance == 0:
+        return value, value, value
+    doubt = sum(part**2 / degrees for part, degrees in parts)
+    half = student(variance**2 / doubt if doubt else math.inf) * math.sqrt(variance)
+    return value, value - half, value + half
+
+
+def _seen(low: float, high: float) -> str:
+    """Whether an interval lies above 0."""
+    return "yes" if low > 0 else "no" if high < 0 else "not resolved"
 
 
 def student(freedom: float) -> float:
