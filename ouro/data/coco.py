@@ -10,7 +10,6 @@ import json
 import logging
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +17,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ouro.data import Dataset, check_range, check_split
 from ouro.data.boxes import padded
-from ouro.data.fitted import Fitted
-from ouro.data.folder import MEAN, STD, read_image
+from ouro.data.fitted import FittedFiles
+from ouro.data.folder import read_image
 
-_THREADS = 4
 _log = logging.getLogger(__name__)
 
 
-class Coco(Dataset):
+class Coco(FittedFiles):
     """The pictures of a JSON file, ordered by their id; classes are its categories, ordered by theirs.
 
     Pictures are looked for beside the file, in "images" beside it, and, as COCO is unpacked, in the folder that is named
@@ -36,14 +33,13 @@ class Coco(Dataset):
     Args:
         path: of the JSON file. split: "train", "calib" or "test", all of them the same pictures.
         size: of the input, one side or (height, width); pictures are fitted into it, see `ouro.data.fitted`.
-        interpolation, mean, std: of the model. crop_pct: has no meaning here, pictures are seen whole.
+        view: of the model, as `FittedFiles` takes it.
 
     Raises:
         ValueError: unknown split, no such file, one that is not of this form, or none of its pictures there.
     """
 
     argument = "FILE.json"
-    files = True
     targets = "boxes"
 
     def __init__(
@@ -51,15 +47,10 @@ class Coco(Dataset):
         path: str | os.PathLike[str],
         split: str = "test",
         size: int | tuple[int, int] = 800,
-        *,
-        crop_pct: float = 1.0,
-        interpolation: str = "bilinear",
-        mean: tuple[float, ...] = MEAN,
-        std: tuple[float, ...] = STD,
+        **view: Any,
     ) -> None:
-        check_split(split, self.splits)
-        self.path, self.mean, self.std = Path(path), mean, std
-        self.fitted = Fitted(size, mean, interpolation)
+        super().__init__(split, size, **view)
+        self.path = Path(path)
         content = _content(self.path)
         numbers = {entry["id"]: place for place, entry in enumerate(content["categories"])}
         self.classes = tuple(str(entry["name"]) for entry in content["categories"])
@@ -70,23 +61,12 @@ class Coco(Dataset):
     def __len__(self) -> int:
         return len(self.pictures)
 
-    def images(self, start: int, n: int) -> tuple[Tensor, Tensor]:
-        """Pictures start..start+n: uint8 [n 3 h w] and boxes float32 [n m 6], see `ouro.data.boxes`.
-
-        Raises:
-            ValueError: a picture that cannot be decoded; the message names it.
-        """
-        check_range(start, n, len(self))
-        with ThreadPoolExecutor(min(_THREADS, n)) as pool:
-            read = list(pool.map(self._read, range(start, start + n)))
-        return torch.stack([image for image, _ in read]), torch.cat([rows for _, rows in read])
-
-    def _read(self, index: int) -> tuple[Tensor, Tensor]:
+    def read(self, index: int) -> tuple[Tensor, Tensor]:
         image = read_image(self.pictures[index][1])
         across, down = self.fitted.scale(*image.size)
         rows = padded([self.objects[index]], self.most)
         rows[:, :, :4] *= torch.tensor([across, down, across, down])
-        return self.fitted.picture(image), rows
+        return self.fitted.picture(image), rows[0]
 
 
 def _content(path: Path) -> dict[str, list[dict[str, Any]]]:

@@ -14,18 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ouro.data import Dataset, check_range, check_split
 from ouro.data.boxes import padded
 from ouro.data.scenes import (
     CLASSES,
     GRAIN,
     LIGHT,
-    MEAN,
     SMALLEST,
-    SPLIT_LENGTH,
-    SPLIT_ROOM,
-    SPLIT_START,
-    STD,
+    SceneSeries,
     box_of,
     cluttered,
     ground_color,
@@ -33,7 +28,7 @@ from ouro.data.scenes import (
     photographed,
     place,
     texture,
-)  # fmt: skip
+)
 
 MOST = 4
 """Objects in a scene, at most."""
@@ -126,40 +121,13 @@ def _hides(shadow: np.ndarray, owner: np.ndarray, count: int) -> bool:
     return False
 
 
-class _Crowds(Dataset):
-    """The scenes of one split. Splits never share an index; `len` is nominal, scenes go on beyond it.
+class _Crowds(SceneSeries):
+    """Scenes of several objects as a data set."""
 
-    Args:
-        split: "train", "calib" or "test".
-        size: side of the images in pixels.
-        seed: which endless series; the embedded checkpoints are trained and tested on series 0.
+    usual = 96
 
-    Raises:
-        ValueError: unknown split.
-    """
-
-    provides = frozenset({"series"})
-    square = True
-    mean = MEAN
-    std = STD
-
-    def __init__(self, split: str = "test", size: int = 96, seed: int = 0) -> None:
-        check_split(split, self.splits)
-        self.split, self.size, self.seed = split, size, seed
-        self.start = SPLIT_START[split]
-
-    def __len__(self) -> int:
-        return SPLIT_LENGTH[self.split]
-
-    def scene(self, index: int) -> Crowd:
-        """Scene `index` of this split, counted from 0."""
-        check_range(index, 1, SPLIT_ROOM)
-        return draw(self.seed, self.start + index, self.size)
-
-    def _scenes(self, start: int, n: int) -> tuple[list[Crowd], Tensor]:
-        check_range(start, n, SPLIT_ROOM)
-        scenes = [self.scene(index) for index in range(start, start + n)]
-        return scenes, torch.from_numpy(np.stack([scene.image for scene in scenes]))
+    def drawn(self, index: int) -> Crowd:
+        return draw(self.seed, index, self.size)
 
 
 class ScenesSeg(_Crowds):
@@ -170,7 +138,7 @@ class ScenesSeg(_Crowds):
 
     def images(self, start: int, n: int) -> tuple[Tensor, Tensor]:
         """Scenes start..start+n: images uint8 [n 3 h w] and classes int64 [n h w]."""
-        scenes, pixels = self._scenes(start, n)
+        scenes, pixels = self.scenes(start, n)
         return pixels, torch.from_numpy(np.stack([scene.segments() for scene in scenes]))
 
 
@@ -182,5 +150,5 @@ class ScenesDet(_Crowds):
 
     def images(self, start: int, n: int) -> tuple[Tensor, Tensor]:
         """Scenes start..start+n: images uint8 [n 3 h w] and boxes float32 [n 4 6], see `ouro.data.boxes`."""
-        scenes, pixels = self._scenes(start, n)
+        scenes, pixels = self.scenes(start, n)
         return pixels, padded([scene.rows() for scene in scenes], MOST)

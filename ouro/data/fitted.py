@@ -6,12 +6,19 @@ it is normalized, as it is there.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+
+from ouro.data import Dataset, check_range, check_split
+from ouro.data.folder import MEAN, STD
+
+_THREADS = 4
 
 
 class Fitted:
@@ -54,3 +61,45 @@ class Fitted:
         """Factors that bring columns and rows of a picture to where they are once it is fitted."""
         inner = self.inner(width, height)
         return inner[0] / width, inner[1] / height
+
+
+class FittedFiles(Dataset):
+    """Picture files that are seen whole, each with its target; the same ones in every split.
+
+    Args:
+        split: "train", "calib" or "test".
+        size: of the input, one side or (height, width).
+        interpolation, mean, std: of the model. crop_pct: has no meaning here.
+
+    Raises:
+        ValueError: unknown split.
+    """
+
+    files = True
+
+    def __init__(
+        self, split: str, size: int | tuple[int, int], *, crop_pct: float = 1.0, interpolation: str = "bilinear",
+        mean: tuple[float, ...] = MEAN, std: tuple[float, ...] = STD,
+    ) -> None:  # fmt: skip
+        check_split(split, self.splits)
+        self.mean, self.std = mean, std
+        self.fitted = Fitted(size, mean, interpolation)
+
+    @abstractmethod
+    def read(self, index: int) -> tuple[Tensor, Tensor]:
+        """Picture uint8 [3 h w] and its target, both fitted.
+
+        Raises:
+            ValueError: it cannot be decoded; the message names it.
+        """
+
+    def images(self, start: int, n: int) -> tuple[Tensor, Tensor]:
+        """Pictures start..start+n: uint8 [n 3 h w] and their targets [n ...].
+
+        Raises:
+            ValueError: a picture that cannot be decoded; the message names it.
+        """
+        check_range(start, n, len(self))
+        with ThreadPoolExecutor(min(_THREADS, n)) as pool:
+            pictures, targets = zip(*pool.map(self.read, range(start, start + n)), strict=True)
+        return torch.stack(pictures), torch.stack(targets)

@@ -10,36 +10,33 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
-from ouro.data import IGNORED, Dataset, check_range, check_split
-from ouro.data.fitted import Fitted
-from ouro.data.folder import MEAN, STD, pictures, read_image
+from ouro.data import IGNORED
+from ouro.data.fitted import FittedFiles
+from ouro.data.folder import pictures, read_image
 
-_THREADS = 4
 _log = logging.getLogger(__name__)
 
 
-class Masks(Dataset):
+class Masks(FittedFiles):
     """The pictures under `root` with their masks, ordered by path.
 
     Args:
         split: "train", "calib" or "test", all of them the same pictures.
         size: of the input, one side or (height, width); pictures are fitted into it, see `ouro.data.fitted`.
-        interpolation, mean, std: of the model. crop_pct: has no meaning here, pictures are seen whole.
+        view: of the model, as `FittedFiles` takes it.
 
     Raises:
         ValueError: unknown split, or no such folder, or no picture with a mask in it.
     """
 
     argument = "PATH"
-    files = True
     targets = "segments"
 
     def __init__(
@@ -47,15 +44,10 @@ class Masks(Dataset):
         root: str | os.PathLike[str],
         split: str = "test",
         size: int | tuple[int, int] = 512,
-        *,
-        crop_pct: float = 1.0,
-        interpolation: str = "bilinear",
-        mean: tuple[float, ...] = MEAN,
-        std: tuple[float, ...] = STD,
+        **view: Any,
     ) -> None:
-        check_split(split, self.splits)
-        self.root, self.mean, self.std = Path(root), mean, std
-        self.fitted = Fitted(size, mean, interpolation)
+        super().__init__(split, size, **view)
+        self.root = Path(root)
         images, masks = self.folders(split)
         self.pairs = paired(images, masks)
         self.classes = self.names([mask for _, mask in self.pairs])
@@ -83,19 +75,8 @@ class Masks(Dataset):
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def images(self, start: int, n: int) -> tuple[Tensor, Tensor]:
-        """Pictures start..start+n: uint8 [n 3 h w] and classes int64 [n h w], IGNORED in the padding.
-
-        Raises:
-            ValueError: a picture that cannot be decoded; the message names it.
-        """
-        check_range(start, n, len(self))
-        with ThreadPoolExecutor(min(_THREADS, n)) as pool:
-            read = list(pool.map(self._read, self.pairs[start : start + n]))
-        return torch.stack([image for image, _ in read]), torch.stack([classes for _, classes in read])
-
-    def _read(self, pair: tuple[Path, Path]) -> tuple[Tensor, Tensor]:
-        picture, mask = pair
+    def read(self, index: int) -> tuple[Tensor, Tensor]:
+        picture, mask = self.pairs[index]
         classes = self.numbered(_values(mask))
         unknown = (classes >= len(self.classes)) & (classes != IGNORED)
         if unknown.any():

@@ -8,10 +8,12 @@ image side; the same (seed, index) is therefore the same scene at every size (th
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from math import cos, pi, sin, sqrt
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -293,8 +295,10 @@ def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-class Scenes(Dataset):
-    """The scenes of one split as a data set. Splits never share an index; `len` is nominal, scenes go on beyond it.
+class SceneSeries(Dataset):
+    """The scenes of one split. Splits never share an index; `len` is nominal, scenes go on beyond it.
+
+    usual: the size of the images where none is given.
 
     Args:
         split: "train", "calib" or "test".
@@ -305,30 +309,49 @@ class Scenes(Dataset):
         ValueError: unknown split.
     """
 
-    provides = frozenset({"masks", "series"})
+    usual: ClassVar[int]
+    provides = frozenset({"series"})
     square = True
-    classes = CLASSES
     mean = MEAN
     std = STD
 
-    def __init__(self, split: str = "test", size: int = 56, seed: int = 0) -> None:
+    def __init__(self, split: str = "test", size: int | None = None, seed: int = 0) -> None:
         check_split(split, self.splits)
-        self.split, self.size, self.seed = split, size, seed
+        self.split, self.size, self.seed = split, self.usual if size is None else size, seed
         self.start = SPLIT_START[split]
 
     def __len__(self) -> int:
         return SPLIT_LENGTH[self.split]
 
-    def scene(self, index: int) -> Scene:
+    def scene(self, index: int) -> Any:
         """Scene `index` of this split, counted from 0."""
         check_range(index, 1, SPLIT_ROOM)
-        return draw(self.seed, self.start + index, self.size)
+        return self.drawn(self.start + index)
+
+    @abstractmethod
+    def drawn(self, index: int) -> Any:
+        """Scene `index` of the whole series."""
+
+    def scenes(self, start: int, n: int) -> tuple[list[Any], Tensor]:
+        """Scenes start..start+n, and their images uint8 [n 3 h w]."""
+        check_range(start, n, SPLIT_ROOM)
+        scenes = [self.scene(index) for index in range(start, start + n)]
+        return scenes, torch.from_numpy(np.stack([scene.image for scene in scenes]))
+
+
+class Scenes(SceneSeries):
+    """The scenes of one object as a data set, with its mask."""
+
+    usual = 56
+    provides = frozenset({"masks", "series"})
+    classes = CLASSES
+
+    def drawn(self, index: int) -> Scene:
+        return draw(self.seed, index, self.size)
 
     def images(self, start: int, n: int) -> tuple[Tensor, Tensor]:
         """Scenes start..start+n: images uint8 [n 3 h w] and labels int64 [n]."""
-        check_range(start, n, SPLIT_ROOM)
-        scenes = [self.scene(index) for index in range(start, start + n)]
-        pixels = torch.from_numpy(np.stack([scene.image for scene in scenes]))
+        scenes, pixels = self.scenes(start, n)
         return pixels, torch.tensor([scene.label for scene in scenes])
 
     def masks(self, start: int, n: int) -> Tensor:
