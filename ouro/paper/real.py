@@ -151,11 +151,7 @@ def tasks() -> str | None:
 
 def _command(spec: Values) -> str:
     """What `ouro bench quantization` was asked."""
-    options = [
-        f"--method {method}"
-        for method in spec["methods"]
-        if list(spec["methods"]) != ["minmax", "clipped", "dynamic", "ouro"]
-    ]
+    options = [f"--method {method}" for method in spec["methods"]]
     options += [f"--bits {width}" for width in spec["bits"]]
     options += [f"--calib {label}={calib}" for label, calib in spec["calibs"]]
     return f"ouro bench quantization {spec['model']['name']} {' '.join(options)} --seeds {len(spec['seeds'])} --limit {spec['limit']}"
