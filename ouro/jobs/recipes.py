@@ -95,7 +95,12 @@ RECIPES = {
     "vmamba_nano_seg": TrainSpec(
         "vmamba_nano_seg",
         "scenes_seg",
-        (Round(1.5e-3, ((96, 1000),)), Round(1e-3, ((96, 1000),)), Round(1.5e-3, ((96, 2200),))),
+        (
+            Round(1.5e-3, ((96, 1000),)),
+            Round(1e-3, ((96, 1000),)),
+            Round(1.5e-3, ((96, 2200),)),
+            Round(1e-3, ((96, 900),)),
+        ),
         batch=16,
         smoothing=0.0,
         body="vmamba_nano",

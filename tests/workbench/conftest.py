@@ -14,8 +14,14 @@ from tests.browsing import Visit, started
 
 
 @pytest.fixture(scope="module")
-def server(ouro_home: Path) -> Iterator[str]:
-    with started([sys.executable, "workbench/app.py"], ouro_home) as url:
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the app keeps is a module's own: no test sees what another module has left behind."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def server(home: Path) -> Iterator[str]:
+    with started([sys.executable, "workbench/app.py"], home) as url:
         yield url
 
 

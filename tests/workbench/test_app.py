@@ -49,10 +49,10 @@ def test_first_view_belongs_to_the_weights():
     assert stored["weights"] == weights_digest(MODEL), "run: python -m workbench.first_view"
 
 
-def test_gradio_command_starts_it(ouro_home: Path):
+def test_gradio_command_starts_it(home: Path):
     command = shutil.which("gradio", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     assert command is not None
-    with started([command, "workbench/app.py"], ouro_home) as url, urllib.request.urlopen(f"{url}config") as answer:
+    with started([command, "workbench/app.py"], home) as url, urllib.request.urlopen(f"{url}config") as answer:
         assert b"wb-attention-board" in answer.read()
 
 
@@ -217,9 +217,9 @@ def test_generation_outlives_a_reload_a_pause_and_a_stop(server: str, browser):
 
 @needs_browser
 @needs_weights
-def test_sets_are_seen_side_by_side(visit: Visit, ouro_home: Path):
+def test_sets_are_seen_side_by_side(visit: Visit, home: Path):
     for seed in (5, 6):
-        finish(synthesize(SynthesisSpec("vim_nano", "noise", num=4, seed=seed), root=ouro_home))
+        finish(synthesize(SynthesisSpec("vim_nano", "noise", num=4, seed=seed), root=home))
     visit.reload()
     visit.open("Samples")
     several = visit.page.locator("#wb-samples-several input")
