@@ -142,8 +142,11 @@ THEME = gr.themes.Base(
 )
 
 CSS = (_ASSETS / "wb.css").read_text("utf-8")
-_OUTER, _SCRIPT = ((_ASSETS / name).read_text("utf-8") for name in ("page.css", "wb.js"))
-HEAD = f"<style>\n{_OUTER}\n</style>\n<script>\n{_SCRIPT}\n</script>"
+_PARTS = ("base", "plot", "board", "stepmap", "answers", "strip", "acts", "page")
+"""Scripts of the page, the one that the others rest on first."""
+SCRIPT = "\n".join((_ASSETS / "js" / f"{name}.js").read_text("utf-8") for name in _PARTS)
+_OUTER = (_ASSETS / "page.css").read_text("utf-8")
+HEAD = f"<style>\n{_OUTER}\n</style>\n<script>\n{SCRIPT}\n</script>"
 ICON = str(_ASSETS / "icon.svg")
 
 LOGO = (_ASSETS / "icon.svg").read_text("utf-8")

@@ -1,0 +1,216 @@
+// The attention board.
+(() => {
+  "use strict";
+  const { bytes, floats, words, clamp, format, extent, dark, tone, whenThemed, HEAT, SPLIT, shade, make, fit, sheet, download, segments, remembered, stepper } = wb.kit;
+
+  const board = (element, props, trigger, watch) => {
+    const root = element.querySelector(".wb-board"), id = root.dataset.key;
+    const view = remembered.get(id) || { mode: "whole", patch: null, opacity: 0.8, shared: false, smooth: false, outline: true };
+    remembered.set(id, view);
+    let data = null, sheets = {}, hover = null;
+
+    const names = ["input", "h", "h_p", "diff"], panels = {};
+    for (const name of names) {
+      const canvas = make("canvas", { role: "img", id: `${id}-${name === "h_p" ? "hp" : name}`, tabindex: name === "input" ? 0 : -1 });
+      const note = make("span", { class: "wb-note" }), title = make("b"), low = make("span"), high = make("span");
+      const bar = make("canvas", { class: "wb-scale", "aria-hidden": "true" });
+      const scale = make("div", { class: "wb-range" }, low, bar, high);
+      panels[name] = { canvas, note, title, low, high, bar, scale };
+      panels[name].figure = make("figure", {}, make("figcaption", {}, title, note), canvas, scale);
+    }
+    const mode = segments("what the maps show", { whole: "Whole image", query: "One query patch" }, view.mode, (key) => setMode(key));
+    const steps = stepper("patch", (t) => { view.patch = t; if (view.mode !== "query") setMode("query"); else paint(); });
+    const row = make("input", { type: "number", min: 0, "aria-label": "query row", class: "wb-row" });
+    const column = make("input", { type: "number", min: 0, "aria-label": "query column", class: "wb-col" });
+    for (const field of [row, column]) field.addEventListener("input", () => {
+      if (data && row.value !== "" && column.value !== "") {
+        const [H, W] = data.grid;
+        pick(clamp(Number(row.value), 0, H - 1) * W + clamp(Number(column.value), 0, W - 1));
+      }
+    });
+    const opacity = make("input", { type: "range", min: 0, max: 1, step: 0.05, value: view.opacity, "aria-label": "overlay opacity",
+      oninput: (event) => { view.opacity = Number(event.target.value); paint(); } });
+    const check = (text, key) => {
+      const box = make("input", { type: "checkbox", onchange: (event) => { view[key] = event.target.checked; paint(); } });
+      box.checked = view[key];
+      return make("label", { class: "wb-check" }, box, text);
+    };
+    const save = make("button", { type: "button", class: "wb-small", onclick: () => exportPng() }, "Save PNG");
+    const read = make("p", { class: "wb-read", "aria-live": "polite" });
+    const query = make("div", { class: "wb-query" }, steps.bar,
+      make("span", { class: "wb-rc" }, make("label", {}, "row ", row), make("label", {}, "column ", column)));
+    const grid = make("div", { class: "wb-panels" }, ...names.map((name) => panels[name].figure));
+    const outline = check("Object outline", "outline");
+    root.replaceChildren(
+      make("div", { class: "wb-tools" }, mode.group, make("label", { class: "wb-slide" }, "Overlay", opacity),
+        check("Smooth", "smooth"), check("Shared scale", "shared"), outline, save),
+      grid, query, read);
+
+    const setMode = (key) => {
+      view.mode = key;
+      if (key === "query" && view.patch === null && data) view.patch = Math.floor(data.grid[0] / 2) * data.grid[1] + Math.floor(data.grid[1] / 2);
+      if (key === "whole") steps.stop();
+      mode.set(key, false);
+      paint();
+    };
+    const pick = (patch) => { view.patch = patch; steps.go(patch, false); setMode(data.matrix ? "query" : "whole"); };
+
+    const rowOf = (source) => {
+      const [H, W] = data.grid, P = H * W, { codes, low, span } = data.matrix[source];
+      const values = new Float32Array(P);
+      for (let j = 0; j < P; j++) values[j] = low[view.patch] + (codes[view.patch * P + j] / 65535) * span[view.patch];
+      return values;
+    };
+    const shown = () => {
+      const asked = view.mode === "query" && data.matrix;
+      const h = asked ? rowOf("h") : data.maps.h, h_p = asked ? rowOf("h_p") : data.maps.h_p;
+      const [a, b] = [extent(h), extent(h_p)];
+      const both = [Math.min(a[0], b[0]), Math.max(a[1], b[1])];
+      const unit = (values, [lo, hi]) => Float32Array.from(values, (v) => (hi > lo ? (v - lo) / (hi - lo) : 0));
+      const ranges = { h: view.shared ? both : a, h_p: view.shared ? both : b };
+      const units = { h: unit(h, ranges.h), h_p: unit(h_p, ranges.h_p) };
+      const diff = units.h_p.map((v, i) => v - units.h[i]);
+      const top = Math.max(1e-9, ...diff.map(Math.abs));
+      return { raw: { h, h_p }, ranges, units, diff, top };
+    };
+    const heat = (units, table) => {
+      const [H, W] = data.grid;
+      return sheet(W, H, (pixels) => units.forEach((v, i) => {
+        const k = 3 * Math.round(clamp(v, 0, 1) * 255);
+        pixels[4 * i] = table[k]; pixels[4 * i + 1] = table[k + 1]; pixels[4 * i + 2] = table[k + 2]; pixels[4 * i + 3] = 255;
+      }));
+    };
+    const cellBox = (patch, width, height) => {
+      const [H, W] = data.grid, w = width / W, h = height / H;
+      return [(patch % W) * w, Math.floor(patch / W) * h, w, h];
+    };
+    const mark = (context, patch, width, height, strong) => {
+      const [x, y, w, h] = cellBox(patch, width, height);
+      context.lineWidth = strong ? 4 : 2; context.strokeStyle = "rgba(0,0,0,.75)"; context.strokeRect(x, y, w, h);
+      context.lineWidth = strong ? 2 : 1; context.strokeStyle = strong ? "#4cc9ff" : "#ffffff"; context.strokeRect(x, y, w, h);
+    };
+    const drawOutline = (context, width, height) => {
+      const { mask, size: [h, w] } = data, x = width / w, y = height / h;
+      context.beginPath();
+      for (let r = 0; r < h; r++) for (let c = 0; c < w; c++) {
+        const here = mask[r * w + c];
+        if (c + 1 < w && here !== mask[r * w + c + 1]) { context.moveTo((c + 1) * x, r * y); context.lineTo((c + 1) * x, (r + 1) * y); }
+        if (r + 1 < h && here !== mask[(r + 1) * w + c]) { context.moveTo(c * x, (r + 1) * y); context.lineTo((c + 1) * x, (r + 1) * y); }
+      }
+      context.lineCap = "round";
+      context.lineWidth = 3; context.strokeStyle = "rgba(0,0,0,.55)"; context.stroke();
+      context.lineWidth = 1.25; context.strokeStyle = "#ffffff"; context.stroke();
+    };
+    const colorbar = (panel, table, lo, hi) => {
+      const [context, width, height] = fit(panel.bar, 8);
+      context.imageSmoothingEnabled = true;
+      context.drawImage(sheet(256, 1, (pixels) => {
+        for (let i = 0; i < 256; i++) { pixels.set(table.subarray(3 * i, 3 * i + 3), 4 * i); pixels[4 * i + 3] = 255; }
+      }), 0, 0, width, height);
+      panel.low.textContent = format(lo); panel.high.textContent = format(hi);
+    };
+    const paint = () => {
+      if (!data || !grid.clientWidth) return;
+      const now = shown(), split = SPLIT[shade()], asked = view.mode === "query" && data.matrix;
+      const [H, W] = data.grid, r = Math.floor((view.patch ?? 0) / W), c = (view.patch ?? 0) % W;
+      const images = { h: heat(now.units.h, HEAT), h_p: heat(now.units.h_p, HEAT), diff: heat(now.diff.map((v) => 0.5 + (0.5 * v) / now.top), split) };
+      for (const name of names) {
+        const panel = panels[name], height = (panel.canvas.clientWidth * data.size[0]) / data.size[1];
+        const [context, width] = fit(panel.canvas, height);
+        context.imageSmoothingEnabled = false;
+        context.drawImage(name === "input" ? sheets.color : sheets.gray, 0, 0, width, height);
+        if (name !== "input") {
+          context.globalAlpha = view.opacity; context.imageSmoothingEnabled = view.smooth; context.imageSmoothingQuality = "high";
+          context.drawImage(images[name], 0, 0, width, height);
+          context.globalAlpha = 1;
+        }
+        if (data.mask && view.outline) drawOutline(context, width, height);
+        if (asked) mark(context, view.patch, width, height, true);
+        if (hover !== null) mark(context, hover, width, height, false);
+        panel.title.textContent = data.titles[name];
+        panel.note.textContent = asked && name !== "input" ? "" : data.notes[name] || "";
+        const where = asked ? `all directions, what the patch in row ${r}, column ${c} attends to` : `${data.place.split(", ").slice(1).join(", ")}, ${data.reduction}`;
+        panel.canvas.setAttribute("aria-label", `${data.titles[name]}${name === "input" ? `: ${data.image_name}` : `, ${data.place.split(", ")[0]}, ${where}`}`);
+      }
+      panels.input.scale.style.visibility = "hidden";
+      colorbar(panels.h, HEAT, ...now.ranges.h);
+      colorbar(panels.h_p, HEAT, ...now.ranges.h_p);
+      colorbar(panels.diff, split, -now.top, now.top);
+      query.hidden = !data.matrix;
+      query.classList.toggle("wb-off", !asked);
+      outline.hidden = !data.mask;
+      if (asked) {
+        if (document.activeElement !== row) row.value = r;
+        if (document.activeElement !== column) column.value = c;
+      }
+      const at = hover ?? (asked ? view.patch : null);
+      if (at !== null) {
+        const [y, x] = [Math.floor(at / W), at % W];
+        read.textContent = `row ${y}, column ${x}:  h ${format(now.raw.h[at])}   h_p ${format(now.raw.h_p[at])}   difference of the scaled maps ${format(now.diff[at])}`;
+      } else read.textContent = data.matrix ? "Click a patch in any panel, or press ▶, to see what that one patch attends to." : "Point at a patch to read its values.";
+    };
+    const patchAt = (event) => {
+      const box = event.currentTarget.getBoundingClientRect(), [H, W] = data.grid;
+      return clamp(Math.floor(((event.clientY - box.top) / box.height) * H), 0, H - 1) * W
+        + clamp(Math.floor(((event.clientX - box.left) / box.width) * W), 0, W - 1);
+    };
+    for (const name of names) {
+      const { canvas } = panels[name];
+      canvas.addEventListener("pointermove", (event) => { if (!data) return; const patch = patchAt(event); if (patch !== hover) { hover = patch; paint(); } });
+      canvas.addEventListener("pointerleave", () => { hover = null; paint(); });
+      canvas.addEventListener("click", (event) => { if (data && data.matrix) { pick(patchAt(event)); } });
+      canvas.addEventListener("keydown", (event) => {
+        if (!data || !data.matrix) return;
+        const [H, W] = data.grid, at = view.patch ?? Math.floor(H / 2) * W + Math.floor(W / 2);
+        const move = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
+        if (event.key === "Escape") setMode("whole");
+        else if (move) pick(clamp(Math.floor(at / W) + move[0], 0, H - 1) * W + clamp((at % W) + move[1], 0, W - 1));
+        else if (!steps.key(event)) return;
+        event.preventDefault(); event.stopPropagation();
+      });
+    }
+    query.addEventListener("keydown", (event) => { if (event.target !== row && event.target !== column) steps.key(event); });
+    const exportPng = () => {
+      const sources = names.map((name) => panels[name].canvas), gap = 12, head = 30;
+      const canvas = make("canvas");
+      canvas.width = sources.reduce((sum, s) => sum + s.width + gap, -gap); canvas.height = sources[0].height + head;
+      const context = canvas.getContext("2d");
+      context.fillStyle = dark() ? "#1d1b18" : "#ffffff"; context.fillRect(0, 0, canvas.width, canvas.height);
+      context.fillStyle = tone("text"); context.font = "16px system-ui, sans-serif";
+      let x = 0;
+      sources.forEach((s, i) => {
+        context.fillText(`${data.titles[names[i]]}  ${data.notes[names[i]] || ""}`, x + 2, 20);
+        context.drawImage(s, x, head); x += s.width + gap;
+      });
+      download(canvas, "ouro-attention.png");
+    };
+    const load = () => {
+      root.hidden = !props.value;
+      if (!props.value) return;
+      const got = JSON.parse(props.value), [h, w] = got.size, rgb = bytes(got.image);
+      for (const source of Object.keys(got.maps)) got.maps[source] = floats(got.maps[source]);
+      if (got.matrix) for (const source of Object.keys(got.matrix)) {
+        const m = got.matrix[source];
+        got.matrix[source] = { codes: words(m.codes), low: floats(m.low), span: floats(m.span) };
+      }
+      got.mask = got.mask ? bytes(got.mask) : null;
+      sheets = {
+        color: sheet(w, h, (p) => { for (let i = 0; i < w * h; i++) { p[4 * i] = rgb[3 * i]; p[4 * i + 1] = rgb[3 * i + 1]; p[4 * i + 2] = rgb[3 * i + 2]; p[4 * i + 3] = 255; } }),
+        gray: sheet(w, h, (p) => { for (let i = 0; i < w * h; i++) { const g = 0.3 * rgb[3 * i] + 0.59 * rgb[3 * i + 1] + 0.11 * rgb[3 * i + 2]; p[4 * i] = p[4 * i + 1] = p[4 * i + 2] = g; p[4 * i + 3] = 255; } }),
+      };
+      data = got;
+      const P = got.grid[0] * got.grid[1];
+      if (view.patch !== null && view.patch >= P) view.patch = null;
+      if (!got.matrix && view.mode === "query") { view.mode = "whole"; mode.set("whole", false); }
+      steps.setCount(P);
+      row.max = got.grid[0] - 1; column.max = got.grid[1] - 1;
+      if (view.mode === "query" && view.patch === null) setMode("query"); else paint();
+    };
+    load();
+    watch("value", load);
+    whenThemed(element, paint);
+    new ResizeObserver(paint).observe(grid);
+  };
+
+  Object.assign(wb, { board });
+})();

@@ -1,0 +1,31 @@
+// A strip of pictures to choose from.
+(() => {
+  "use strict";
+  const { make } = wb.kit;
+
+  const strip = (element, props, trigger, watch) => {
+    const root = element.querySelector(".wb-strip");
+    const load = () => {
+      const { items, chosen, label, words: said } = JSON.parse(props.value);
+      root.setAttribute("aria-label", label || "images");
+      if (!items.length) { root.replaceChildren(make("p", { class: "wb-empty" }, said || "")); return; }
+      const buttons = items.map(({ src, name }, i) => make("button", {
+        type: "button", role: "radio", "aria-checked": i === chosen, "aria-label": name, title: name, tabindex: i === Math.max(0, chosen) ? 0 : -1,
+        onclick: () => { choose(i); trigger("select", { index: i }); },
+      }, make("img", { src, alt: "" }), make("span", {}, name)));
+      const choose = (i) => buttons.forEach((button, k) => { button.setAttribute("aria-checked", k === i); button.tabIndex = k === i ? 0 : -1; });
+      root.replaceChildren(...buttons);
+      root.onkeydown = (event) => {
+        const at = buttons.indexOf(document.activeElement), move = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+        if (at < 0 || !move) return;
+        event.preventDefault();
+        const next = buttons[(at + move + buttons.length) % buttons.length];
+        next.focus(); next.click();
+      };
+    };
+    load();
+    watch("value", load);
+  };
+
+  Object.assign(wb, { strip });
+})();
