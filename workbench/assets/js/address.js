@@ -1,0 +1,77 @@
+// What is seen stands in the address: written here whenever it changes, read here and by the server when it is changed.
+(() => {
+  "use strict";
+  const { make } = wb.kit;
+  const MODEL = ["model", "weights"];
+  // another one of these is another view, to which "back" returns; the rest only changes the one that is there
+  const VIEWS = new Set(["tab", "model", "data", "image", "layer", "tensor", "run", "set", "entry"]);
+  const own = () => new URLSearchParams(location.search);
+  const ours = (query) => [...query].filter(([key]) => !key.startsWith("__"));
+
+  let page = {}, tabs = {}, tab = "start", timer = null, readers = [], quiet = 0;
+  const take = (query) => {
+    const given = Object.fromEntries(ours(query));
+    tab = given.tab || "start"; delete given.tab;
+    for (const key of MODEL) { if (key in given) page[key] = given[key]; delete given[key]; }
+    tabs[tab] = given;
+  };
+  take(own());
+
+  const written = () => {
+    const query = new URLSearchParams(ours(own()).length ? "" : location.search);
+    for (const [key, value] of own()) if (key.startsWith("__")) query.set(key, value);
+    query.set("tab", tab);
+    for (const [key, value] of Object.entries({ ...page, ...tabs[tab] })) if (value !== null && value !== undefined && value !== "") query.set(key, value);
+    return query;
+  };
+  const write = () => {
+    const now = written(), before = own();
+    if (String(now) === String(before)) return;
+    const other = [...now.keys(), ...before.keys()].some((key) => VIEWS.has(key) && now.get(key) !== before.get(key));
+    // what follows an address that was asked for, or the first look of the page, is no step of a person
+    history[other && Date.now() > quiet ? "pushState" : "replaceState"](null, "", `?${now}`);
+  };
+  // several values change together; together they are one step
+  const soon = () => { clearTimeout(timer); timer = setTimeout(write, 250); };
+  const put = (of, names, values) => {
+    const target = of ? (tabs[of] = tabs[of] || {}) : page;
+    names.forEach((name, k) => { target[name] = values[k]; });
+    if (!of || of === tab) soon();
+  };
+  const get = (of, name) => (tabs[of] || {})[name];
+  // a view that reads values of its own: `read` is called with those of its tab now, and whenever the address was changed
+  const follow = (element, of, read) => {
+    readers.push({ element, of, read });
+    read(tabs[of] || {});
+  };
+
+  const start = (element, props, trigger) => {
+    quiet = Date.now() + 4000;
+    window.addEventListener("popstate", () => {
+      quiet = Date.now() + 4000;
+      take(own());
+      readers = readers.filter(({ element: where }) => where.isConnected);
+      for (const { of, read } of readers) if (of === tab) read(tabs[of]);
+      trigger("select", { query: Object.fromEntries(ours(own())) });
+    });
+    const strip = document.getElementById("wb-tabs");
+    new MutationObserver(() => {
+      const chosen = strip.querySelector(':scope > .tab-wrapper [role="tab"][aria-selected="true"]');
+      const now = chosen && chosen.textContent.trim().toLowerCase();
+      if (now && now !== tab) { tab = now; soon(); }
+    }).observe(strip, { subtree: true, attributes: true, attributeFilter: ["aria-selected"], childList: true });
+    // whoever touches the page takes a step
+    for (const kind of ["pointerdown", "keydown"]) document.addEventListener(kind, () => { quiet = 0; }, true);
+  };
+
+  const copy = async () => {
+    write();
+    const said = document.getElementById("wb-copied") || document.body.appendChild(make("div", { id: "wb-copied", role: "status" }));
+    try { await navigator.clipboard.writeText(location.href); said.textContent = "The link to this view is copied."; }
+    catch { said.textContent = location.href; }
+    said.classList.add("wb-on");
+    setTimeout(() => said.classList.remove("wb-on"), 4000);
+  };
+
+  Object.assign(wb, { address: { start, put, get, follow, copy } });
+})();
