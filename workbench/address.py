@@ -7,12 +7,13 @@ here: the views take them from the address themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
 
-from workbench.page import PRIVATE
+from workbench.errors import guarded
+from workbench.page import PRIVATE, Page
 
 TABS = ("start", "attention", "samples", "outliers", "tasks", "quantize", "sensitivity", "kernels", "paper")
 _LONGEST = 200
@@ -29,12 +30,21 @@ def reader() -> gr.HTML:
     )
 
 
-def keep(tab: str, **components: Any) -> None:
+def keep(page: Page, tab: str, **components: Any) -> None:
     """Has these components' values written into the address of a tab, under their names, whenever they change."""
-    names = list(components)
+    page.kept[tab] = components
+    names, inputs = list(components), list(components.values())
     js = f"(...values) => {{ wb.address.put('{tab}', {names!r}, values); }}"
-    for component in components.values():
-        component.change(None, list(components.values()), None, js=js, api_visibility="private")
+    for component in inputs:
+        component.change(None, inputs, None, js=js, api_visibility="private")
+
+
+def settle(page: Page, opened: Any) -> None:
+    """After this event the page is as its address says, and begins to write it."""
+    inputs = [component for of_tab in page.kept.values() for component in of_tab.values()]
+    names = [[tab, name] for tab, of_tab in page.kept.items() for name in of_tab]
+    js = f"(...values) => {{ wb.address.settle({names!r}, values); }}"
+    opened.then(None, inputs, None, js=js, api_visibility="private")
 
 
 def parsed(query: Mapping[str, str], before: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -52,6 +62,7 @@ class Asked:
     def __init__(self, tab: str, model: str, wanted: Mapping[str, Any] | None) -> None:
         wanted = wanted or {}
         meant = wanted.get("tab", "start") == tab and wanted.get("model", model) == model
+        self.tab, self.n = tab, wanted.get("n", 0)
         self.values: Mapping[str, Any] = wanted if meant else {}
         self.wrong: list[str] = []
 
@@ -59,7 +70,7 @@ class Asked:
         """A whole number, the nearest one that there is."""
         return int(self.number(key, default, low, high, 1))
 
-    def number(self, key: str, default: float, low: float, high: float, step: float) -> float:
+    def number(self, key: str, default: Any, low: float, high: float, step: float) -> Any:
         """A number on the steps of a slider, the nearest one that there is."""
         text = self.values.get(key)
         if text is None:
@@ -70,14 +81,17 @@ class Asked:
             value = float("nan")
         # a comparison with NaN is never true
         if not low <= value <= high:
-            nearest = default if value != value else min(max(value, low), high)
-            self._note(key, f"expected {low:g} to {high:g}", nearest)
-            value = nearest
+            if value != value:
+                self._note(key, f"expected {low:g} to {high:g}", default)
+                return default
+            value = min(max(value, low), high)
+            self._note(key, f"expected {low:g} to {high:g}", f"{value:g}")
         return min(low + round((value - low) / step) * step, high)
 
     def one_of(self, key: str, default: Any, allowed: Iterable[Any]) -> Any:
-        """One of some values."""
-        text, known = self.values.get(key), {str(value): value for value in allowed}
+        """One of some values, or what a mapping has under their names."""
+        text = self.values.get(key)
+        known = dict(allowed) if isinstance(allowed, Mapping) else {str(value): value for value in allowed}
         if text is None:
             return default
         if text not in known:
@@ -90,7 +104,9 @@ class Asked:
             gr.Warning(f"{'; '.join(self.wrong)}.", duration=12)
 
     def _note(self, key: str, allowed: str, instead: Any) -> None:
-        self.wrong.append(f"{key}={self.values[key]} is not there ({allowed}), shown is {instead}")
+        # what stays as it was has no name here
+        shown = f", shown is {instead}" if isinstance(instead, int | float | str) else ""
+        self.wrong.append(f"{key}={self.values[key]} is not there ({allowed}){shown}")
 
 
 def tab_of(wanted: Mapping[str, Any], wrong: list[str]) -> str:
@@ -111,6 +127,27 @@ def model_of(wanted: Mapping[str, Any], models: Sequence[str], default: str, wro
     return default
 
 
-def heard(component: Any, handler: Any, inputs: Sequence[Any], outputs: Sequence[Any]) -> None:
-    """Calls the handler when another address was asked for."""
-    component.change(handler, inputs, outputs, **PRIVATE)
+def follow(
+    tab: str, page: Page, view: Callable[..., tuple[Any, ...]], inputs: Sequence[Any], outputs: Sequence[Any]
+) -> None:
+    """Sets what a tab shows when another model is chosen or another address asked for.
+
+    Args:
+        view: (asked, model, *values of `inputs`) -> values of the `outputs`, the address's where it asks for any.
+    """
+
+    @guarded
+    def other_model(model: str, wanted: Mapping[str, Any], *values: Any) -> tuple[Any, ...]:
+        return view(Asked(tab, model, wanted), model, *values)
+
+    @guarded
+    def asked(model: str, wanted: Mapping[str, Any], *values: Any) -> tuple[Any, ...]:
+        ask = Asked(tab, model, wanted)
+        if not ask.values:
+            return (gr.skip(),) * len(outputs)
+        shown = view(ask, model, *values)
+        ask.say()
+        return shown
+
+    page.model.change(other_model, [page.model, page.wanted, *inputs], outputs, **PRIVATE)
+    page.wanted.change(asked, [page.model, page.wanted, *inputs], outputs, **PRIVATE)

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 # set before gradio is imported, which reads it then
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -17,6 +18,7 @@ if _ROOT not in sys.path:
 import gradio as gr  # noqa: E402
 
 from workbench import (  # noqa: E402
+    address,
     attention,
     calib,
     engine,
@@ -41,6 +43,11 @@ _BRAND = (
     "<p>Data-free quantization of Vision Mamba models</p></div></div>"
 )
 
+_THEME_BUTTON = (
+    '<button type="button" class="wb-small" aria-label="light or dark" title="light or dark" '
+    'onclick="wb.toggleTheme()">◐</button>'
+)
+
 
 _KEEP = (3600, 86400)
 """Every hour, files that the page made more than a day ago are removed."""
@@ -57,12 +64,14 @@ def build() -> gr.Blocks:
                 [model], value=model, show_label=False, label="Model", container=False, filterable=False,
                 elem_id="wb-model", min_width=190, scale=0,
             )  # fmt: skip
-            theme = gr.Button("◐", size="sm", elem_id="wb-theme", min_width=40, scale=0)
+            link = gr.Button("Copy link", size="sm", elem_id="wb-link", min_width=84, scale=0)
+            gr.HTML(_THEME_BUTTON, elem_id="wb-theme", apply_default_css=False)
         # not inside the tabs, which count all that is in them
-        brought = gr.State(0)
+        brought, wanted = gr.State(0), gr.State({})
+        reader = address.reader()
         kept = gr.BrowserState(model, storage_key="wb.model", secret="wb.model")
         with gr.Tabs(selected="start", elem_id="wb-tabs") as tabs:
-            page = Page(chosen, device, tabs, brought)
+            page = Page(chosen, device, tabs, brought, wanted)
             with gr.Tab("Start", id="start"):
                 first = start.build(page, model)
             with gr.Tab("Attention", id="attention"):
@@ -82,9 +91,12 @@ def build() -> gr.Blocks:
             with gr.Tab("Paper", id="paper"):
                 claims = paper.build(page)
 
-        theme.click(None, None, None, js="() => wb.toggleTheme()", api_visibility="private")
+        link.click(None, None, None, js="() => wb.address.copy()", api_visibility="private")
         whole.load(None, None, None, js="() => wb.applyTheme()", api_visibility="private")
-        whole.load(_models, [chosen, kept, page.brought], [chosen, page.brought], **PRIVATE)
+        opened = whole.load(_opened, [chosen, kept, page.brought], [chosen, page.brought, tabs, wanted], **PRIVATE)
+        reader.select(_asked, [chosen, wanted], [chosen, tabs, wanted], **PRIVATE)
+        address.keep(page, "", model=chosen)
+        address.settle(page, opened)
         page.brought.change(_offered, chosen, chosen, **PRIVATE)
         chosen.change(_remembered, chosen, kept, **PRIVATE)
         for tab in (made, answered, measured, ranked):
@@ -101,9 +113,33 @@ def build() -> gr.Blocks:
 
 
 @guarded
-def _models(chosen: str, kept: str | None, brought: int) -> tuple[gr.Dropdown, int]:
-    """The model list as the page opens, with the model that was looked at last; then pictures and sets are looked for."""
-    return start.offered(kept or chosen), brought + 1
+def _opened(chosen: str, kept: str | None, brought: int, request: gr.Request) -> tuple:
+    """The page as its address says, or with the model that was looked at last; then pictures and sets are looked for."""
+    wanted = address.parsed(dict(request.query_params))
+    names = engine.models() or [chosen]
+    before = kept if kept in names else chosen if chosen in names else names[0]
+    model, tab, wanted = _view(wanted, names, before)
+    return gr.Dropdown(choices=names, value=model), brought + 1, tab, wanted
+
+
+@guarded
+def _asked(chosen: str, before: dict[str, Any], event: gr.EventData) -> tuple:
+    """The page as an address says that it was sent to by "back" or "forward"."""
+    model, tab, wanted = _view(address.parsed(event._data["query"], before), engine.models() or [chosen], chosen)
+    return model, tab, wanted
+
+
+def _view(wanted: dict[str, Any], models: list[str], model: str) -> tuple[str, Any, dict[str, Any]]:
+    """Model, tab and wishes of an address; says in a line what of it cannot be had."""
+    wrong: list[str] = []
+    model = address.model_of(wanted, models, model, wrong)
+    tab = address.tab_of(wanted, wrong)
+    made = wanted.get("weights")
+    if made and not wrong and not engine.digest(model).startswith(made):
+        wrong.append(f"the link was made with other weights of {model} ({made}, here {engine.digest(model)[:8]})")
+    if wrong:
+        gr.Warning(f"{'; '.join(wrong)}.", duration=12)
+    return model, gr.Tabs(selected=tab) if "tab" in wanted else gr.skip(), {**wanted, "tab": tab, "model": model}
 
 
 @guarded

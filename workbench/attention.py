@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from workbench import engine, runner
+from workbench import address, engine, runner
 from workbench.answers import takes
 from workbench.board import attention_board, board
 from workbench.errors import guarded
@@ -277,8 +277,8 @@ def build(page: Page, model: str) -> None:
             latest_scores(model, way, summed),
         )
 
-    for event in (at.release, way.input, summed.input, window.input, weights.input):
-        event(show, settings, shown, trigger_mode="always_last", show_progress_on=[view], **DIMMED)
+    for control in settings[2:]:
+        control.input(show, settings, shown, trigger_mode="always_last", show_progress_on=[view], **DIMMED)
     pick.then(show, settings, shown, view)
 
     @guarded
@@ -287,13 +287,19 @@ def build(page: Page, model: str) -> None:
 
     layers.select(jump, None, at, **PRIVATE).then(show, settings, shown, show_progress_on=[view], **DIMMED)
 
-    @guarded
-    def other_model(model: str, window: int) -> tuple:
-        last = engine.model_row(model)["layers"] - 1
-        sizes = gr.Radio(choices=_sized(windows(model)), value=fitting(model, window))
-        return gr.Slider(maximum=max(1, last), value=first_layer(model)), sizes, *reset(model)
+    def view_of(ask: address.Asked, model: str, window: int) -> tuple[Any, ...]:
+        last, sizes = engine.model_row(model)["layers"] - 1, windows(model)
+        return (
+            gr.Slider(maximum=max(1, last), value=ask.whole("layer", first_layer(model), 0, last)),
+            ask.one_of("scan", gr.skip(), directions),
+            ask.one_of("map", gr.skip(), reductions),
+            gr.Radio(choices=_sized(sizes), value=ask.one_of("window", fitting(model, window), sizes)),
+            ask.one_of("neighbors", gr.skip(), ("delta", "uniform")),
+            *reset(model, ask),
+        )
 
-    page.model.change(other_model, [page.model, window], [at, window, *pick.parts], **PRIVATE)
+    address.follow("attention", page, view_of, [window], [at, way, summed, window, weights, *pick.parts])
+    address.keep(page, "attention", layer=at, scan=way, map=summed, window=window, neighbors=weights)
 
     @guarded
     def score(model: str, layer: int, way: str, summed: str, window: int, weights: str, n: float) -> Iterator[tuple]:

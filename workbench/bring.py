@@ -134,7 +134,7 @@ def build(page: Page) -> dict[str, Any]:
     @guarded
     def opened(request: gr.Request) -> dict[Any, Any]:
         here = local(request)
-        known = [("Read it from the file", ""), *((row["name"], row["name"]) for row in engine.catalog())]
+        known = [("Read it from the file", ""), *((name, name) for name in engine.registered())]
         return shown() | {
             name: gr.Dropdown(choices=known),
             **{part: gr.skip() if not here else type(part)(visible=True) for part in (path, folder, add)},

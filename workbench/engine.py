@@ -14,7 +14,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +116,16 @@ def catalog() -> tuple[dict[str, Any], ...]:
 
 @lru_cache(maxsize=1)
 def _catalog() -> tuple[dict[str, Any], ...]:
-    from ouro.jobs.catalog import catalog as rows
+    from ouro.registry import MODELS
 
-    return tuple(rows())
+    return tuple(map(_row, MODELS))
+
+
+@cache
+def _row(name: str) -> dict[str, Any]:
+    from ouro.jobs.catalog import catalog_row
+
+    return catalog_row(name)
 
 
 def model_row(name: str) -> Mapping[str, Any]:
@@ -129,29 +136,41 @@ def model_row(name: str) -> Mapping[str, Any]:
     """
     if name in _ROWS:
         return _ROWS[name]
-    own = workspace.model(name)
-    known = own.row if own else next((row for row in catalog() if row["name"] == name), None)
-    if known is None:
+    if own := workspace.model(name):
+        return own.row
+    from ouro.registry import MODELS
+
+    if name not in MODELS:
         raise ValueError(f"unknown model {name!r}; choose one of {', '.join(models())}")
-    return known
+    return _row(name)
+
+
+def registered() -> list[str]:
+    """Every model that has a name, whether its weights are here or not."""
+    from ouro.registry import MODELS
+
+    return list(MODELS)
 
 
 def models() -> list[str]:
     """What can be opened at once: one's own models, those in the package and those downloaded; mere judges last."""
-    # a model of latents has no picture to show
-    pictured = (row for row in catalog() if row["input_size"][0] == 3)
-    rows = sorted(pictured, key=lambda row: row["name"].endswith("_witness"))
+    from ouro.models import variant
+    from ouro.registry import MODELS
+
+    # a model of latents has no picture to show; none is built to find out
+    pictured = (name for name in MODELS if getattr(variant(name).config, "channels", 3) == 3)
+    names = sorted(pictured, key=lambda name: name.endswith("_witness"))
     own = [entry.alias for entry in workspace.models() if not entry.fault]
-    return [*own, *(row["name"] for row in rows if at_hand(row))]
+    return [*own, *filter(at_hand, names)]
 
 
-def at_hand(row: Mapping[str, Any]) -> bool:
-    """Whether the weights of a row of the catalog lie on this machine."""
-    if row["weights"] != "hub":
-        return row["weights"] == "embedded"
+def at_hand(name: str) -> bool:
+    """Whether the weights of a registered model lie on this machine."""
+    from ouro.jobs.catalog import weights_of
     from ouro.jobs.download import is_here
 
-    return is_here(row["name"])
+    where = weights_of(name)
+    return is_here(name) if where == "hub" else where == "embedded"
 
 
 def check(model: str) -> None:
@@ -288,6 +307,11 @@ def _dataset(model: str, data: str, stamp: str) -> Any:
     from ouro.data.source import open_data
 
     return open_data(data, "test", _model(model).info)
+
+
+def known_digest(model: str) -> str:
+    """`digest`, without opening a model whose first view came along."""
+    return str(_ROWS[model].get("digest", "")) if model in _ROWS else digest(model)
 
 
 def digest(model: str) -> str:

@@ -30,7 +30,7 @@ def weights_digest(model: str) -> str:
 
 def save(model: str = MODEL) -> Path:
     """Computes the first view and writes it; returns the path of the JSON file."""
-    row = engine.model_row(model)
+    row = {**engine.model_row(model), "digest": engine.digest(model)}
     images, names = engine.images(model, engine.own_data(model), 0, engine.SHOWN)
     arrays: dict[str, np.ndarray] = {"pictures": images}
     stored: dict[str, Any] = {"model": model, "weights": weights_digest(model), "row": row, "names": list(names)}

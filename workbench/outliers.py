@@ -9,9 +9,9 @@ from typing import Any
 
 import gradio as gr
 
-from workbench import engine
+from workbench import address, engine
 from workbench.errors import guarded
-from workbench.page import DIMMED, PRIVATE, Page, facts, lead, percent
+from workbench.page import DIMMED, Page, facts, lead, percent
 from workbench.pictures import missing, picker, reset, source_of, start, there
 from workbench.player import step_player, steps
 
@@ -142,14 +142,23 @@ def build(page: Page, model: str) -> None:
         return player_value(result, model, picture), numbers(result), gr.Dropdown(offered, value=way)
 
     shown = [view, summary, way]
-    for event in (at.release, tensor.input, way.input, kappa.release, refresh.release):
-        event(show, settings, shown, trigger_mode="always_last", show_progress_on=[view], **DIMMED)
+    for control in settings[2:]:
+        control.input(show, settings, shown, trigger_mode="always_last", show_progress_on=[view], **DIMMED)
 
     pick.then(show, settings, shown, view)
 
-    @guarded
-    def other_model(model: str) -> tuple:
+    def view_of(ask: address.Asked, model: str) -> tuple[Any, ...]:
         last = engine.model_row(model)["layers"] - 1
-        return gr.Slider(maximum=max(1, last), value=last), *reset(model)
+        layer = ask.whole("layer", last, 0, last)
+        offered = scans(model, layer)
+        return (
+            gr.Slider(maximum=max(1, last), value=layer),
+            ask.one_of("tensor", gr.skip(), list(TENSORS)),
+            gr.Dropdown(offered, value=ask.one_of("scan", offered[0][1], dict(offered).values())),
+            ask.number("kappa", gr.skip(), 1, 8, 0.25),
+            ask.number("refresh", gr.skip(), 1, 50, 1),
+            *reset(model, ask),
+        )
 
-    page.model.change(other_model, page.model, [at, *pick.parts], **PRIVATE)
+    address.follow("outliers", page, view_of, [], [at, tensor, way, kappa, refresh, *pick.parts])
+    address.keep(page, "outliers", layer=at, tensor=tensor, scan=way, kappa=kappa, refresh=refresh)

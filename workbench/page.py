@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
@@ -20,12 +20,18 @@ DIMMED = {**PRIVATE, "show_progress": "minimal"}
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Components that belong to no single tab; `brought` changes whenever models or pictures came or went."""
+    """Components that belong to no single tab.
+
+    brought: changes whenever models or pictures came or went. wanted: what an address asks for; kept: tab -> what it
+    keeps in the address, name -> component. See `workbench.address`.
+    """
 
     model: gr.Dropdown
     device: gr.HTML
     tabs: gr.Tabs
     brought: gr.State
+    wanted: gr.State
+    kept: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def lead(words: str) -> gr.HTML:

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from workbench import engine, workspace
+from workbench.address import Asked
 from workbench.errors import guarded
 from workbench.page import DIMMED, PRIVATE, Page
 from workbench.strip import empty_strip, strip, strip_view
@@ -86,11 +87,25 @@ class Picker:
         self.chosen.change(handler, inputs, outputs, show_progress_on=[dim], trigger_mode="always_last", **DIMMED)
 
 
-def reset(model: str) -> tuple[gr.Dropdown, str, dict[str, Any]]:
-    """Values of a picker's parts for the first images of this model."""
-    picture = start(model)
-    # another model is another choice, even where its picture is the same
-    return _offered(model, picture), _strip(model, picture), {**picture, "model": model}
+def reset(model: str, ask: Asked) -> tuple[gr.Dropdown, str, dict[str, Any]]:
+    """Values of a picker's parts for the image of this model that an address asks for, by default the first."""
+    options = choices(model)
+    names = {_short(model, data): data for _, data in options}
+    first = start(model)
+    data = ask.one_of("data", first["data"], names)
+    picture = start(model, data)
+    if data:
+        number = ask.whole("image", 0, 0, engine.image_count(model, data) - 1)
+        picture |= {"sample": number, "first": number - number % engine.SHOWN}
+    # another model or address is another choice, even where its picture is the same
+    return _offered(model, picture), _strip(ask.tab, model, picture), {**picture, "model": model, "asked": ask.n}
+
+
+def _short(model: str, data: str) -> str:
+    """What a set is called in an address: never the path of a folder."""
+    return (
+        data if data == engine.own_data(model) else next((name for name, known in choices(model) if known == data), "")
+    )
 
 
 def picker(tab: str, page: Page, model: str) -> Picker:
@@ -99,7 +114,7 @@ def picker(tab: str, page: Page, model: str) -> Picker:
     chosen = gr.State(picture)
     with gr.Row(elem_classes="wb-pickrow"):
         with gr.Column(scale=8, min_width=260):
-            view = strip_view(f"wb-{tab}-images", value=_strip(model, picture))
+            view = strip_view(f"wb-{tab}-images", value=_strip(tab, model, picture))
         with gr.Column(scale=0, min_width=160, elem_classes="wb-sideways"):
             data = gr.Dropdown(
                 [(HELD_OUT, picture["data"])], value=picture["data"], label="Images from", show_label=False,
@@ -124,23 +139,23 @@ def picker(tab: str, page: Page, model: str) -> Picker:
             "path": None,
         }
         picture["sample"] = picture["first"]
-        return _strip(model, picture), picture
+        return _strip(tab, model, picture), picture
 
     @guarded
     def take(model: str, picture: dict[str, Any], path: str) -> tuple[str, dict[str, Any]]:
         picture = {**picture, "path": engine.check_picture(path)}
-        return _strip(model, picture), picture
+        return _strip(tab, model, picture), picture
 
     @guarded
     def switch(model: str, before: dict[str, Any], data: str) -> tuple[str, dict[str, Any]]:
         picture = {**before, **start(model, data)}
-        return _strip(model, picture), picture
+        return _strip(tab, model, picture), picture
 
     @guarded
     def refreshed(model: str, picture: dict[str, Any]) -> tuple[Any, ...]:
         # a set that was removed, or the first one that was added
         if picture["data"] not in [data for _, data in choices(model)] and not picture["path"]:
-            return reset(model)
+            return reset(model, Asked(tab, model, None))
         return _offered(model, picture), gr.skip(), gr.skip()
 
     view.select(pick, chosen, chosen, **PRIVATE)
@@ -196,10 +211,11 @@ def _offered(model: str, picture: Mapping[str, Any]) -> gr.Dropdown:
     return gr.Dropdown(choices=options, value=picture["data"], interactive=len(options) > 1)
 
 
-def _strip(model: str, picture: Mapping[str, Any]) -> str:
+def _strip(tab: str, model: str, picture: Mapping[str, Any]) -> str:
     data, first = picture["data"], picture["first"]
     if not data:
         return empty_strip("Your image is shown." if picture["path"] else missing(model))
     images, names = engine.images(model, data, first, engine.SHOWN)
     at = -1 if picture["path"] else picture["sample"] - first
-    return strip(images, names, at, f"images {first} to {first + len(images) - 1}", f"{model} {data}")
+    place = {"tab": tab, "first": first, "data": _short(model, data), "weights": engine.known_digest(model)[:8]}
+    return strip(images, names, at, f"images {first} to {first + len(images) - 1}", f"{model} {data}", place)

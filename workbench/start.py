@@ -84,7 +84,7 @@ def model_table(rows: Sequence[Mapping[str, Any]]) -> str:
         act = '<span class="wb-note">never published</span>'
         if row["input_size"][0] != 3:
             act = '<span class="wb-note">takes no pictures</span>'
-        elif engine.at_hand(row):
+        elif engine.at_hand(name):
             act = button("Open", "open", name)
         elif busy and loading is not None and loading.about == name:
             act = button("Cancel", "cancel", name)

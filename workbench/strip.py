@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -21,16 +22,24 @@ def strip_view(elem_id: str, *, value: str) -> gr.HTML:
     )
 
 
-def strip(images: np.ndarray, names: Sequence[str], chosen: int = 0, label: str = "images", of: str = "") -> str:
+def strip(
+    images: np.ndarray,
+    names: Sequence[str],
+    chosen: int = 0,
+    label: str = "images",
+    of: str = "",
+    place: Mapping[str, Any] | None = None,
+) -> str:
     """The value of a `strip_view`: uint8 images [n 3 h w] and their names; `chosen` -1 for none.
 
     of: what they belong to. The page draws a strip anew when its value changes, and what a person chose meanwhile is no
-    part of it: the same pictures of something else have to be another value.
+    part of it: the same pictures of something else have to be another value. place: {tab, first, data, weights} for the
+    page's address, see `workbench.address`.
     """
     items = [
         {"src": pack.png_url(image.transpose(1, 2, 0)), "name": name} for image, name in zip(images, names, strict=True)
     ]
-    return pack.text({"items": items, "chosen": chosen, "label": label, "of": of})
+    return pack.text({"items": items, "chosen": chosen, "label": label, "of": of, "place": place})
 
 
 def empty_strip(words: str) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import html
 from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from workbench import calib, engine, quantize, runner, stored
+from workbench import address, calib, engine, quantize, runner, stored
 from workbench.answers import answers, answers_view, verdict
 from workbench.errors import guarded
 from workbench.page import DIMMED, PRIVATE, Page, lead
@@ -100,7 +101,7 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
         return shown(model, picture, path, seed, steps) if seen else {view: gr.skip(), said: gr.skip()}
 
     followed = [*settings, opened]
-    for event in (beside.input, seed.change, steps.release):
+    for event in (beside.input, seed.change, steps.input):
         event(look, followed, [view, said], trigger_mode="always_last", show_progress_on=[view], **DIMMED)
     pick.then(look, followed, [view, said], view)
 
@@ -112,13 +113,24 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
 
     tab.select(enter, settings, [beside, opened, noise, view, said], show_progress_on=[view], **DIMMED)
 
-    @guarded
-    def other_model(model: str, seen: bool) -> dict[Any, Any]:
-        options = menu(model, None)[0] if seen else gr.skip()
-        parts = dict(zip(pick.parts, reset(model), strict=True))
-        return {beside: options, noise: gr.Row(visible=engine.makes_pictures(model)), **parts}
+    def view_of(ask: address.Asked, model: str, seen: bool) -> tuple[Any, ...]:
+        options = gr.skip()
+        if seen or ask.values:
+            known = {Path(path).parent.name: path for _, path in choices(model) if path}
+            options = menu(model, ask.one_of("run", None, known))[0]
+        return (
+            options,
+            gr.Row(visible=engine.makes_pictures(model)),
+            ask.number("seed", gr.skip(), 0, 2**31, 1),
+            ask.number("steps", gr.skip(), 2, 40, 1),
+            *reset(model, ask),
+        )
 
-    page.model.change(other_model, [page.model, opened], [beside, noise, *pick.parts], **PRIVATE)
+    address.follow("tasks", page, view_of, [opened], [beside, noise, seed, steps, *pick.parts])
+    address.keep(page, "tasks", seed=seed, steps=steps)
+    # a run is known by its folder's name, no path is anybody's business
+    run = "(path) => { wb.address.put('tasks', ['run'], [path ? path.split('/').at(-2) : null]); }"
+    beside.change(None, beside, None, js=run, api_visibility="private")
 
     def follow(job: runner.Job, *chosen: Any) -> Iterator[dict[Any, Any]]:
         for _ in runner.follow(job):

@@ -21,20 +21,31 @@ def catalog() -> list[dict[str, Any]]:
     on `score_n` held-out images for embedded models, or as it was published (None); of shares a part of 1. `top1` and
     `top1_n` are the same of a classifier, in percent.
     """
-    rows = []
-    for name in MODELS:
-        entry = variant(name)
-        # on the meta device nothing is allocated or initialised
-        with torch.device("meta"):
-            model = entry.build(entry.config, name)
-        weights = "none" if entry.weights is None else "hub"
-        if entry.embedded:
-            weights = "embedded" if embedded_path(entry.weights or "").exists() else "none"
-        facts = card(name) or {}
-        row = {"name": name, "data": entry.data, **described(model), "weights": weights}
-        published = None if entry.top1 is None else entry.top1 / 100
-        rows.append(row | scored(facts.get(row["metric"], published), facts.get("n"), row))
-    return rows
+    return [catalog_row(name) for name in MODELS]
+
+
+def catalog_row(name: str) -> dict[str, Any]:
+    """The row of one model, which is built for it.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    entry = variant(name)
+    # on the meta device nothing is allocated or initialised
+    with torch.device("meta"):
+        model = entry.build(entry.config, name)
+    facts = card(name) or {}
+    row = {"name": name, "data": entry.data, **described(model), "weights": weights_of(name)}
+    published = None if entry.top1 is None else entry.top1 / 100
+    return row | scored(facts.get(row["metric"], published), facts.get("n"), row)
+
+
+def weights_of(name: str) -> str:
+    """Where the weights of a model are: "embedded", "hub" or "none"."""
+    entry = variant(name)
+    if entry.embedded:
+        return "embedded" if embedded_path(entry.weights or "").exists() else "none"
+    return "none" if entry.weights is None else "hub"
 
 
 def scored(score: float | None, n: int | None, row: dict[str, Any]) -> dict[str, Any]:

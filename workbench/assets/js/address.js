@@ -8,7 +8,7 @@
   const own = () => new URLSearchParams(location.search);
   const ours = (query) => [...query].filter(([key]) => !key.startsWith("__"));
 
-  let page = {}, tabs = {}, tab = "start", timer = null, readers = [], quiet = 0;
+  let page = {}, tabs = {}, tab = "start", timer = null, readers = [], quiet = 0, settled = false;
   const take = (query) => {
     const given = Object.fromEntries(ours(query));
     tab = given.tab || "start"; delete given.tab;
@@ -18,13 +18,15 @@
   take(own());
 
   const written = () => {
-    const query = new URLSearchParams(ours(own()).length ? "" : location.search);
+    const query = new URLSearchParams();
     for (const [key, value] of own()) if (key.startsWith("__")) query.set(key, value);
-    query.set("tab", tab);
+    if (tab !== "start" || own().has("tab")) query.set("tab", tab);
     for (const [key, value] of Object.entries({ ...page, ...tabs[tab] })) if (value !== null && value !== undefined && value !== "") query.set(key, value);
     return query;
   };
   const write = () => {
+    // before the page is as its address says, it has nothing to say itself
+    if (!settled) return;
     const now = written(), before = own();
     if (String(now) === String(before)) return;
     const other = [...now.keys(), ...before.keys()].some((key) => VIEWS.has(key) && now.get(key) !== before.get(key));
@@ -35,7 +37,10 @@
   const soon = () => { clearTimeout(timer); timer = setTimeout(write, 250); };
   const put = (of, names, values) => {
     const target = of ? (tabs[of] = tabs[of] || {}) : page;
-    names.forEach((name, k) => { target[name] = values[k]; });
+    names.forEach((name, k) => {
+      if (name === "model" && target.model && target.model !== values[k]) delete target.weights;
+      target[name] = values[k];
+    });
     if (!of || of === tab) soon();
   };
   const get = (of, name) => (tabs[of] || {})[name];
@@ -45,6 +50,10 @@
     read(tabs[of] || {});
   };
 
+  const here = () => {
+    const chosen = document.querySelector('#wb-tabs > .tab-wrapper [role="tab"][aria-selected="true"]');
+    return chosen ? chosen.textContent.trim().toLowerCase() : tab;
+  };
   const start = (element, props, trigger) => {
     quiet = Date.now() + 4000;
     window.addEventListener("popstate", () => {
@@ -55,13 +64,17 @@
       trigger("select", { query: Object.fromEntries(ours(own())) });
     });
     const strip = document.getElementById("wb-tabs");
-    new MutationObserver(() => {
-      const chosen = strip.querySelector(':scope > .tab-wrapper [role="tab"][aria-selected="true"]');
-      const now = chosen && chosen.textContent.trim().toLowerCase();
-      if (now && now !== tab) { tab = now; soon(); }
-    }).observe(strip, { subtree: true, attributes: true, attributeFilter: ["aria-selected"], childList: true });
+    new MutationObserver(() => { if (settled && here() !== tab) { tab = here(); soon(); } }).observe(strip, { subtree: true, attributes: true, attributeFilter: ["aria-selected"], childList: true });
     // whoever touches the page takes a step
     for (const kind of ["pointerdown", "keydown"]) document.addEventListener(kind, () => { quiet = 0; }, true);
+  };
+
+  const settle = (names, values) => {
+    names.forEach(([of, name], k) => put(of, [name], [values[k]]));
+    settled = true;
+    // a tab that was opened meanwhile, unless the address named one
+    if (!own().has("tab")) tab = here();
+    soon();
   };
 
   const copy = async () => {
@@ -73,5 +86,5 @@
     setTimeout(() => said.classList.remove("wb-on"), 4000);
   };
 
-  Object.assign(wb, { address: { start, put, get, follow, copy } });
+  Object.assign(wb, { address: { start, settle, put, get, follow, copy } });
 })();

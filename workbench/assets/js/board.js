@@ -7,6 +7,7 @@
     const root = element.querySelector(".wb-board"), id = root.dataset.key;
     const view = remembered.get(id) || { mode: "whole", patch: null, opacity: 0.8, shared: false, smooth: false, outline: true };
     remembered.set(id, view);
+    const place = id.replace(/^wb-/, "");
     let data = null, sheets = {}, hover = null;
 
     const names = ["input", "h", "h_p", "diff"], panels = {};
@@ -19,7 +20,7 @@
       panels[name].figure = make("figure", {}, make("figcaption", {}, title, note), canvas, scale);
     }
     const mode = segments("what the maps show", { whole: "Whole image", query: "One query patch" }, view.mode, (key) => setMode(key));
-    const steps = stepper("patch", (t) => { view.patch = t; if (view.mode !== "query") setMode("query"); else paint(); });
+    const steps = stepper("patch", (t) => { view.patch = t; if (view.mode !== "query") setMode("query"); else { tell(); paint(); } });
     const row = make("input", { type: "number", min: 0, "aria-label": "query row", class: "wb-row" });
     const column = make("input", { type: "number", min: 0, "aria-label": "query column", class: "wb-col" });
     for (const field of [row, column]) field.addEventListener("input", () => {
@@ -51,8 +52,10 @@
       if (key === "query" && view.patch === null && data) view.patch = Math.floor(data.grid[0] / 2) * data.grid[1] + Math.floor(data.grid[1] / 2);
       if (key === "whole") steps.stop();
       mode.set(key, false);
+      tell();
       paint();
     };
+    const tell = () => wb.address.put(place, ["patch"], [view.mode === "query" ? view.patch : null]);
     const pick = (patch) => { view.patch = patch; steps.go(patch, false); setMode(data.matrix ? "query" : "whole"); };
 
     const rowOf = (source) => {
@@ -206,6 +209,13 @@
       row.max = got.grid[0] - 1; column.max = got.grid[1] - 1;
       if (view.mode === "query" && view.patch === null) setMode("query"); else paint();
     };
+    wb.address.follow(element, place, ({ patch }) => {
+      const asked = patch === undefined ? NaN : Number(patch);
+      view.mode = Number.isInteger(asked) && asked >= 0 ? "query" : "whole";
+      if (view.mode === "query") { view.patch = asked; steps.go(asked, false); }
+      mode.set(view.mode, false);
+      paint();
+    });
     load();
     watch("value", load);
     whenThemed(element, paint);
