@@ -43,9 +43,13 @@ _BRAND = (
     "<p>Data-free quantization of Vision Mamba models</p></div></div>"
 )
 
-_THEME_BUTTON = (
-    '<button type="button" class="wb-small" aria-label="light or dark" title="light or dark" '
-    'onclick="wb.toggleTheme()">◐</button>'
+_TOOLS = (
+    '<div class="wb-topacts"><button type="button" class="wb-small" id="wb-link" onclick="wb.address.copy()" '
+    'title="a link that opens this view">Copy link</button>'
+    '<button type="button" class="wb-small" id="wb-saveview" onclick="wb.save.view()" '
+    'title="this view as one HTML file that opens anywhere">Save view</button>'
+    '<button type="button" class="wb-small" id="wb-theme" onclick="wb.toggleTheme()" aria-label="light or dark" '
+    'title="light or dark">◐</button></div>'
 )
 
 
@@ -64,8 +68,7 @@ def build() -> gr.Blocks:
                 [model], value=model, show_label=False, label="Model", container=False, filterable=False,
                 elem_id="wb-model", min_width=190, scale=0,
             )  # fmt: skip
-            link = gr.Button("Copy link", size="sm", elem_id="wb-link", min_width=84, scale=0)
-            gr.HTML(_THEME_BUTTON, elem_id="wb-theme", apply_default_css=False)
+            gr.HTML(_TOOLS, elem_id="wb-tools", apply_default_css=False)
         # not inside the tabs, which count all that is in them
         brought, wanted = gr.State(0), gr.State({})
         reader = address.reader()
@@ -91,7 +94,6 @@ def build() -> gr.Blocks:
             with gr.Tab("Paper", id="paper"):
                 claims = paper.build(page)
 
-        link.click(None, None, None, js="() => wb.address.copy()", api_visibility="private")
         whole.load(None, None, None, js="() => wb.applyTheme()", api_visibility="private")
         opened = whole.load(_opened, [chosen, kept, page.brought], [chosen, page.brought, tabs, wanted], **PRIVATE)
         reader.select(_asked, [chosen, wanted], [chosen, tabs, wanted], **PRIVATE)

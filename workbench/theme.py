@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import gradio as gr
@@ -142,11 +143,13 @@ THEME = gr.themes.Base(
 )
 
 CSS = (_ASSETS / "wb.css").read_text("utf-8")
-_PARTS = ("base", "plot", "board", "stepmap", "answers", "strip", "acts", "page", "address")
+_PARTS = ("base", "plot", "board", "stepmap", "answers", "strip", "acts", "page", "address", "save")
 """Scripts of the page, the one that the others rest on first."""
 SCRIPT = "\n".join((_ASSETS / "js" / f"{name}.js").read_text("utf-8") for name in _PARTS)
+# a view that is saved takes its looks along
+_LOOKS = f"wb.css = {json.dumps(CSS).replace('</', '<' + chr(92) + '/')};"
 _OUTER = (_ASSETS / "page.css").read_text("utf-8")
-HEAD = f"<style>\n{_OUTER}\n</style>\n<script>\n{SCRIPT}\n</script>"
+HEAD = f"<style>\n{_OUTER}\n</style>\n<script>\n{SCRIPT}\n{_LOOKS}\n</script>"
 ICON = str(_ASSETS / "icon.svg")
 
 LOGO = (_ASSETS / "icon.svg").read_text("utf-8")

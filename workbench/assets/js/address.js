@@ -63,8 +63,9 @@
       for (const { of, read } of readers) if (of === tab) read(tabs[of]);
       trigger("select", { query: Object.fromEntries(ours(own())) });
     });
-    const strip = document.getElementById("wb-tabs");
-    new MutationObserver(() => { if (settled && here() !== tab) { tab = here(); soon(); } }).observe(strip, { subtree: true, attributes: true, attributeFilter: ["aria-selected"], childList: true });
+    // the tabs may come later than this
+    new MutationObserver(() => { if (settled && here() !== tab) { tab = here(); soon(); } })
+      .observe(document.body, { subtree: true, attributes: true, attributeFilter: ["aria-selected"] });
     // whoever touches the page takes a step
     for (const kind of ["pointerdown", "keydown"]) document.addEventListener(kind, () => { quiet = 0; }, true);
   };
@@ -77,6 +78,8 @@
     soon();
   };
 
+  const values = () => Object.fromEntries([["tab", tab], ...ours(written()).filter(([key]) => key !== "tab")]);
+
   const copy = async () => {
     write();
     const said = document.getElementById("wb-copied") || document.body.appendChild(make("div", { id: "wb-copied", role: "status" }));
@@ -86,5 +89,5 @@
     setTimeout(() => said.classList.remove("wb-on"), 4000);
   };
 
-  Object.assign(wb, { address: { start, settle, put, get, follow, copy } });
+  Object.assign(wb, { address: { start, settle, take, values, put, get, follow, copy } });
 })();

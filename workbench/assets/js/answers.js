@@ -1,7 +1,7 @@
 // Answers of a model to one image.
 (() => {
   "use strict";
-  const { bytes, words, clamp, tone, whenThemed, HEAT, make, fit, sheet, download, segments, remembered, stepper } = wb.kit;
+  const { bytes, words, clamp, tone, whenThemed, HEAT, make, fit, sheet, segments, remembered, stepper } = wb.kit;
 
   const answers = (element, props, trigger, watch) => {
     const root = element.querySelector(".wb-answers"), id = root.dataset.key;
@@ -33,13 +33,7 @@
       context.drawImage(image, 0, 0, width, height);
       return [context, width, height];
     };
-    const save = (canvases) => make("button", { type: "button", class: "wb-small", onclick: () => {
-      const gap = 12, width = canvases.reduce((sum, c) => sum + c.width + gap, -gap), out = document.createElement("canvas");
-      out.width = width; out.height = Math.max(...canvases.map((c) => c.height));
-      let x = 0;
-      for (const canvas of canvases) { out.getContext("2d").drawImage(canvas, x, 0); x += canvas.width + gap; }
-      download(out, "answers.png");
-    } }, "Save PNG");
+    const save = (canvases, rows) => wb.save.canvases("ouro-answers", () => data.panels.map((panel) => [panel.title, canvases[panel.key]]), rows);
 
     // a class for every pixel
     const segmentation = () => {
@@ -95,7 +89,10 @@
         });
       }
       if (view.cell !== null && view.cell >= data.size[0] * data.size[1]) view.cell = null;
-      return [make("div", { class: "wb-tools" }, mode.group, make("label", { class: "wb-slide" }, "Opacity", opacity), save(Object.values(canvases))),
+      return [make("div", { class: "wb-tools" }, mode.group, make("label", { class: "wb-slide" }, "Opacity", opacity), save(canvases, () => {
+        const keys = sides.map((panel) => panel.key), W = data.size[1];
+        return [["row", "column", ...keys], ...Array.from(float, (_, i) => [Math.floor(i / W), i % W, ...keys.map((key) => nameOf(data.classes[key][i]))])];
+      })),
         make("div", { class: "wb-panels" }, ...figures, ...(data.none ? [blank()] : [])), legend(data.there), read];
     };
 
@@ -139,7 +136,8 @@
         }
       };
       const seen = [...new Set(Object.values(data.boxes).flat().map((row) => row[4]))].sort((a, b) => a - b);
-      return [make("div", { class: "wb-tools" }, make("label", { class: "wb-slide" }, "Boxes from score", least, said), save(Object.values(canvases))),
+      return [make("div", { class: "wb-tools" }, make("label", { class: "wb-slide" }, "Boxes from score", least, said), save(canvases, () => [["side", "class", "score", "x0", "y0", "x1", "y1"],
+        ...Object.keys(data.boxes).flatMap((key) => kept(key).map((row) => [key, nameOf(row[4]), key === "truth" ? "" : row[5], ...row.slice(0, 4)]))])),
         make("div", { class: "wb-panels" }, ...data.panels.map((panel) => figureOf(panel, canvases[panel.key])), ...(data.none ? [blank()] : [])), legend(seen)];
     };
 

@@ -78,11 +78,6 @@
     context.putImageData(pixels, 0, 0);
     return canvas;
   };
-  const download = (canvas, name) => canvas.toBlob((blob) => {
-    const link = make("a", { href: URL.createObjectURL(blob), download: name });
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-  });
   const segments = (label, names, chosen, choose) => {
     const group = make("div", { class: "wb-seg", role: "radiogroup", "aria-label": label });
     const buttons = Object.entries(names).map(([key, text]) => make("button", {
@@ -159,5 +154,6 @@
     return { bar, go, key, stop, setCount: (n) => { count = Math.max(1, n); range.max = number.max = count - 1; go(Math.min(at, count - 1), false); } };
   };
 
-  window.wb = { kit: { bytes, floats, words, clamp, format, extent, dark, tone, whenThemed, ramp, HEAT, GRAY, SPLIT, shade, make, fit, sheet, download, segments, remembered, stepper } };
+  // what is running here, for a view that is saved
+  window.wb = { source: document.currentScript.textContent, kit: { bytes, floats, words, clamp, format, extent, dark, tone, whenThemed, ramp, HEAT, GRAY, SPLIT, shade, make, fit, sheet, segments, remembered, stepper } };
 })();

@@ -1,7 +1,7 @@
 // The attention board.
 (() => {
   "use strict";
-  const { bytes, floats, words, clamp, format, extent, dark, tone, whenThemed, HEAT, SPLIT, shade, make, fit, sheet, download, segments, remembered, stepper } = wb.kit;
+  const { bytes, floats, words, clamp, format, extent, dark, tone, whenThemed, HEAT, SPLIT, shade, make, fit, sheet, segments, remembered, stepper } = wb.kit;
 
   const board = (element, props, trigger, watch) => {
     const root = element.querySelector(".wb-board"), id = root.dataset.key;
@@ -36,7 +36,12 @@
       box.checked = view[key];
       return make("label", { class: "wb-check" }, box, text);
     };
-    const save = make("button", { type: "button", class: "wb-small", onclick: () => exportPng() }, "Save PNG");
+    const save = wb.save.canvases("ouro-attention",
+      () => names.map((name) => [`${data.titles[name]}  ${data.notes[name] || ""}`, panels[name].canvas]),
+      () => {
+        const { raw, diff } = shown(), W = data.grid[1];
+        return [["row", "column", "h", "h_p", "difference of the scaled maps"], ...Array.from(diff, (far, i) => [Math.floor(i / W), i % W, raw.h[i], raw.h_p[i], far])];
+      });
     const read = make("p", { class: "wb-read", "aria-live": "polite" });
     const query = make("div", { class: "wb-query" }, steps.bar,
       make("span", { class: "wb-rc" }, make("label", {}, "row ", row), make("label", {}, "column ", column)));
@@ -173,20 +178,6 @@
       });
     }
     query.addEventListener("keydown", (event) => { if (event.target !== row && event.target !== column) steps.key(event); });
-    const exportPng = () => {
-      const sources = names.map((name) => panels[name].canvas), gap = 12, head = 30;
-      const canvas = make("canvas");
-      canvas.width = sources.reduce((sum, s) => sum + s.width + gap, -gap); canvas.height = sources[0].height + head;
-      const context = canvas.getContext("2d");
-      context.fillStyle = dark() ? "#1d1b18" : "#ffffff"; context.fillRect(0, 0, canvas.width, canvas.height);
-      context.fillStyle = tone("text"); context.font = "16px system-ui, sans-serif";
-      let x = 0;
-      sources.forEach((s, i) => {
-        context.fillText(`${data.titles[names[i]]}  ${data.notes[names[i]] || ""}`, x + 2, 20);
-        context.drawImage(s, x, head); x += s.width + gap;
-      });
-      download(canvas, "ouro-attention.png");
-    };
     const load = () => {
       root.hidden = !props.value;
       if (!props.value) return;

@@ -12,10 +12,12 @@
   const plot = (element, props, trigger, watch) => {
     const node = element.querySelector(".wb-plot"), empty = element.querySelector(".wb-empty");
     let bound = false;
+    const saved = wb.save.chart(node, () => JSON.parse(props.value));
+    element.append(saved);
     const draw = () => {
       const figure = props.value ? JSON.parse(props.value) : {};
       const filled = Boolean(figure.data);
-      node.hidden = !filled; empty.hidden = filled;
+      node.hidden = saved.hidden = !filled; empty.hidden = filled;
       if (!filled) { empty.textContent = figure.empty || ""; return; }
       node.setAttribute("aria-label", figure.alt || "plot");
       const axis = { gridcolor: tone("grid"), zerolinecolor: tone("grid"), linecolor: tone("grid"), tickcolor: tone("grid") };
@@ -31,9 +33,7 @@
       layout.xaxis = { ...axis, ...layout.xaxis }; layout.yaxis = { ...axis, ...layout.yaxis };
       if (figure.height) { node.style.height = `${figure.height}px`; layout.height = figure.height; }
       window.Plotly.react(node, colored(figure.data), layout, {
-        responsive: false, displaylogo: false, displayModeBar: "hover",
-        modeBarButtons: [["toImage"]],
-        toImageButtonOptions: { format: "png", scale: 2, filename: figure.name || "ouro" },
+        responsive: false, displaylogo: false, displayModeBar: false,
       }).then(() => {
         if (bound) return;
         bound = true;

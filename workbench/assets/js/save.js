@@ -1,0 +1,128 @@
+// What leaves the page: a figure as PNG, SVG or CSV, and the whole view as one HTML file that needs neither server nor network.
+(() => {
+  "use strict";
+  const { make, dark, tone } = wb.kit;
+  const VIEWS = ["plot", "board", "stepmap", "answers"];
+
+  const file = (name, content, type) => {
+    const link = make("a", { href: URL.createObjectURL(new Blob([content], { type })), download: name });
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+  };
+  const escaped = (text) => String(text).replace(/[&<>"]/g, (c) => ({ "&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;" })[c]);
+
+  // ---- canvases side by side, each under its title ---------------------------------------------------------------
+  const GAP = 12, HEAD = 30;
+  const laid = (panels) => {
+    let x = 0;
+    const places = panels.map(([title, canvas]) => { const at = x; x += canvas.width + GAP; return { title, canvas, x: at }; });
+    return { places, width: x - GAP, height: HEAD + Math.max(...panels.map(([, canvas]) => canvas.height)) };
+  };
+  const ground = () => (dark() ? "#1d1b18" : "#ffffff");
+  const png = (name, panels) => {
+    const { places, width, height } = laid(panels), out = make("canvas");
+    out.width = width; out.height = height;
+    const context = out.getContext("2d");
+    context.fillStyle = ground(); context.fillRect(0, 0, width, height);
+    context.fillStyle = tone("text"); context.font = "16px system-ui, sans-serif";
+    for (const { title, canvas, x } of places) { context.fillText(title, x + 2, 20); context.drawImage(canvas, x, HEAD); }
+    out.toBlob((blob) => file(`${name}.png`, blob, "image/png"));
+  };
+  const svg = (name, panels) => {
+    const { places, width, height } = laid(panels);
+    const parts = places.map(({ title, canvas, x }) => `<text x="${x + 2}" y="20">${escaped(title)}</text>`
+      + `<image x="${x}" y="${HEAD}" width="${canvas.width}" height="${canvas.height}" style="image-rendering:pixelated" href="${canvas.toDataURL("image/png")}"/>`);
+    file(`${name}.svg`, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" width="${width}" height="${height}" `
+      + `font-family="system-ui, sans-serif" font-size="16" fill="${tone("text")}"><rect width="100%" height="100%" fill="${ground()}"/>${parts.join("")}</svg>`, "image/svg+xml");
+  };
+
+  // ---- numbers ---------------------------------------------------------------------------------------------------
+  const csv = (name, rows) => {
+    const cell = (value) => (value === null || value === undefined ? "" : /[",\n]/.test(String(value)) ? `"${String(value).replace(/"/g, '""')}"` : String(value));
+    file(`${name}.csv`, `${rows.map((row) => row.map(cell).join(",")).join("\n")}\n`, "text/csv");
+  };
+  // what a chart is drawn from: a row for every point, a cell of a heat map is one
+  const points = (figure) => {
+    const axis = (key, other) => figure.layout?.[key]?.title?.text || other;
+    const head = ["trace", axis("xaxis", "x"), axis("yaxis", "y"), "z", "x_low", "x_high", "y_low", "y_high"], rows = [];
+    const ends = (value, error, k) => (!error?.array || typeof value !== "number" ? ["", ""] : [value - (error.arrayminus || error.array)[k], value + error.array[k]]);
+    for (const trace of figure.data) {
+      const name = (trace.name || "").replace(/<[^>]+>/g, "");
+      if (trace.z) trace.z.forEach((row, i) => row.forEach((z, j) => rows.push([name, trace.x?.[j] ?? j, trace.y?.[i] ?? i, z, "", "", "", ""])));
+      else if (trace.mode !== "text") for (let k = 0; k < Math.max(trace.x?.length ?? 0, trace.y?.length ?? 0); k++) {
+        const x = trace.x?.[k] ?? k, y = trace.y?.[k] ?? k;
+        rows.push([name, x, y, "", ...ends(x, trace.error_x, k), ...ends(y, trace.error_y, k)]);
+      }
+    }
+    const used = head.map((_, k) => k < 3 || rows.some((row) => row[k] !== ""));
+    return [head, ...rows].map((row) => row.filter((_, k) => used[k]));
+  };
+
+  // ---- the menu of a figure --------------------------------------------------------------------------------------
+  const menu = (actions) => {
+    const box = make("details", { class: "wb-save" });
+    const items = Object.entries(actions).map(([words, act]) => make("button", { type: "button", onclick: () => { act(); box.open = false; } }, words));
+    box.append(make("summary", { "aria-label": "save this figure" }, "Save"), make("div", {}, ...items));
+    box.addEventListener("keydown", (event) => {
+      event.stopPropagation();
+      if (event.key === "Escape") { box.open = false; box.firstChild.focus(); }
+    });
+    box.addEventListener("focusout", (event) => { if (!box.contains(event.relatedTarget)) box.open = false; });
+    return box;
+  };
+  const canvases = (name, panels, rows) => menu({
+    PNG: () => png(name, panels()), SVG: () => svg(name, panels()), CSV: () => csv(name, rows()),
+  });
+  const chart = (node, figure) => menu({
+    PNG: () => window.Plotly.downloadImage(node, { format: "png", scale: 2, filename: figure().name }),
+    SVG: () => window.Plotly.downloadImage(node, { format: "svg", filename: figure().name }),
+    CSV: () => csv(figure().name, points(figure())),
+  });
+
+  // ---- the view as one file --------------------------------------------------------------------------------------
+  let live = [];
+  for (const kind of VIEWS) {
+    const mount = wb[kind];
+    wb[kind] = (element, props, trigger, watch) => {
+      live = live.filter((one) => one.element.isConnected);
+      live.push({ kind, element, props });
+      mount(element, props, trigger, watch);
+    };
+  }
+  // spelled so that no parser of HTML takes them for tags while they stand in a script
+  const OPEN = "<" + "script", CLOSE = "</" + "script>";
+  const inline = (script) => script.replace(/<(\/script|!--)/gi, "<\\$1");
+  const view = async () => {
+    const seen = (element) => element.offsetParent !== null;
+    const panel = [...document.querySelectorAll('#wb-tabs [role="tabpanel"]')].find(seen);
+    const of = (element) => live.find((one) => one.element === element || element.contains(one.element));
+    const blocks = [...panel.querySelectorAll(".html-container")].filter(seen).map((element) => {
+      const one = of(element);
+      if (!one) {
+        const copy = element.cloneNode(true);
+        copy.querySelectorAll("button, input, select, .wb-strip, .wb-job").forEach((node) => node.remove());
+        return copy.textContent.trim() || copy.querySelector("img, svg") ? `<section>${copy.innerHTML}</section>` : "";
+      }
+      if (!one.props.value) return "";
+      const key = one.element.querySelector("[data-key]")?.dataset.key || "";
+      const shell = one.kind === "plot" ? '<div class="wb-plot" role="img" hidden></div><div class="wb-empty"></div>' : `<div class="wb-${one.kind}" data-key="${key}"></div>`;
+      return `<section data-kind="${one.kind}">${shell}${OPEN} type="application/json">${one.props.value.replace(/</g, "\\u003c")}${CLOSE}</section>`;
+    });
+    const { css } = wb, style = getComputedStyle(document.querySelector(".gradio-container"));
+    const names = new Set([...css.matchAll(/var\((--(?!wb-)[a-z-]+)/g)].map((match) => match[1]));
+    const tokens = [...names].map((name) => `${name}: ${style.getPropertyValue(name).trim()};`).join(" ");
+    const plotly = live.some((one) => one.kind === "plot" && seen(one.element)) ? await (await fetch(document.querySelector('script[src*="plotly.min.js"]').src)).text() : "";
+    const values = wb.address.values(), title = `${values.tab} · ${values.model || ""}`;
+    const facts = Object.entries(values).map(([key, value]) => `<div><dt>${escaped(key)}</dt><dd>${escaped(value)}</dd></div>`).join("");
+    const mount = `wb.address.take(new URLSearchParams(${JSON.stringify(new URLSearchParams(values).toString())}));`
+      + 'for (const s of document.querySelectorAll("section[data-kind]")) wb[s.dataset.kind](s, { value: s.querySelector("script").textContent }, () => {}, () => {});';
+    file(`ouro-${values.tab}-${values.model || "page"}.html`, `<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">`
+      + `<title>${escaped(title)} · Ouro Workbench</title><style>:root { ${tokens} } body { margin: 0 auto; max-width: 1320px; padding: 20px; background: ${style.getPropertyValue("--body-background-fill")}; `
+      + `color: var(--wb-text); font: 15px/1.5 system-ui, sans-serif; } section { margin: 0 0 18px; }\n${css}</style></head><body class="${dark() ? "dark" : ""}">`
+      + `<header><h1 class="wb-title">${escaped(title)}</h1><dl class="wb-dl">${facts}</dl><p class="wb-note">Saved from Ouro Workbench on ${new Date().toISOString().slice(0, 10)}. `
+      + `The same view: <code>${escaped(`?${new URLSearchParams(values)}`)}</code></p></header>`
+      + `<main>${blocks.join("\n")}</main>${plotly ? `${OPEN}>${inline(plotly)}${CLOSE}` : ""}${OPEN}>${inline(wb.source)}${CLOSE}${OPEN}>${inline(mount)}${CLOSE}</body></html>`, "text/html");
+  };
+
+  Object.assign(wb, { save: { canvases, chart, csv, view } });
+})();
