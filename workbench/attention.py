@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -20,6 +20,10 @@ from workbench.plot import figure, nothing, plot_view
 KIND = "attention scores"
 WINDOWS = (3, 5, 7)
 UNKNOWN = "A score needs to know where the one object of an image is, which is known of scenes and digits."
+WORSE = (
+    "That h_p finds an object worse than h is common on these models: Paper counts how often, under figure 1. What the paper "
+    "claims of h_p is that images generated with it are good to calibrate on."
+)
 DIRECTIONS = {"both": "all directions", "forward": "forward scan", "backward": "backward scan"}
 REDUCTIONS = {
     "received": "attention received",
@@ -68,15 +72,51 @@ def table_rows(result: engine.Result, direction: str, reduction: str) -> list[Ma
     return [row for row in result.values["table"] if (row["direction"], row["reduction"]) in wanted]
 
 
+def maps_of(result: engine.Result, layer: int, direction: str, reduction: str) -> dict[str, np.ndarray]:
+    """The maps of h and h_p, and that of delta, which has one reduction only, where it is known."""
+    arrays, place = result.arrays, f"map/{layer}/{direction}"
+    maps = {source: arrays[f"{place}/{source}/{reduction}"] for source in ("h", "h_p")}
+    delta = arrays.get(f"{place}/delta/mean")
+    return maps if delta is None else {**maps, "delta": delta}
+
+
+def alike(result: engine.Result, layer: int, direction: str, reduction: str) -> str:
+    """How far the maps of h and h_p are spread and how alike they are, in a sentence."""
+    maps = maps_of(result, layer, direction, reduction)
+    h, h_p = (maps[source].astype(np.float64).ravel() for source in ("h", "h_p"))
+    spread = f"h {entropy(h):.2f}, h_p {entropy(h_p):.2f}"
+    cosine = h @ h_p / max(float(np.linalg.norm(h) * np.linalg.norm(h_p)), 1e-30)
+    far = [reach(result.arrays[f"matrix/{source}"], result.values["grid"]) for source in ("h", "h_p")]
+    return (
+        f"Entropy of the maps, where an even one has 1: {spread}. Their cosine is {cosine:.2f}. "
+        f"A patch looks {far[0]:.1f} patches far in h and {far[1]:.1f} in h_p, all directions together."
+    )
+
+
+def entropy(values: np.ndarray) -> float:
+    """Entropy of a map as shares of its sum, over that of an even map; of one cell or an empty map 0."""
+    shares = np.abs(values) / max(float(np.abs(values).sum()), 1e-30)
+    known = shares[shares > 0]
+    return float(-(known * np.log(known)).sum() / np.log(len(values))) if len(values) > 1 else 0.0
+
+
+def reach(matrix: np.ndarray, grid: Sequence[int]) -> float:
+    """Mean distance, in patches, between a patch and what it attends to: of a matrix [P P], row = the patch that attends."""
+    places = np.stack(np.unravel_index(np.arange(len(matrix)), tuple(grid)), axis=1)
+    far = np.linalg.norm(places[:, None] - places[None], axis=2)
+    weights = np.abs(matrix)
+    return float((weights * far).sum() / max(float(weights.sum()), 1e-30))
+
+
 def board_value(result: engine.Result, layer: int, direction: str, reduction: str, image_name: str) -> str:
     """The board of one layer."""
-    maps = {source: result.arrays[f"map/{layer}/{direction}/{source}/{reduction}"] for source in ("h", "h_p")}
+    maps = maps_of(result, layer, direction, reduction)
     # signed by how a patch is read; as everywhere, what is shown is how much
     matrices = {source: np.abs(result.arrays[f"matrix/{source}"]) for source in ("h", "h_p")}
     auroc = {row["source"]: row["auroc"] for row in table_rows(result, direction, reduction) if row["layer"] == layer}
-    notes = {source: f"AUROC {auroc[source]:.2f}" for source in ("h", "h_p") if auroc.get(source) is not None}
-    if len(notes) == 2:
-        notes["diff"] = f"{auroc['h_p'] - auroc['h']:+.2f}".replace("-", "−")
+    notes = {source: f"AUROC {auroc[source]:.2f}" for source in maps if auroc.get(source) is not None}
+    if {"h", "h_p"} <= notes.keys():
+        notes["diff"] = f"AUROC {auroc['h_p'] - auroc['h']:+.2f}".replace("-", "−")
     return board(
         result.arrays["image"],
         maps,
@@ -173,16 +213,20 @@ def verdict(result: engine.Result, layer: int, direction: str, reduction: str) -
     place = f"Layer {layer}, {DIRECTIONS.get(direction, direction)}"
     seen = takes(result.values)
     h, h_p = auroc.get("h"), auroc.get("h_p")
+    known = alike(result, layer, direction, reduction)
     if h is None or h_p is None:
-        return f'<p class="wb-lead">{place}: {html.escape(REDUCTIONS.get(reduction, reduction))}. {seen}</p>'
+        words = html.escape(REDUCTIONS.get(reduction, reduction))
+        return f'<p class="wb-lead">{place}: {words}. {seen}</p><p class="wb-note">{known}</p>'
     gap = h_p - h
     word = "better than" if gap > 0.005 else "worse than" if gap < -0.005 else "as well as"
     finding = f"h_p separates the object from the background <b>{word}</b> h"
+    context = " " + WORSE if gap < -0.005 else ""
     if max(h, h_p) < 0.5:
         finding = "<b>neither</b> h_p nor h attends more to the object than to the background"
     return (
         f'<p class="wb-lead">{place}: on this image {finding}, '
         f"AUROC <b>{h_p:.2f}</b> against <b>{h:.2f}</b> (0.5 is chance). {seen}</p>"
+        f'<p class="wb-note">{known}{context}</p>'
     )
 
 

@@ -1,4 +1,4 @@
-"""The attention board: image, h, h_p and their difference side by side, and what any one patch attends to.
+"""The attention board: image, h, h_p, their difference and Delta side by side, and what any one patch attends to.
 
 All of it is sent once; choosing a patch, playing through patches and every display option stay in the browser.
 """
@@ -42,7 +42,7 @@ def board(
 
     Args:
         image: uint8 [3 h w].
-        maps: "h" and "h_p", float [H W].
+        maps: "h" and "h_p", float [H W]; "delta" beside them, if it is known.
         matrices: the same names, [P P], row = the patch that attends; left out above MATRIX_LIMIT patches.
         mask: where the object is, [h w], if anybody knows.
         place, reduction: which scan and how it was summed up, for the spoken label.
@@ -53,9 +53,15 @@ def board(
         "image": pack.pixels(image),
         "size": image.shape[1:],
         "grid": (H, W),
-        "maps": {name: pack.b64(maps[name], "f4") for name in ("h", "h_p")},
+        "maps": {name: pack.b64(values, "f4") for name, values in maps.items()},
         "mask": None if mask is None else pack.b64(mask > 0, "u1"),
-        "titles": {"input": "Input", "h": "h, as it is", "h_p": "h_p, patched", "diff": "h_p − h"},
+        "titles": {
+            "input": "Input",
+            "h": "h, as it is",
+            "h_p": "h_p, patched",
+            "diff": "Scaled h_p − h",
+            "delta": "Δ, step size",
+        },
         "notes": dict(notes or {}),
         "image_name": image_name,
         "place": place,

@@ -10,7 +10,8 @@
     const place = id.replace(/^wb-/, "");
     let data = null, sheets = {}, hover = null;
 
-    const names = ["input", "h", "h_p", "diff"], panels = {};
+    const names = ["input", "h", "h_p", "diff", "delta"], panels = {};
+    const there = () => names.filter((name) => name !== "delta" || data.maps.delta);
     for (const name of names) {
       const canvas = make("canvas", { role: "img", id: `${id}-${name === "h_p" ? "hp" : name}`, tabindex: name === "input" ? 0 : -1 });
       const note = make("span", { class: "wb-note" }), title = make("b"), low = make("span"), high = make("span");
@@ -37,10 +38,11 @@
       return make("label", { class: "wb-check" }, box, text);
     };
     const save = wb.save.canvases("ouro-attention",
-      () => names.map((name) => [`${data.titles[name]}  ${data.notes[name] || ""}`, panels[name].canvas]),
+      () => there().map((name) => [`${data.titles[name]}  ${data.notes[name] || ""}`, panels[name].canvas]),
       () => {
         const { raw, diff } = shown(), W = data.grid[1];
-        return [["row", "column", "h", "h_p", "difference of the scaled maps"], ...Array.from(diff, (far, i) => [Math.floor(i / W), i % W, raw.h[i], raw.h_p[i], far])];
+        const { delta } = data.maps, head = ["row", "column", "h", "h_p", "difference of the scaled maps"];
+        return [delta ? [...head, "delta"] : head, ...Array.from(diff, (far, i) => [Math.floor(i / W), i % W, raw.h[i], raw.h_p[i], far, ...(delta ? [delta[i]] : [])])];
       });
     const read = make("p", { class: "wb-read", "aria-live": "polite" });
     const query = make("div", { class: "wb-query" }, steps.bar,
@@ -77,6 +79,8 @@
       const unit = (values, [lo, hi]) => Float32Array.from(values, (v) => (hi > lo ? (v - lo) / (hi - lo) : 0));
       const ranges = { h: view.shared ? both : a, h_p: view.shared ? both : b };
       const units = { h: unit(h, ranges.h), h_p: unit(h_p, ranges.h_p) };
+      // a patch has one Delta, whichever patch asks
+      if (data.maps.delta) { ranges.delta = extent(data.maps.delta); units.delta = unit(data.maps.delta, ranges.delta); }
       const diff = units.h_p.map((v, i) => v - units.h[i]);
       const top = Math.max(1e-9, ...diff.map(Math.abs));
       return { raw: { h, h_p }, ranges, units, diff, top };
@@ -121,8 +125,10 @@
       if (!data || !grid.clientWidth) return;
       const now = shown(), split = SPLIT[shade()], asked = view.mode === "query" && data.matrix;
       const [H, W] = data.grid, r = Math.floor((view.patch ?? 0) / W), c = (view.patch ?? 0) % W;
-      const images = { h: heat(now.units.h, HEAT), h_p: heat(now.units.h_p, HEAT), diff: heat(now.diff.map((v) => 0.5 + (0.5 * v) / now.top), split) };
-      for (const name of names) {
+      const images = { h: heat(now.units.h, HEAT), h_p: heat(now.units.h_p, HEAT), diff: heat(now.diff.map((v) => 0.5 + (0.5 * v) / now.top), split), ...(data.maps.delta ? { delta: heat(now.units.delta, HEAT) } : {}) };
+      grid.classList.toggle("wb-five", Boolean(data.maps.delta));
+      panels.delta.figure.hidden = !data.maps.delta;
+      for (const name of there()) {
         const panel = panels[name], height = (panel.canvas.clientWidth * data.size[0]) / data.size[1];
         const [context, width] = fit(panel.canvas, height);
         context.imageSmoothingEnabled = false;
@@ -136,14 +142,15 @@
         if (asked) mark(context, view.patch, width, height, true);
         if (hover !== null) mark(context, hover, width, height, false);
         panel.title.textContent = data.titles[name];
-        panel.note.textContent = asked && name !== "input" ? "" : data.notes[name] || "";
-        const where = asked ? `all directions, what the patch in row ${r}, column ${c} attends to` : `${data.place.split(", ").slice(1).join(", ")}, ${data.reduction}`;
+        panel.note.textContent = asked && !["input", "delta"].includes(name) ? "" : data.notes[name] || "";
+        const where = asked && name !== "delta" ? `all directions, what the patch in row ${r}, column ${c} attends to` : `${data.place.split(", ").slice(1).join(", ")}, ${data.reduction}`;
         panel.canvas.setAttribute("aria-label", `${data.titles[name]}${name === "input" ? `: ${data.image_name}` : `, ${data.place.split(", ")[0]}, ${where}`}`);
       }
       panels.input.scale.style.visibility = "hidden";
       colorbar(panels.h, HEAT, ...now.ranges.h);
       colorbar(panels.h_p, HEAT, ...now.ranges.h_p);
       colorbar(panels.diff, split, -now.top, now.top);
+      if (data.maps.delta) colorbar(panels.delta, HEAT, ...now.ranges.delta);
       query.hidden = !data.matrix;
       query.classList.toggle("wb-off", !asked);
       outline.hidden = !data.mask;
@@ -154,7 +161,7 @@
       const at = hover ?? (asked ? view.patch : null);
       if (at !== null) {
         const [y, x] = [Math.floor(at / W), at % W];
-        read.textContent = `row ${y}, column ${x}:  h ${format(now.raw.h[at])}   h_p ${format(now.raw.h_p[at])}   difference of the scaled maps ${format(now.diff[at])}`;
+        read.textContent = `row ${y}, column ${x}:  h ${format(now.raw.h[at])}   h_p ${format(now.raw.h_p[at])}   difference of the scaled maps ${format(now.diff[at])}${data.maps.delta ? `   Δ ${format(data.maps.delta[at])}` : ""}`;
       } else read.textContent = data.matrix ? "Click a patch in any panel, or press ▶, to see what that one patch attends to." : "Point at a patch to read its values.";
     };
     const patchAt = (event) => {
