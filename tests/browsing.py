@@ -60,7 +60,9 @@ def started(command: list[str], home: Path) -> Iterator[str]:
 class Visit:
     """A page of the app that remembers what went wrong in it."""
 
-    def __init__(self, browser, url: str, *, width: int = 1280, height: int = 900, theme: str = "light") -> None:
+    def __init__(
+        self, browser, url: str, *, width: int = 1280, height: int = 900, theme: str = "light", query: str = ""
+    ) -> None:
         self.page = browser.new_page(viewport={"width": width, "height": height})
         # the first answers import the library, which takes its time on busy cores
         self.page.set_default_timeout(60_000)
@@ -68,7 +70,8 @@ class Visit:
         self.page.on("console", lambda message: self._note(message.type == "error", f"console: {message.text}"))
         self.page.on("pageerror", lambda error: self._note(True, f"error: {error}"))
         self.page.on("request", lambda request: self._note(self._outside(request.url), f"request: {request.url}"))
-        self.page.goto(f"{url}?__theme={theme}")
+        # a query of one's own says all there is to say
+        self.page.goto(f"{url}?{query or f'__theme={theme}'}")
         self.page.wait_for_selector("#wb-tabs button[role=tab]")
 
     def _note(self, bad: bool, words: str) -> None:

@@ -96,7 +96,7 @@ def build() -> gr.Blocks:
 
         whole.load(None, None, None, js="() => wb.applyTheme()", api_visibility="private")
         opened = whole.load(_opened, [chosen, kept, page.brought], [chosen, page.brought, tabs, wanted], **PRIVATE)
-        reader.select(_asked, [chosen, wanted], [chosen, tabs, wanted], **PRIVATE)
+        reader.select(_asked, [chosen, wanted], [chosen, tabs, wanted], trigger_mode="always_last", **PRIVATE)
         address.keep(page, "", model=chosen)
         address.settle(page, opened)
         page.brought.change(_offered, chosen, chosen, **PRIVATE)

@@ -13,12 +13,14 @@ from workbench import address, engine, runner
 from workbench.answers import takes
 from workbench.board import attention_board, board
 from workbench.errors import guarded
-from workbench.page import DIMMED, PRIVATE, Page, lead, title
+from workbench.page import DIMMED, PRIVATE, Page, lead, signed, title
 from workbench.pictures import missing, name_of, picker, reset, source_of, start, there
 from workbench.plot import figure, nothing, plot_view
 
 KIND = "attention scores"
 WINDOWS = (3, 5, 7)
+CALLED = {"delta": "Δ"}
+"""Source of a map -> its name on the page, where it has another one."""
 UNKNOWN = "A score needs to know where the one object of an image is, which is known of scenes and digits."
 WORSE = (
     "That h_p finds an object worse than h is common on these models: Paper counts how often, under figure 1. What the paper "
@@ -116,7 +118,7 @@ def board_value(result: engine.Result, layer: int, direction: str, reduction: st
     auroc = {row["source"]: row["auroc"] for row in table_rows(result, direction, reduction) if row["layer"] == layer}
     notes = {source: f"AUROC {auroc[source]:.2f}" for source in maps if auroc.get(source) is not None}
     if {"h", "h_p"} <= notes.keys():
-        notes["diff"] = f"AUROC {auroc['h_p'] - auroc['h']:+.2f}".replace("-", "−")
+        notes["diff"] = f"AUROC {signed(auroc['h_p'] - auroc['h'], 2)}"
     return board(
         result.arrays["image"],
         maps,
@@ -140,7 +142,7 @@ def image_chart(result: engine.Result, layer: int, direction: str, reduction: st
     z = [[grid.get((source, k)) for k in layers] for source in sources]
     data = [
         {
-            "type": "heatmap", "x": layers, "y": sources, "z": z,
+            "type": "heatmap", "x": layers, "y": [CALLED.get(source, source) for source in sources], "z": z,
             "zmin": 0.2, "zmax": 1, "xgap": 3, "ygap": 3, "showscale": False,
             "colorscale": [[0, "#2f6fb0"], [0.375, "#dcd8cf"], [1, "#d9982a"]],
             "text": [["" if v is None else f"{v:.2f}" for v in row] for row in z],
@@ -158,7 +160,8 @@ def image_chart(result: engine.Result, layer: int, direction: str, reduction: st
         "yaxis": {"showgrid": False, "ticks": ""}, "shapes": shapes, "margin": {"l": 52, "r": 8, "t": 8, "b": 40},
     }  # fmt: skip
     best = max(rows, key=lambda row: row["auroc"])
-    alt = f"AUROC per layer of this image's maps; best {best['auroc']:.2f} by {best['source']} in layer {best['layer']}"
+    by = CALLED.get(best["source"], best["source"])
+    alt = f"AUROC per layer of this image's maps; best {best['auroc']:.2f} by {by} in layer {best['layer']}"
     return figure(data, layout, alt=alt, height=60 + 58 * len(sources), name="auroc-image")
 
 
@@ -168,8 +171,9 @@ def scores_chart(result: engine.Result, direction: str, reduction: str) -> str:
     words = f"{values['scored']} images, window {values['window']}×{values['window']}"
     if (direction, reduction) == (values["direction"], values["reduction"]) and values["ci95"]["gain"]:
         low, high = values["ci95"]["gain"]
-        words += f"; layer {values['layer']}: h_p − h = {values['gain']:+.3f} ({low:+.3f} to {high:+.3f})"
-    looks = {"h": ("$h", "h"), "h_p": ("$hp", "h_p"), "delta": ("$float", "delta")}
+        gain, low, high = (signed(value, 3) for value in (values["gain"], low, high))
+        words += f"; layer {values['layer']}: h_p − h = {gain} ({low} to {high})"
+    looks = {"h": ("$h", "h"), "h_p": ("$hp", "h_p"), "delta": ("$float", CALLED["delta"])}
     data = []
     for source, (color, name) in looks.items():
         selected = sorted((row for row in rows if row["source"] == source), key=lambda row: row["layer"])
@@ -189,7 +193,7 @@ def scores_chart(result: engine.Result, direction: str, reduction: str) -> str:
         "xaxis": {"title": {"text": "layer"}, "dtick": 1}, "yaxis": {"title": {"text": "AUROC"}},
         "shapes": [{"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0.5, "y1": 0.5,
                     "line": {"color": "$muted", "dash": "dot", "width": 1}}],
-        "title": {"text": words.replace("-", "−"), "x": 0, "xanchor": "left", "font": {"size": 13}},
+        "title": {"text": words, "x": 0, "xanchor": "left", "font": {"size": 13}},
         "legend": {"orientation": "h", "y": 1.13, "x": 0}, "margin": {"l": 56, "r": 8, "t": 58, "b": 40},
     }  # fmt: skip
     return figure(data, layout, alt=f"AUROC per layer, {words}", height=290, name="auroc-many")

@@ -63,8 +63,9 @@ def verdict_text(rows: Sequence[Row], over: bool = True) -> str:
     said = f"{passed}{'' if over else ' so far'}: {sum(counts):,} values"
     if worst["share"] == 0:
         return f"{said}, all equal to their definition."
+    equal = f", {counts[0]:,} of them equal to their definition" if counts[0] else ""
     return (
-        f"{said}, {counts[0]:,} of them equal to their definition. The worst error takes {_share(worst['share'])} of its "
+        f"{said}{equal}. The worst error takes {_share(worst['share'])} of its "
         f"tolerance ({worst['kernel']}, {worst['case']})."
     )
 

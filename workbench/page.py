@@ -50,6 +50,12 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f}\u00a0%"
 
 
+def signed(value: float, digits: int) -> str:
+    """-0.041 -> "−0.04", with a sign as long as anything is left of it."""
+    text = f"{value:+.{digits}f}".replace("-", "−")
+    return text if text.strip("+−0.") else text[1:]
+
+
 def score(row: Mapping[str, Any], key: str = "", *, named: bool = True) -> str:
     """The main score of a row, with its name unless `named` is False, or what else is measured in it; "–" without one."""
     name = metric_of(row)

@@ -67,7 +67,7 @@ def loss_chart(history: Sequence[Mapping[str, float]]) -> str:
         "legend": LEGEND, "margin": {"l": 52, "r": 8, "t": 26, "b": 40},
     }  # fmt: skip
     latest = ", ".join(f"{name} {history[-1][name]:.3f}" for name in names)
-    alt = f"losses over {len(history)} steps in {len(chunks)} chunk(s), now {latest}"
+    alt = f"losses over {len(history)} steps in {len(chunks)} chunk{'s' * (len(chunks) > 1)}, now {latest}"
     return figure(data, layout, alt=alt, height=240, name="losses")
 
 

@@ -1,0 +1,149 @@
+"""The address of the page: what is read from it, and links, back and forward in a browser."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from ouro.jobs.doctor import BROWSERS, find_browser
+from ouro.models.zoo import embedded_path
+from tests.browsing import Visit
+from workbench import address
+from workbench.address import Asked
+
+needs_weights = pytest.mark.skipif(not embedded_path("vim_nano.safetensors").exists(), reason="no embedded weights")
+needs_browser = pytest.mark.skipif(find_browser() is None, reason=f"no browser found, looked for {', '.join(BROWSERS)}")
+WANTED = {"tab": "outliers", "model": "vim_nano", "layer": "2", "kappa": "4.1", "tensor": "u", "n": 3}
+
+
+def test_values_are_of_their_tab_and_model_only():
+    ask = Asked("outliers", "vim_nano", WANTED)
+    assert ask.whole("layer", 5, 0, 5) == 2 and ask.one_of("tensor", "in_proj", ["in_proj", "u"]) == "u" and ask.n == 3
+    for tab, model in (("attention", "vim_nano"), ("outliers", "vmamba_nano")):
+        ask = Asked(tab, model, WANTED)
+        assert ask.whole("layer", 5, 0, 5) == 5 and not ask.wrong
+    assert Asked("outliers", "any", None).number("kappa", 3, 1, 8, 0.25) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "said"),
+    [
+        ("9", 5, "layer=9 is not there (expected 0 to 5), shown is 5"),
+        ("-1", 0, "layer=-1 is not there (expected 0 to 5), shown is 0"),
+        ("nope", 3, "layer=nope is not there (expected 0 to 5), shown is 3"),
+        ("nan", 3, "layer=nan is not there (expected 0 to 5), shown is 3"),
+        ("inf", 5, "layer=inf is not there (expected 0 to 5), shown is 5"),
+        ("1.6", 2, ""),
+    ],
+)
+def test_a_bad_number_becomes_the_nearest_one_with_a_line(text: str, value: int, said: str):
+    ask = Asked("attention", "m", {"tab": "attention", "layer": text})
+    assert ask.whole("layer", 3, 0, 5) == value
+    assert "; ".join(ask.wrong) == said
+
+
+@pytest.mark.parametrize("text", ["3", "3.1", "2.9", "8", "1"])
+def test_numbers_are_on_the_steps_of_their_slider(text: str):
+    value = Asked("t", "m", {"tab": "t", "kappa": text}).number("kappa", 3, 1, 8, 0.25)
+    assert math.isclose(value % 0.25, 0, abs_tol=1e-9) and abs(value - float(text)) <= 0.125
+
+
+def test_what_a_mapping_has_is_handed_on():
+    ask = Asked("t", "m", {"tab": "t", "data": "Bees", "map": "<b>"})
+    assert ask.one_of("data", "scenes", {"Bees": "folder:/srv/bees"}) == "folder:/srv/bees" and not ask.wrong
+    assert ask.one_of("map", "received", ["received"]) == "received"
+    assert ask.wrong == ["map=<b> is not there (known: received), shown is received"]
+
+
+def test_an_address_is_cut_and_counted():
+    first = address.parsed({"tab": "attention", "__theme": "dark", "model": "x" * 999})
+    assert first == {"tab": "attention", "model": "x" * 200, "n": 1}
+    assert address.parsed({}, first) == {"n": 2}
+    wrong: list[str] = []
+    assert address.tab_of(first, wrong) == "attention" and address.tab_of({}, wrong) == "start" and not wrong
+    assert address.tab_of({"tab": "nope"}, wrong) == "start"
+    assert address.model_of(first, ["vim_nano"], "vim_nano", wrong) == "vim_nano"
+    assert (
+        len(wrong) == 2
+        and wrong[0].startswith("tab=nope is not there (known: start, attention")
+        and "shown is" in wrong[1]
+    )
+
+
+def test_every_tab_has_an_address():
+    from workbench.app import demo
+
+    tabs = [block.id for block in demo.blocks.values() if type(block).__name__ == "Tab"]
+    assert tuple(tabs) == address.TABS
+
+
+def values(visit: Visit) -> dict[str, str]:
+    return visit.page.evaluate("Object.fromEntries(new URLSearchParams(location.search))")
+
+
+@needs_browser
+@needs_weights
+def test_back_and_forward_go_through_views(visit: Visit):
+    page = visit.page
+    visit.open("Attention")
+    page.wait_for_url("**tab=attention**layer=3**")
+    visit.number("wb-attention-layer", 1)
+    visit.until_label("wb-attention-h", "layer 1")
+    page.wait_for_url("**layer=1**")
+    page.locator("#wb-attention-images button").nth(2).click()
+    visit.until_label("wb-attention-input", "(no. 2)")
+    page.wait_for_url("**image=2**")
+    visit.open("Outliers")
+    page.wait_for_url("**tab=outliers**")
+    page.go_back()
+    page.wait_for_selector("#wb-attention-h")
+    assert values(visit)["image"] == "2" and "(no. 2)" in visit.label("wb-attention-input")
+    page.go_back()
+    visit.until_label("wb-attention-input", "(no. 0)")
+    page.go_back()
+    visit.until_label("wb-attention-h", "layer 3")
+    assert page.input_value("#wb-attention-layer input[type=number]") == "3"
+    page.go_forward()
+    visit.until_label("wb-attention-h", "layer 1")
+
+
+@needs_browser
+@needs_weights
+def test_a_link_opens_the_same_view_elsewhere(server: str, browser, visit: Visit):
+    page = visit.page
+    visit.open("Attention")
+    page.wait_for_url("**layer=3**")
+    visit.number("wb-attention-layer", 2)
+    page.get_by_label("7×7").check()
+    page.locator("#wb-attention-images button").nth(4).click()
+    visit.until_label("wb-attention-input", "(no. 4)")
+    page.locator("#wb-attention-input").click()
+    page.wait_for_url("**image=4**patch=**")
+    other = Visit(browser, page.url.partition("?")[0], query=page.url.partition("?")[2])
+    names = ("input", "h", "hp", "diff", "delta")
+    other.until_label("wb-attention-input", "(no. 4)")
+    other.until_label("wb-attention-h", "layer 2")
+    for name in names:
+        assert other.label(f"wb-attention-{name}") == visit.label(f"wb-attention-{name}")
+    assert other.page.get_by_label("7×7").is_checked()
+    assert values(other) == values(visit)
+    other.page.close()
+    assert not other.wrong
+
+
+@needs_browser
+@needs_weights
+def test_what_is_not_there_is_said_and_nearest(server: str, browser):
+    visit = Visit(browser, server, query="tab=outliers&model=vim_nano&layer=nope&kappa=99&image=7")
+    page = visit.page
+    page.get_by_text("layer=nope is not there (expected 0 to 5), shown is 5").wait_for()
+    page.get_by_text("kappa=99 is not there (expected 1 to 8), shown is 8").wait_for()
+    assert page.input_value("#wb-outliers-kappa input[type=number]") == "8"
+    page.wait_for_selector("#wb-outliers-images [aria-checked=true]")
+    page.wait_for_url("**image=7**")
+    page.close()
+    other = Visit(browser, server, query="tab=attention&model=vim_nano&weights=00000000")
+    other.page.get_by_text("the link was made with other weights of vim_nano").wait_for()
+    other.page.close()
+    assert not visit.wrong and not other.wrong
