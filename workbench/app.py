@@ -24,6 +24,7 @@ from workbench import (  # noqa: E402
     engine,
     first_view,
     kernels,
+    origin,
     outliers,
     paper,
     quantize,
@@ -186,6 +187,7 @@ LAUNCH = {
     "favicon_path": ICON,
     "max_file_size": "600mb",
     "footer_links": ["api", "settings"],
+    "app_kwargs": {"middleware": origin.guard()},
 }
 """What every start of the page has in common."""
 
