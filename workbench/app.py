@@ -44,16 +44,6 @@ _BRAND = (
     "<p>Data-free quantization of Vision Mamba models</p></div></div>"
 )
 
-_TOOLS = (
-    '<div class="wb-topacts"><button type="button" class="wb-small" id="wb-link" onclick="wb.address.copy()" '
-    'title="a link that opens this view">Copy link</button>'
-    '<button type="button" class="wb-small" id="wb-saveview" onclick="wb.save.view()" '
-    'title="this view as one HTML file that opens anywhere">Save view</button>'
-    '<button type="button" class="wb-small" id="wb-theme" onclick="wb.toggleTheme()" aria-label="light or dark" '
-    'title="light or dark">◐</button></div>'
-)
-
-
 _KEEP = (3600, 86400)
 """Every hour, files that the page made more than a day ago are removed."""
 
@@ -69,7 +59,10 @@ def build() -> gr.Blocks:
                 [model], value=model, show_label=False, label="Model", container=False, filterable=False,
                 elem_id="wb-model", min_width=190, scale=0,
             )  # fmt: skip
-            gr.HTML(_TOOLS, elem_id="wb-tools", apply_default_css=False)
+            gr.HTML(
+                html_template='<div class="wb-topacts"></div>', js_on_load="wb.tools(element)", elem_id="wb-tools",
+                apply_default_css=False,
+            )  # fmt: skip
         # not inside the tabs, which count all that is in them
         brought, wanted = gr.State(0), gr.State({})
         reader = address.reader()

@@ -128,6 +128,8 @@ def board_value(result: engine.Result, layer: int, direction: str, reduction: st
         place=f"layer {layer}, {DIRECTIONS.get(direction, direction)}",
         reduction=REDUCTIONS.get(reduction, reduction),
         notes={"input": image_name, **notes},
+        window=result.values["window"],
+        weights=result.values["weights"],
     )
 
 

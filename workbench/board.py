@@ -37,6 +37,8 @@ def board(
     place: str,
     reduction: str,
     notes: Mapping[str, str] | None = None,
+    window: int = 1,
+    weights: str = "delta",
 ) -> str:
     """The value of an `attention_board`.
 
@@ -47,6 +49,7 @@ def board(
         mask: where the object is, [h w], if anybody knows.
         place, reduction: which scan and how it was summed up, for the spoken label.
         notes: panel -> a few words beside its title.
+        window, weights: which states h_p of a patch sums over, and by what rule.
     """
     H, W = maps["h"].shape
     value = {
@@ -66,6 +69,8 @@ def board(
         "image_name": image_name,
         "place": place,
         "reduction": reduction,
+        "window": window,
+        "weights": weights,
     }
     if matrices is not None and H * W <= MATRIX_LIMIT and all(m.shape == (H * W, H * W) for m in matrices.values()):
         value["matrix"] = {name: pack.rows16(matrices[name]) for name in ("h", "h_p")}

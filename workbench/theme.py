@@ -7,6 +7,8 @@ from pathlib import Path
 
 import gradio as gr
 
+from workbench import recipes
+
 _ASSETS = Path(__file__).resolve().parent / "assets"
 
 _GOLD = gr.themes.Color(
@@ -146,10 +148,15 @@ CSS = (_ASSETS / "wb.css").read_text("utf-8")
 _PARTS = ("base", "plot", "board", "stepmap", "answers", "strip", "acts", "page", "address", "save")
 """Scripts of the page, the one that the others rest on first."""
 SCRIPT = "\n".join((_ASSETS / "js" / f"{name}.js").read_text("utf-8") for name in _PARTS)
-# a view that is saved takes its looks along
-_LOOKS = f"wb.css = {json.dumps(CSS).replace('</', '<' + chr(92) + '/')};"
+_SHARED = {"commands": recipes.COMMANDS, "python": recipes.PYTHON, "data": recipes.DATA}
+_GIVEN = "\n".join(
+    # what stands in a script must not close it
+    f"wb.{name} = {json.dumps(value)};".replace("</", r"<\/")
+    for name, value in (("css", CSS), ("recipes", _SHARED))
+)
+"""What the scripts are given: a view that is saved takes its looks along."""
 _OUTER = (_ASSETS / "page.css").read_text("utf-8")
-HEAD = f"<style>\n{_OUTER}\n</style>\n<script>\n{SCRIPT}\n{_LOOKS}\n</script>"
+HEAD = f"<style>\n{_OUTER}\n</style>\n<script>\n{SCRIPT}\n{_GIVEN}\n</script>"
 ICON = str(_ASSETS / "icon.svg")
 
 LOGO = (_ASSETS / "icon.svg").read_text("utf-8")

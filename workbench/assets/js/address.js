@@ -80,14 +80,29 @@
 
   const values = () => Object.fromEntries([["tab", tab], ...ours(written()).filter(([key]) => key !== "tab")]);
 
-  const copy = async () => {
-    write();
+  const copied = async (text, words) => {
     const said = document.getElementById("wb-copied") || document.body.appendChild(make("div", { id: "wb-copied", role: "status" }));
-    try { await navigator.clipboard.writeText(location.href); said.textContent = "The link to this view is copied."; }
-    catch { said.textContent = location.href; }
+    try { await navigator.clipboard.writeText(text); said.textContent = words; }
+    catch { said.textContent = text; }
     said.classList.add("wb-on");
     setTimeout(() => said.classList.remove("wb-on"), 4000);
   };
 
-  Object.assign(wb, { address: { start, settle, take, values, put, get, follow, copy } });
+  // what leaves the page as text; a view is computed elsewhere only from values that are known there
+  const filled = (template) => {
+    const known = values();
+    const missing = [...template.matchAll(/{(\w+)}/g)].some((match) => !(match[1] in known));
+    return missing || !wb.recipes.data.includes(known.data) ? null : template.replace(/{(\w+)}/g, (_, key) => known[key]);
+  };
+  const ways = () => {
+    const command = filled(wb.recipes.commands[tab] || "{none}"), python = filled(wb.recipes.python[tab] || "{none}");
+    return {
+      "Copy link": () => { write(); copied(location.href, "The link to this view is copied."); },
+      ...(command ? { "Copy as command": () => copied(command, `Copied: ${command}`) } : {}),
+      ...(python ? { "Copy as Python": () => copied(python, "The lines for a notebook are copied.") } : {}),
+      "Save as HTML": () => wb.save.view(),
+    };
+  };
+
+  Object.assign(wb, { address: { start, settle, take, values, put, get, follow, ways } });
 })();

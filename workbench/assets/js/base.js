@@ -154,6 +154,18 @@
     return { bar, go, key, stop, setCount: (n) => { count = Math.max(1, n); range.max = number.max = count - 1; go(Math.min(at, count - 1), false); } };
   };
 
+  // one patch is looked at, in every tab: whoever moves to another one tells the rest
+  const cursors = new Set();
+  const cursor = {
+    patch: null,
+    follow: (element, moved) => cursors.add({ element, moved }),
+    move: (patch, by) => {
+      if (patch === cursor.patch) return;
+      cursor.patch = patch;
+      for (const one of cursors) if (!one.element.isConnected) cursors.delete(one); else if (one.element !== by) one.moved(patch);
+    },
+  };
+
   // what is running here, for a view that is saved
-  window.wb = { source: document.currentScript.textContent, kit: { bytes, floats, words, clamp, format, extent, dark, tone, whenThemed, ramp, HEAT, GRAY, SPLIT, shade, make, fit, sheet, segments, remembered, stepper } };
+  window.wb = { source: document.currentScript.textContent, kit: { bytes, floats, words, clamp, format, extent, dark, tone, whenThemed, ramp, HEAT, GRAY, SPLIT, shade, make, fit, sheet, segments, remembered, stepper, cursor } };
 })();

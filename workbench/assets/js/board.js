@@ -1,7 +1,7 @@
 // The attention board.
 (() => {
   "use strict";
-  const { bytes, floats, words, clamp, format, extent, dark, tone, whenThemed, HEAT, SPLIT, shade, make, fit, sheet, segments, remembered, stepper } = wb.kit;
+  const { bytes, floats, words, clamp, format, extent, dark, tone, whenThemed, HEAT, SPLIT, shade, make, fit, sheet, segments, remembered, stepper, cursor } = wb.kit;
 
   const board = (element, props, trigger, watch) => {
     const root = element.querySelector(".wb-board"), id = root.dataset.key;
@@ -62,7 +62,10 @@
       tell();
       paint();
     };
-    const tell = () => wb.address.put(place, ["patch"], [view.mode === "query" ? view.patch : null]);
+    const tell = () => {
+      wb.address.put(place, ["patch"], [view.mode === "query" ? view.patch : null]);
+      if (view.mode === "query") cursor.move(view.patch, element);
+    };
     const pick = (patch) => { view.patch = patch; steps.go(patch, false); setMode(data.matrix ? "query" : "whole"); };
 
     const rowOf = (source) => {
@@ -100,6 +103,26 @@
       const [x, y, w, h] = cellBox(patch, width, height);
       context.lineWidth = strong ? 4 : 2; context.strokeStyle = "rgba(0,0,0,.75)"; context.strokeRect(x, y, w, h);
       context.lineWidth = strong ? 2 : 1; context.strokeStyle = strong ? "#4cc9ff" : "#ffffff"; context.strokeRect(x, y, w, h);
+    };
+    // the states that h_p of a patch sums over
+    const drawWindow = (context, patch, width, height) => {
+      const [H, W] = data.grid, half = (data.window - 1) / 2, r = Math.floor(patch / W), c = patch % W, [w, h] = [width / W, height / H];
+      const [top, left] = [Math.max(0, r - half), Math.max(0, c - half)], [bottom, right] = [Math.min(H, r + half + 1), Math.min(W, c + half + 1)];
+      context.setLineDash([4, 3]); context.lineWidth = 2; context.strokeStyle = "#ffffff";
+      context.strokeRect(left * w, top * h, (right - left) * w, (bottom - top) * h);
+      context.setLineDash([]);
+    };
+    const around = (patch) => {
+      const [H, W] = data.grid, half = (data.window - 1) / 2, { delta } = data.maps, [low, high] = extent(delta), weight = (i) => (data.weights === "uniform" ? 1 : (delta[i] - low) / (high - low || 1));
+      let count = 0, heaviest = patch;
+      for (let r = Math.max(0, Math.floor(patch / W) - half); r <= Math.min(H - 1, Math.floor(patch / W) + half); r++)
+        for (let c = Math.max(0, (patch % W) - half); c <= Math.min(W - 1, (patch % W) + half); c++) {
+          count++;
+          if (weight(r * W + c) > weight(heaviest)) heaviest = r * W + c;
+        }
+      const where = (i) => `row ${Math.floor(i / W)}, column ${i % W}`;
+      if (count === 1) return "The window holds this patch alone: h_p is h times its weight.";
+      return `h_p sums the states of ${count} patches${data.weights === "uniform" ? ", all with weight 1" : ` weighted by Δ: this one has ${weight(patch).toFixed(2)}, the heaviest is ${where(heaviest)} with ${weight(heaviest).toFixed(2)}`}.`;
     };
     const drawOutline = (context, width, height) => {
       const { mask, size: [h, w] } = data, x = width / w, y = height / h;
@@ -139,6 +162,7 @@
           context.globalAlpha = 1;
         }
         if (data.mask && view.outline) drawOutline(context, width, height);
+        if (asked && (name === "h_p" || name === "delta")) drawWindow(context, view.patch, width, height);
         if (asked) mark(context, view.patch, width, height, true);
         if (hover !== null) mark(context, hover, width, height, false);
         panel.title.textContent = data.titles[name];
@@ -161,7 +185,7 @@
       const at = hover ?? (asked ? view.patch : null);
       if (at !== null) {
         const [y, x] = [Math.floor(at / W), at % W];
-        read.textContent = `row ${y}, column ${x}:  h ${format(now.raw.h[at])}   h_p ${format(now.raw.h_p[at])}   difference of the scaled maps ${format(now.diff[at])}${data.maps.delta ? `   Δ ${format(data.maps.delta[at])}` : ""}`;
+        read.textContent = `row ${y}, column ${x}:  h ${format(now.raw.h[at])}   h_p ${format(now.raw.h_p[at])}   difference of the scaled maps ${format(now.diff[at])}${data.maps.delta ? `   Δ ${format(data.maps.delta[at])}` : ""}${asked && data.maps.delta ? `\n${around(view.patch)}` : ""}`;
       } else read.textContent = data.matrix ? "Click a patch in any panel, or press ▶, to see what that one patch attends to." : "Point at a patch to read its values.";
     };
     const patchAt = (event) => {
@@ -214,6 +238,7 @@
       mode.set(view.mode, false);
       paint();
     });
+    cursor.follow(element, (patch) => { if (data && patch < data.grid[0] * data.grid[1]) { view.patch = patch; steps.go(patch, false); paint(); } });
     load();
     watch("value", load);
     whenThemed(element, paint);

@@ -1,6 +1,8 @@
 // What belongs to the page itself.
 (() => {
   "use strict";
+  const { make } = wb.kit;
+
   const toggleTheme = () => {
     const now = document.body.classList.toggle("dark");
     try { localStorage.setItem("wb.theme", now ? "dark" : "light"); } catch { /* storage may be blocked */ }
@@ -12,5 +14,13 @@
     if (kept) document.body.classList.toggle("dark", kept === "dark");
   };
 
-  Object.assign(wb, { toggleTheme, applyTheme });
+  // what can be done with any view
+  const tools = (element) => {
+    const share = wb.save.menu(() => wb.address.ways(), "Share", "share this view");
+    share.id = "wb-share";
+    const theme = make("button", { type: "button", class: "wb-small", id: "wb-theme", "aria-label": "light or dark", title: "light or dark", onclick: toggleTheme }, "◐");
+    element.querySelector(".wb-topacts").append(share, theme);
+  };
+
+  Object.assign(wb, { tools, toggleTheme, applyTheme });
 })();

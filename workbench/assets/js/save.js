@@ -1,7 +1,8 @@
 // What leaves the page: a figure as PNG, SVG or CSV, and the whole view as one HTML file that needs neither server nor network.
 (() => {
   "use strict";
-  const { make, dark, tone } = wb.kit;
+  const { make, dark, tone, format } = wb.kit;
+  const MOST = 200;
   const VIEWS = ["plot", "board", "stepmap", "answers"];
 
   const file = (name, content, type) => {
@@ -59,10 +60,15 @@
   };
 
   // ---- the menu of a figure --------------------------------------------------------------------------------------
-  const menu = (actions) => {
+  const menu = (actions, words = "Save", label = "save this figure") => {
     const box = make("details", { class: "wb-save" });
-    const items = Object.entries(actions).map(([words, act]) => make("button", { type: "button", onclick: () => { act(); box.open = false; } }, words));
-    box.append(make("summary", { "aria-label": "save this figure" }, "Save"), make("div", {}, ...items));
+    const items = make("div", {});
+    // what can be had may change with what is shown
+    const fill = () => items.replaceChildren(...Object.entries(typeof actions === "function" ? actions() : actions)
+      .map(([name, act]) => make("button", { type: "button", onclick: () => { box.open = false; box.firstChild.focus(); act(); } }, name)));
+    box.append(make("summary", { "aria-label": label }, words), items);
+    box.addEventListener("toggle", () => { if (box.open) fill(); });
+    fill();
     box.addEventListener("keydown", (event) => {
       event.stopPropagation();
       if (event.key === "Escape") { box.open = false; box.firstChild.focus(); }
@@ -77,7 +83,19 @@
     PNG: () => window.Plotly.downloadImage(node, { format: "png", scale: 2, filename: figure().name }),
     SVG: () => window.Plotly.downloadImage(node, { format: "svg", filename: figure().name }),
     CSV: () => csv(figure().name, points(figure())),
+    "Show as table": () => twin(node, figure()),
   });
+  // the numbers of a chart under it, for whoever reads rather than looks; asked for again, they go
+  const twin = (node, figure) => {
+    const before = node.parentElement.querySelector(".wb-data");
+    if (before) { before.remove(); return; }
+    const [head, ...rows] = points(figure);
+    const cell = (value) => (typeof value === "number" ? format(value) : String(value ?? "–").replace(/<[^>]+>/g, " "));
+    const line = (tag, row) => make("tr", {}, ...row.map((value) => make(tag, tag === "th" ? { scope: "col" } : {}, cell(value))));
+    node.parentElement.append(make("div", { class: "wb-scroll wb-data", tabindex: 0, role: "region", "aria-label": `numbers of the chart: ${figure.alt}` },
+      make("table", { class: "wb-table" }, make("thead", {}, line("th", head)), make("tbody", {}, ...rows.slice(0, MOST).map((row) => line("td", row)))),
+      ...(rows.length > MOST ? [make("p", { class: "wb-note" }, `${MOST} of ${rows.length} rows; all are in the CSV file.`)] : [])));
+  };
 
   // ---- the view as one file --------------------------------------------------------------------------------------
   let live = [];
@@ -124,5 +142,5 @@
       + `<main>${blocks.join("\n")}</main>${plotly ? `${OPEN}>${inline(plotly)}${CLOSE}` : ""}${OPEN}>${inline(wb.source)}${CLOSE}${OPEN}>${inline(mount)}${CLOSE}</body></html>`, "text/html");
   };
 
-  Object.assign(wb, { save: { canvases, chart, csv, view } });
+  Object.assign(wb, { save: { canvases, chart, csv, menu, view } });
 })();

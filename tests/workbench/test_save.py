@@ -1,0 +1,137 @@
+"""What leaves the page: figures as PNG, SVG, CSV and tables, views as files, commands and lines of Python."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shlex
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+
+from ouro.data import comes_along
+from ouro.jobs.doctor import BROWSERS, find_browser
+from ouro.models.zoo import embedded_path
+from tests.browsing import Visit
+from workbench import recipes
+
+needs_weights = pytest.mark.skipif(not embedded_path("vim_nano.safetensors").exists(), reason="no embedded weights")
+needs_browser = pytest.mark.skipif(find_browser() is None, reason=f"no browser found, looked for {', '.join(BROWSERS)}")
+VALUES = {
+    "model": "vim_nano", "data": "scenes", "image": "1", "layer": "2", "window": "3", "neighbors": "delta", "tensor": "u",
+    "scan": "forward", "kappa": "3.5", "refresh": "7", "steps": "4", "seed": "2",
+}  # fmt: skip
+unpoisoned = pytest.mark.unpoisoned
+
+
+def test_only_sets_that_everybody_has_are_named_elsewhere():
+    assert all(comes_along(name) for name in recipes.DATA)
+
+
+@needs_weights
+@unpoisoned
+@pytest.mark.parametrize("tab", list(recipes.COMMANDS))
+def test_commands_compute_what_is_seen(tab: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    from ouro.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    words = shlex.split(recipes.COMMANDS[tab].format(**VALUES))
+    with pytest.raises(SystemExit) as end:
+        app([*words[1:], "--json"])
+    said = json.loads(capsys.readouterr().out)
+    assert words[0] == "ouro" and end.value.code == 0 and said["model"] == "vim_nano" and said["sample"] == 1
+    assert Path(said["path"]).stat().st_size > 1000
+
+
+@needs_weights
+@unpoisoned
+@pytest.mark.parametrize("tab", list(recipes.PYTHON))
+def test_lines_of_python_draw_what_is_seen(tab: str):
+    lines = recipes.PYTHON[tab].format(**VALUES).strip().splitlines()
+    known: dict[str, object] = {}
+    exec("\n".join(lines[:-1]), known)
+    report = known["report"]
+    assert report.values["model"] == "vim_nano"  # type: ignore[attr-defined]
+    assert type(eval(lines[-1], known)).__name__ == "Figure"
+
+
+def saved(visit: Visit, menu: str, kind: str, folder: Path) -> Path:
+    box = visit.page.locator(menu)
+    box.locator("summary").first.click()
+    with visit.page.expect_download() as download:
+        box.get_by_text(kind, exact=True).click()
+    path = folder / download.value.suggested_filename
+    download.value.save_as(path)
+    return path
+
+
+@needs_browser
+@needs_weights
+def test_figures_are_saved_as_picture_drawing_and_numbers(visit: Visit, tmp_path: Path):
+    visit.open("Attention")
+    page = visit.page
+    page.wait_for_selector("#wb-attention-auroc .main-svg")
+    for view, rows, columns in (("#wb-attention-board", 197, 6), ("#wb-attention-auroc", 19, 4)):
+        with Image.open(saved(visit, f"{view} .wb-save", "PNG", tmp_path)) as picture:
+            assert picture.format == "PNG" and picture.width > 400
+        assert ElementTree.parse(saved(visit, f"{view} .wb-save", "SVG", tmp_path)).getroot().tag.endswith("svg")
+        text = saved(visit, f"{view} .wb-save", "CSV", tmp_path).read_text("utf-8")
+        table = list(csv.reader(io.StringIO(text)))
+        assert (len(table), len(table[0])) == (rows, columns) and len({len(row) for row in table}) == 1
+    page.locator("#wb-attention-auroc .wb-save summary").click()
+    page.locator("#wb-attention-auroc").get_by_text("Show as table").click()
+    assert page.locator("#wb-attention-auroc .wb-data tbody tr").count() == 18
+
+
+@needs_browser
+@needs_weights
+def test_a_view_is_one_file_that_needs_nothing(visit: Visit, browser, tmp_path: Path):
+    visit.open("Attention")
+    visit.page.wait_for_selector("#wb-attention-auroc .main-svg")
+    visit.page.locator("#wb-attention-h").click()
+    visit.page.wait_for_url("**patch=**")
+    path = saved(visit, "#wb-share", "Save as HTML", tmp_path)
+    assert path.name == "ouro-attention-vim_nano.html"
+    page = browser.new_page()
+    wrong: list[str] = []
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on(
+        "request", lambda request: wrong.append(request.url) if not request.url.startswith(("file:", "data:")) else None
+    )
+    page.goto(path.as_uri())
+    assert page.locator(".main-svg").count() >= 1 and page.locator(".wb-save").count() >= 2
+    before = page.get_attribute("#wb-attention-h", "aria-label")
+    assert before == visit.label("wb-attention-h")
+    page.locator("#wb-attention-input").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.get_attribute("#wb-attention-h", "aria-label") != before
+    assert str(tmp_path.parents[2]) not in path.read_text("utf-8")
+    page.close()
+    assert not wrong
+
+
+@needs_browser
+@needs_weights
+def test_a_view_is_shared_as_link_command_and_python(visit: Visit):
+    page = visit.page
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    visit.open("Attention")
+    page.wait_for_url("**tab=attention**layer=3**")
+    got = {}
+    for words in ("Copy link", "Copy as command", "Copy as Python"):
+        page.locator("#wb-share summary").focus()
+        page.keyboard.press("Enter")
+        page.locator("#wb-share").get_by_text(words, exact=True).focus()
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#wb-copied.wb-on")
+        got[words] = page.evaluate("navigator.clipboard.readText()")
+    values = VALUES | {"image": "0", "layer": "3", "window": "5"}
+    assert got["Copy link"] == page.url
+    assert got["Copy as command"] == recipes.COMMANDS["attention"].format(**values)
+    assert got["Copy as Python"] == recipes.PYTHON["attention"].format(**values)
+    visit.open("Paper")
+    page.locator("#wb-share summary").click()
+    assert page.locator("#wb-share > div").inner_text().splitlines() == ["Copy link", "Save as HTML"]
