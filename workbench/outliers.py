@@ -84,7 +84,7 @@ def player_value(
 ) -> str:
     """The map of one result, with what is left of its outliers in a relit picture where that is given."""
     arrays = result.arrays
-    rounding = {name: result.values[name] for name in ("bits", "outlier_bits", "grids")}
+    rounding = {name: result.values[name] for name in ("bits", "outlier_bits", "grids", "n")}
     return steps(
         arrays["magnitude"],
         arrays["raw"],
@@ -148,7 +148,9 @@ def build(page: Page, model: str) -> None:
             1, 50, 10, step=1, label="List cleared every … steps", elem_id="wb-outliers-refresh", min_width=200
         )
     with gr.Row(elem_classes="wb-controls"):
-        bits = gr.Radio(list(WIDTHS), value=4, label="Bits of inliers", elem_id="wb-outliers-bits", min_width=200)
+        bits = gr.Radio(
+            list(WIDTHS), value=4, label="Bits of inliers (outliers have 8)", elem_id="wb-outliers-bits", min_width=200
+        )
         light = gr.Slider(
             0.5, 1.5, 1, step=0.05, label="Relight the picture", elem_id="wb-outliers-light", min_width=200
         )

@@ -48,7 +48,7 @@ def steps(
         static: [C], the channels of a list fixed beforehand.
         image, grid, cells: the picture uint8 [3 h w], its patches, and the one that each step reads (-1: class token).
         theta: the threshold at each step [L].
-        rounding: what a section on the channel of the cursor shows: {bits, outlier_bits, grids} and the arrays of
+        rounding: what a section on the channel of the cursor shows: {bits, outlier_bits, grids, n} and the arrays of
             `ouro.jobs.rounding.rounding` by name; without it there is none.
         overlap: how much of the outliers of each step stays in a picture `light` times as bright [L], NaN where
             there is none.

@@ -154,6 +154,6 @@ def test_a_relit_picture_moves_the_outliers(visit: Visit):
     visit.until_label(MAP, "197 time steps by 96 channels")
     page.wait_for_selector("#wb-outliers-step .wb-relit", state="hidden")
     visit.number("wb-outliers-light", 0.6)
-    visit.until_label("wb-outliers-step-relight", "Picture 0.600 times as bright: overlap of the outliers of a step")
+    visit.until_label("wb-outliers-step-relight", "Picture at 60 % brightness: overlap of the outliers of a step")
     visit.number("wb-outliers-light", 1)
     page.wait_for_selector("#wb-outliers-step .wb-relit", state="hidden")

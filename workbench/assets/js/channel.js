@@ -35,7 +35,7 @@
       let often = 0;
       for (let k = 0; k < L; k++) often += isListed(k);
       title.textContent = `Channel ${c} in ${r.bits} bits`;
-      aside.textContent = `${isListed(t) ? `in ${r.outlier_bits} bits at step ${t}, as an outlier` : `an inlier at step ${t}`}`;
+      aside.textContent = isListed(t) ? `in ${r.outlier_bits} bits at step ${t}, as an outlier` : `an inlier at step ${t}`;
       tell(data, c, t, x, shown, often);
       drawValues(x, shown, t, c);
       drawSizes(shown, t, L, c);
@@ -56,7 +56,8 @@
           row("Largest |x|", format(Math.max(...x.map(Math.abs))), format(Math.max(...x.map(Math.abs)))),
           row("SQNR", db(r.sqnr[c]), db(r.static_sqnr[c])),
           row("Values clipped", cut(r.clipped), cut(r.static_clipped)),
-          row("Steps rounded as an outlier", `${often} of ${L}`, "0"))));
+          row("Steps rounded as an outlier", `${often} of ${L}`, "0"))),
+        make("p", { class: "wb-note" }, `Steps fitted to ${r.n} calibration images, without learning. The quantizer lists outliers only where the inliers exceed the range of their static step, so its list may be shorter than the dynamic list of the map.`));
     };
 
     const plot = (view, height) => {
@@ -71,7 +72,7 @@
     const overSteps = (view, height, L, [lo, hi], ylabel) => {
       const [context, width, w, h] = plot(view, height);
       const x = (k) => INSET.left + ((k + 0.5) / L) * w, y = (v) => INSET.top + h * (1 - (v - lo) / (hi - lo || 1));
-      axes(context, width, height, ticks(L, width < 420 ? 5 : 8).map((k) => [x(k), k]), [[y(lo) - 3, format(lo)], [y(hi) + 5, format(hi)]], "time step", ylabel);
+      axes(context, width, height, ticks(L, width < 420 ? 5 : 8).map((k) => [x(k), k]), [[y(lo) - 3, lo ? format(lo) : "0"], [y(hi) + 5, format(hi)]], "time step", ylabel);
       context.fillStyle = tone("grid"); context.fillRect(INSET.left, y(clamp(0, lo, hi)), w, 1);
       return [context, x, y, h];
     };
@@ -107,11 +108,12 @@
       axes(context, width, height, [[x(lo) + 12, format(lo)], [x(hi) - 4, format(hi)]], [], "", "");
       const [low, high] = grid(t), step = size(t), lines = (step / reach) * w >= 3;
       if (lines) {
-        context.fillStyle = tone("grid");
+        context.fillStyle = tone(tint); context.globalAlpha = 0.45;
         for (let code = low; code <= high; code++) {
           const at = (code - zero(t)) * step;
           if (at >= lo - 1e-6 && at <= hi + 1e-6) context.fillRect(x(at) - 0.5, INSET.top, 1, h);
         }
+        context.globalAlpha = 1;
       }
       const bars = (list, bins, color, up) => {
         const counts = new Float32Array(bins);

@@ -9,7 +9,7 @@
     const root = element.querySelector(".wb-stepmap"), id = root.dataset.key;
     const view = remembered.get(id) || { step: 0, channel: null, colors: "raw", kept: null, unfolded: new Set() };
     remembered.set(id, view);
-    let data = null, hover = null, layer = null, listed = "", saying = null;
+    let data = null, hover = null, layer = null, listed = "", drawn = "", saying = null;
     const map = make("canvas", { role: "img", tabindex: 0, id: `${id}-map` });
     const profile = make("canvas", { role: "img", id: `${id}-profile` });
     const trace = make("canvas", { role: "img", id: `${id}-trace` });
@@ -96,7 +96,9 @@
       for (let c = 0; c < C; c++) tally[kind(t, c)]++;
       map.setAttribute("aria-label", `${data.title}: ${L} time steps by ${C} channels; at step ${t} ${tally[2] + tally[3]} outliers, ${tally[2]} of them missed by the static list`);
       drawLists(); drawRelight();
-      drawer.draw(data, view.channel ?? data.loudest, t);
+      const c = view.channel ?? data.loudest, now = [data.serial, c, t, map.clientWidth, shade()].join();
+      // a pointer over the map changes nothing in there
+      if (now !== drawn) { drawn = now; drawer.draw(data, c, t); }
     };
     const pick = (c) => { view.channel = c; paint(); };
     const shift = (move) => pick(clamp((view.channel ?? data.loudest) + move, 0, data.C - 1));
@@ -129,7 +131,8 @@
         drawVersus();
       }
       for (const chip of root.querySelectorAll(".wb-chip")) {
-        chip.toggleAttribute("aria-current", Number(chip.dataset.chip) === view.channel);
+        if (Number(chip.dataset.chip) === view.channel) chip.setAttribute("aria-current", "true");
+        else chip.removeAttribute("aria-current");
       }
     };
     const drawVersus = () => {
@@ -176,7 +179,7 @@
       context.fillStyle = tone("cursor"); context.fillRect(x(view.step) - 1, INSET.top, 2, h);
       const share = (v) => `${Math.round(100 * v)} %`, mean = known.reduce((sum, v) => sum + v, 0) / known.length;
       const words = known.length ? `overlap of the outliers of a step ${share(mean)} on average, from ${share(lo)} to ${share(hi)}` : "no outlier in either picture";
-      relightTitle.textContent = `Picture ${format(data.light)} times as bright: ${words}`;
+      relightTitle.textContent = `Picture at ${Math.round(100 * data.light)} % brightness: ${words}`;
       relight.setAttribute("aria-label", `${relightTitle.textContent}; at step ${view.step} ${Number.isFinite(overlap[view.step]) ? share(overlap[view.step]) : "no outlier"}`);
     };
     const drawProfile = () => {
