@@ -28,6 +28,10 @@ log = logging.getLogger(__name__)
 _REMEMBERED = 48
 SHOWN = 12
 """Images that are offered, and read, at once."""
+LEAST = 8
+"""Pixels on the shorter side of the smallest picture that is taken."""
+NOISE = "noise"
+"""The set of images that are Gaussian noise, see `ouro.data.source.NoiseImages`; image i is that of seed i."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +298,8 @@ def images(model: str, data: str, start: int, count: int) -> tuple[np.ndarray, t
 def _images(model: str, data: str, start: int, count: int, stamp: str) -> tuple[np.ndarray, tuple[str, ...]]:
     dataset = _dataset(model, data, stamp)
     pixels, labels = dataset.images(start, min(count, len(dataset) - start))
+    if data == NOISE:
+        return pixels.numpy(), tuple(f"seed {seed}" for seed in range(start, start + len(pixels)))
     if labels is None:
         return pixels.numpy(), tuple(path.stem for path in dataset.paths[start : start + len(pixels)])
     from ouro.data.captions import captions
@@ -372,36 +378,40 @@ def picture(model: str, sample: int | None, image: str | None = None, data: str 
     return image_file(str(image), _model(model).info)[0].numpy()
 
 
-def picture_size(model: str, data: str, sample: int | None, path: str | None) -> tuple[int, int]:
-    """(width, height) of a picture before a model sees it: of an upload, or of image `sample` of a data set."""
-    from PIL import Image
+def picture_file(model: str, data: str, sample: int | None, path: str | None) -> Any:
+    """A picture before a model sees it, an `ouro.data.picture.PictureFile`: an upload, or image `sample` of a data set."""
+    from ouro.data.picture import PictureFile, about
 
     if not path:
         dataset = _dataset(model, data, _stamp({"model": model, "data": data}))
         if not dataset.files:
             size = model_row(model)["input_size"]
-            return size[2], size[1]
+            return PictureFile(size[2], size[1], False)
         path = str(dataset.paths[sample])
-    with Image.open(path) as picture:
-        return picture.size
+    return about(Path(path))
 
 
 def check_picture(path: str) -> str:
-    """The path, if it holds a picture that can be opened.
+    """The path, if it holds a picture that can be opened and is no smaller than `LEAST`.
 
     Raises:
-        ValueError: it does not.
+        ValueError: it does not, or is.
     """
-    from PIL import Image, UnidentifiedImageError
+    from ouro.data.picture import about
 
     name = Path(path).name
     if Path(path).stat().st_size == 0:
         raise ValueError(f"{name} is empty (0 bytes); upload it again")
     try:
-        with Image.open(path) as picture:
-            picture.convert("RGB").resize((8, 8))
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{name} is no picture that can be opened; use PNG, JPEG or WebP") from error
+        picture = about(Path(path))
+    except ValueError as error:
+        # reasons of our own are for people; those of a decoder are not
+        reason = f" ({error.__cause__})" if type(error.__cause__) is ValueError else ""
+        raise ValueError(f"{name} is no picture that can be opened{reason}; use PNG, JPEG or WebP") from error
+    if min(picture.width, picture.height) < LEAST:
+        raise ValueError(
+            f"{name} is {picture.width}×{picture.height} pixels; the least is {LEAST}×{LEAST}, take a larger one"
+        )
     return path
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
 from workbench import address, engine
 from workbench.errors import guarded
@@ -30,6 +31,13 @@ TENSORS = {
 """What the job can look at -> its name here."""
 CALIBRATION = 16
 """Images behind the static list."""
+WIDTHS = (3, 4, 6, 8)
+"""Bits of inliers that a channel is rounded to."""
+ROUNDED = (
+    "x", "rounded", "listed", "clipped", "step_size", "zero", "outlier_step_size", "outlier_zero", "sqnr",
+    "static_rounded", "static_clipped", "static_step_size", "static_zero", "static_sqnr",
+)  # fmt: skip
+"""Arrays of the job that say how a channel is rounded."""
 
 
 def first_spec(model: str) -> dict[str, Any]:
@@ -44,12 +52,19 @@ def scans(model: str, layer: int) -> list[tuple[str, str]]:
 
 
 def spec_of(
-    model: str, picture: Mapping[str, Any], layer: int, tensor: str, way: str, kappa: float, refresh: float
+    model: str,
+    picture: Mapping[str, Any],
+    layer: int,
+    tensor: str,
+    way: str,
+    kappa: float,
+    refresh: float,
+    bits: int = 4,
 ) -> dict[str, Any]:
     """The arguments of the outlier job for one picture; the static list is made from images of the same set."""
     spec = {
         "model": model, "layer": int(layer), "tensor": tensor, "direction": way, "kappa": float(kappa),
-        "refresh": int(refresh), **source_of(picture),
+        "refresh": int(refresh), "bits": int(bits), **source_of(picture),
     }  # fmt: skip
     if picture["path"]:
         # an upload is of no set: that of the row, or else the upload alone
@@ -58,9 +73,18 @@ def spec_of(
     return {**spec, "n": min(CALIBRATION, count)}
 
 
-def player_value(result: engine.Result, model: str, picture: Mapping[str, Any]) -> str:
-    """The map of one result."""
+def overlap(raw: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """|both| / |either| of the outliers [L C] of each step in two pictures [L], NaN where neither has any."""
+    both, either = ((raw > 0) & (other > 0)).sum(axis=1), ((raw > 0) | (other > 0)).sum(axis=1)
+    return np.divide(both, either, out=np.full(len(raw), np.nan), where=either > 0)
+
+
+def player_value(
+    result: engine.Result, model: str, picture: Mapping[str, Any], relit: engine.Result | None = None
+) -> str:
+    """The map of one result, with what is left of its outliers in a relit picture where that is given."""
     arrays = result.arrays
+    rounding = {name: result.values[name] for name in ("bits", "outlier_bits", "grids", "n")}
     return steps(
         arrays["magnitude"],
         arrays["raw"],
@@ -71,6 +95,9 @@ def player_value(result: engine.Result, model: str, picture: Mapping[str, Any]) 
         grid=tuple(result.values["grid"]),
         cells=arrays["cells"].tolist(),
         theta=arrays["threshold"],
+        rounding=rounding | {name: arrays[name] for name in ROUNDED},
+        overlap=None if relit is None else overlap(arrays["raw"], relit.arrays["raw"]),
+        light=1.0 if relit is None else relit.values["light"],
     )
 
 
@@ -120,16 +147,24 @@ def build(page: Page, model: str) -> None:
         refresh = gr.Slider(
             1, 50, 10, step=1, label="List cleared every … steps", elem_id="wb-outliers-refresh", min_width=200
         )
+    with gr.Row(elem_classes="wb-controls"):
+        bits = gr.Radio(
+            list(WIDTHS), value=4, label="Bits of inliers (outliers have 8)", elem_id="wb-outliers-bits", min_width=200
+        )
+        light = gr.Slider(
+            0.5, 1.5, 1, step=0.05, label="Relight the picture", elem_id="wb-outliers-light", min_width=200
+        )
     with gr.Column(elem_classes="wb-frame"):
         summary = gr.HTML(numbers(result), elem_id="wb-outliers-facts", apply_default_css=False)
         view = step_player("wb-outliers-step", value=player_value(result, model, start(model)))
 
-    settings = [page.model, pick.chosen, at, tensor, way, kappa, refresh]
+    settings = [page.model, pick.chosen, at, tensor, way, kappa, refresh, bits, light]
 
     @guarded
     def show(
-        model: str, picture: dict[str, Any], layer: int, tensor: str, way: str, kappa: float, refresh: float
-    ) -> tuple:
+        model: str, picture: dict[str, Any], layer: int, tensor: str, way: str, kappa: float, refresh: float,
+        bits: int, light: float,
+    ) -> tuple:  # fmt: skip
         # a layer of the model before may be asked for once more while the slider is on its way
         layer = min(int(layer), engine.model_row(model)["layers"] - 1)
         offered = scans(model, layer)
@@ -138,8 +173,10 @@ def build(page: Page, model: str) -> None:
             return "", words, gr.Dropdown(offered, value=offered[0][1])
         # layers of some models have scans of their own
         way = way if way in dict(offered).values() else offered[0][1]
-        result = engine.outliers(**spec_of(model, picture, layer, tensor, way, kappa, refresh))
-        return player_value(result, model, picture), numbers(result), gr.Dropdown(offered, value=way)
+        spec = spec_of(model, picture, layer, tensor, way, kappa, refresh, bits)
+        result = engine.outliers(**spec)
+        relit = None if light == 1 else engine.outliers(**{**spec, "bits": None, "light": float(light)})
+        return player_value(result, model, picture, relit), numbers(result), gr.Dropdown(offered, value=way)
 
     shown = [view, summary, way]
     for control in settings[2:]:
@@ -157,8 +194,19 @@ def build(page: Page, model: str) -> None:
             gr.Dropdown(offered, value=ask.one_of("scan", offered[0][1], dict(offered).values())),
             ask.number("kappa", gr.skip(), 1, 8, 0.25),
             ask.number("refresh", gr.skip(), 1, 50, 1),
+            ask.one_of("bits", gr.skip(), WIDTHS),
+            ask.number("light", gr.skip(), 0.5, 1.5, 0.05),
             *reset(model, ask),
         )
 
-    address.follow("outliers", page, view_of, [], [at, tensor, way, kappa, refresh, *pick.parts])
-    address.keep(page, "outliers", layer=at, tensor=tensor, scan=way, kappa=kappa, refresh=refresh)
+    controls = {
+        "layer": at,
+        "tensor": tensor,
+        "scan": way,
+        "kappa": kappa,
+        "refresh": refresh,
+        "bits": bits,
+        "light": light,
+    }
+    address.follow("outliers", page, view_of, [], [*controls.values(), *pick.parts])
+    address.keep(page, "outliers", **controls)

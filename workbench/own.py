@@ -122,13 +122,11 @@ def thumbnails(entry: workspace.Pictures) -> list[tuple[str, np.ndarray]]:
 
 @lru_cache(maxsize=128)
 def _thumbnail(file: str, changed: int) -> np.ndarray:
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
-    with Image.open(file) as picture:
-        # JPEGs are decoded no larger than needed
-        picture.draft("RGB", (_SIDE, _SIDE))
-        upright = ImageOps.exif_transpose(picture).convert("RGB")
-        return np.asarray(ImageOps.fit(upright, (_SIDE, _SIDE)))
+    from ouro.data.picture import read_image
+
+    return np.asarray(ImageOps.fit(read_image(Path(file), least=_SIDE), (_SIDE, _SIDE)))
 
 
 def _walk(path: str) -> tuple[list[str], tuple[str, ...]]:

@@ -16,19 +16,22 @@ from workbench.page import DIMMED, PRIVATE, Page
 from workbench.strip import empty_strip, strip, strip_view
 
 HELD_OUT = "Held-out images"
+NOISE = "Noise"
 
 
 def choices(model: str) -> list[tuple[str, str]]:
-    """(words, data) of every set that has images for a model: its own as far as it comes along, then one's pictures."""
+    """(words, data) of every set that has images for a model: its own where it comes along, one's pictures, and noise."""
     own = engine.own_data(model)
     held_out = [(HELD_OUT, own)] if own else []
-    return held_out + [(entry.name, entry.data) for entry in workspace.pictures() if not entry.fault]
+    own_pictures = [(entry.name, entry.data) for entry in workspace.pictures() if not entry.fault]
+    return [*held_out, *own_pictures, (NOISE, engine.NOISE)]
 
 
 def start(model: str, data: str | None = None) -> dict[str, Any]:
     """The picture that is chosen first, from this set or from the model's own; see `Picker`."""
     if data is None:
-        data = engine.own_data(model) or next((data for _, data in choices(model)), "")
+        # noise is only looked at when somebody asks for it
+        data = engine.own_data(model) or next((data for _, data in choices(model) if data != engine.NOISE), "")
     return {"data": data, "sample": 0 if data else None, "path": None, "first": 0}
 
 
@@ -40,7 +43,8 @@ def there(picture: Mapping[str, Any]) -> bool:
 def missing(model: str) -> str:
     """What to do where a model has no pictures to look at."""
     return (
-        f"The images that {model} was trained on do not come along: add pictures of yours on Start, or upload one here."
+        f"The images that {model} was trained on do not come along: add pictures of yours on Start, or upload one here, "
+        "or paste it."
     )
 
 
@@ -121,7 +125,7 @@ def picker(tab: str, page: Page, model: str) -> Picker:
                 container=False, filterable=False, elem_id=f"wb-{tab}-data", min_width=130,
             )  # fmt: skip
             more = gr.Button("Other images", size="sm", elem_id=f"wb-{tab}-more")
-            own = gr.UploadButton("Upload one", size="sm", file_types=["image"], elem_id=f"wb-{tab}-upload")
+            own = gr.UploadButton("Upload or paste", size="sm", file_types=["image"], elem_id=f"wb-{tab}-upload")
     note = gr.HTML(elem_id=f"wb-{tab}-hint", apply_default_css=False)
 
     @guarded
@@ -169,7 +173,7 @@ def picker(tab: str, page: Page, model: str) -> Picker:
 
 @guarded
 def hints(model: str, picture: Mapping[str, Any]) -> Iterator[str]:
-    """What there is to know of a picture of one's own: its size at once, how familiar it is when that is known."""
+    """What there is to know of noise and of a picture of one's own: its size at once, how familiar it is when that is known."""
     if not there(picture) or (picture["data"] == engine.own_data(model) and not picture["path"]):
         yield ""
         return
@@ -191,12 +195,17 @@ def hints(model: str, picture: Mapping[str, Any]) -> Iterator[str]:
 
 
 def scaled(model: str, picture: Mapping[str, Any]) -> str:
-    """How much of a picture is left when a model sees it."""
-    width, height = engine.picture_size(model, picture["data"], picture["sample"], picture["path"])
-    seen = engine.model_row(model)["input_size"]
-    if (height, width) == tuple(seen[1:]):
-        return f"{width}×{height} pixels."
-    return f"{width}×{height} pixels, seen at {seen[2]}×{seen[1]}."
+    """How much of a picture is left when a model sees it, and what was made of it."""
+    file = engine.picture_file(model, picture["data"], picture["sample"], picture["path"])
+    _, height, width = engine.model_row(model)["input_size"]
+    words = f"{file.width}×{file.height} pixels"
+    if picture["data"] == engine.NOISE and not picture["path"]:
+        words = f"Gaussian noise of seed {picture['sample']}, {words}"
+    if 2 * file.width < width or 2 * file.height < height:
+        words += f", enlarged to {width}×{height}: too small for details"
+    elif (file.height, file.width) != (height, width):
+        words += f", seen at {width}×{height}"
+    return f"{words}{', transparent parts on white' if file.transparent else ''}."
 
 
 def hint(words: str, *, far: bool = False) -> str:
@@ -207,7 +216,7 @@ def hint(words: str, *, far: bool = False) -> str:
 def _offered(model: str, picture: Mapping[str, Any]) -> gr.Dropdown:
     options = choices(model)
     if picture["data"] not in [data for _, data in options]:
-        options = [("No pictures yet", "")]
+        options = [("No pictures yet", ""), *options]
     return gr.Dropdown(choices=options, value=picture["data"], interactive=len(options) > 1)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import gradio as gr
 import numpy as np
@@ -11,7 +12,10 @@ from workbench import pack
 
 
 def step_player(elem_id: str, *, value: str | None = None) -> gr.HTML:
-    """The player; its value is a text made by `steps`. Arrow keys, Space, comma and period work inside it."""
+    """The player; its value is a text made by `steps`.
+
+    Arrow keys, Space, comma and period work inside it; c keeps a step to compare with, Esc ends that.
+    """
     return gr.HTML(
         value=value,
         html_template=f'<div class="wb-stepmap" data-key="{elem_id}"></div>',
@@ -32,6 +36,9 @@ def steps(
     grid: tuple[int, int] | None = None,
     cells: Sequence[int] | None = None,
     theta: np.ndarray | None = None,
+    rounding: Mapping[str, Any] | None = None,
+    overlap: np.ndarray | None = None,
+    light: float = 1.0,
 ) -> str:
     """The value of a `step_player`.
 
@@ -41,6 +48,10 @@ def steps(
         static: [C], the channels of a list fixed beforehand.
         image, grid, cells: the picture uint8 [3 h w], its patches, and the one that each step reads (-1: class token).
         theta: the threshold at each step [L].
+        rounding: what a section on the channel of the cursor shows: {bits, outlier_bits, grids, n} and the arrays of
+            `ouro.jobs.rounding.rounding` by name; without it there is none.
+        overlap: how much of the outliers of each step stays in a picture `light` times as bright [L], NaN where
+            there is none.
     """
     L, C = magnitude.shape
     value = {
@@ -51,6 +62,9 @@ def steps(
         "dynamic": pack.b64(dynamic > 0, "u1"),
         "fixed": pack.b64(static > 0, "u1"),
         "theta": None if theta is None else pack.b64(theta, "f4"),
+        "rounding": None if rounding is None else _packed(rounding),
+        "overlap": None if overlap is None else pack.b64(overlap, "f4"),
+        "light": light,
         "title": title,
         "image": None if image is None else pack.pixels(image),
         "size": None if image is None else image.shape[1:],
@@ -58,3 +72,11 @@ def steps(
         "cells": None if cells is None else list(cells),
     }
     return pack.text(value)
+
+
+def _packed(rounding: Mapping[str, Any]) -> dict[str, Any]:
+    """Arrays as text, flags apart from numbers."""
+    arrays = {name: value for name, value in rounding.items() if isinstance(value, np.ndarray)}
+    flags = {name: pack.b64(array, "u1") for name, array in arrays.items() if array.dtype == np.uint8}
+    numbers = {name: pack.b64(array, "f4") for name, array in arrays.items() if name not in flags}
+    return {name: value for name, value in rounding.items() if name not in arrays} | {"bytes": flags, "floats": numbers}

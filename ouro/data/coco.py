@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ouro.data.boxes import padded
 from ouro.data.fitted import FittedFiles
-from ouro.data.folder import read_image
+from ouro.data.picture import about, read_image
 
 _log = logging.getLogger(__name__)
 
@@ -125,8 +124,8 @@ def _objects(
             continue
         file, (width, height) = pictures[place][1], sizes[entry["image_id"]]
         if not (width and height):
-            with Image.open(file) as image:
-                width, height = image.size
+            seen = about(file)
+            width, height = seen.width, seen.height
         row = _row(entry, numbers, width, height)
         if isinstance(row, str):
             _log.warning("%s: an annotation of %s is left out: %s", path, file.name, row)

@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from PIL import ExifTags, Image
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL import Image
 from torch import Tensor
 
 from ouro.data import Dataset, check_range, check_split, normalize
+from ouro.data.picture import read_image
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -86,77 +86,6 @@ class Folder(Dataset):
 
     def _read(self, path: Path) -> Tensor:
         return self._transform(read_image(path))
-
-
-def read_image(path: Path) -> Image.Image:
-    """One image file as RGB, turned upright as its EXIF orientation says; gray is repeated, transparency is dropped.
-
-    Raises:
-        ValueError: whatever keeps it from being decoded, in one line that names the file.
-    """
-    # one clear line for whatever PIL's decoders raise on bytes that are no image (OSError, SyntaxError, EOFError…)
-    try:
-        if path.stat().st_size == 0:
-            raise ValueError("the file is empty (0 bytes)")
-        with Image.open(path) as image:
-            # PIL would clip these to white or black instead of scaling them
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"pixels of mode {image.mode} are deeper than 8 bits; convert them to 8")
-            if isinstance(image, TiffImageFile) and _is_plain_luma_chroma(image):
-                return _upright(_luma_chroma(image)).convert("RGB")
-            return _upright(image).convert("RGB")
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"cannot read image {path}: {reason}; replace or remove the file") from error
-
-
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-"""EXIF orientation -> what turns the stored pixels upright."""
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """As PIL.ImageOps.exif_transpose, which also rewrites the EXIF block and fails on what is damaged in it."""
-    # decoding a TIFF may turn it, and says so in its orientation afterwards
-    image.load()
-    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-    return image if turn is None else image.transpose(turn)
-
-
-_WIDTH, _LENGTH, _PHOTOMETRIC, _PLANES, _SUBSAMPLING = 256, 257, 262, 284, 530
-"""Tags of a TIFF."""
-_YCBCR = 6
-"""What _PHOTOMETRIC says of luma and chroma."""
-
-
-def _is_plain_luma_chroma(image: TiffImageFile) -> bool:
-    """Whether this is luma and chroma without compression, which PIL (12.3) writes but misreads as 4 bytes a pixel."""
-    return image.tag_v2.get(_PHOTOMETRIC) == _YCBCR and all(tile[0] == "raw" for tile in image.tile)
-
-
-def _luma_chroma(image: TiffImageFile) -> Image.Image:
-    """The pixels of such a file, strip by strip, with its orientation."""
-    if image.tag_v2.get(_SUBSAMPLING) != (1, 1) or image.tag_v2.get(_PLANES, 1) != 1:
-        raise ValueError(
-            "chroma of a lower resolution, or in planes of its own, without compression; convert it to RGB"
-        )
-    # as stored: image.size is that of the picture turned upright
-    whole = Image.new("YCbCr", (image.tag_v2[_WIDTH], image.tag_v2[_LENGTH]))
-    for _, extents, offset, _ in image.tile:
-        assert extents is not None and image.fp is not None
-        left, top, right, bottom = extents
-        image.fp.seek(offset)
-        data = image.fp.read(3 * (right - left) * (bottom - top))
-        whole.paste(Image.frombytes("YCbCr", (right - left, bottom - top), data), (left, top))
-    whole.getexif()[ExifTags.Base.Orientation] = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return whole
 
 
 def _walk(root: Path) -> tuple[tuple[str, ...], list[Path], list[int] | None]:

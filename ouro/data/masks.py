@@ -19,7 +19,8 @@ from torch import Tensor
 
 from ouro.data import IGNORED
 from ouro.data.fitted import FittedFiles
-from ouro.data.folder import pictures, read_image
+from ouro.data.folder import pictures
+from ouro.data.picture import read_image
 
 _log = logging.getLogger(__name__)
 

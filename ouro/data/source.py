@@ -17,6 +17,8 @@ from ouro.types import DataSource, ModelInfo
 NOISE, SYNTHETIC, FILE, REAL = "noise", "synthetic", "file", "real"
 SPELLINGS = "real:N, noise:N, synthetic:N, a registered set, folder:PATH, folder:PATH:N or the path of a set"
 """What a user may write."""
+NOISES = 10_000
+"""Images of noise that can be looked at."""
 
 
 def parse(text: str | DataSource) -> DataSource:
@@ -62,6 +64,8 @@ def spelled(source: DataSource) -> str:
 def open_data(data: str | DataSource, split: str, info: ModelInfo) -> Any:
     """A data set at the model's size; pictures in files are seen through timm's evaluation transform of the model.
 
+    Noise has no labels: it can be looked at, but scores nothing.
+
     Args:
         data: "" is the set that the model was trained on.
         split: "train", "calib" or "test"; stored sets have one only, which serves for any.
@@ -74,10 +78,10 @@ def open_data(data: str | DataSource, split: str, info: ModelInfo) -> Any:
     name = spelled(replace(source, count=None))
     if source.kind == FILE:
         dataset: Dataset = StoredImages(source.argument, info)
-    elif source.kind in (NOISE, SYNTHETIC):
-        raise ValueError(
-            f"{source.kind} is for calibration and has no labels to score against; take a data set instead"
-        )
+    elif source.kind == NOISE:
+        dataset = NoiseImages(info)
+    elif source.kind == SYNTHETIC:
+        raise ValueError(f"{SYNTHETIC} is for calibration and has no labels to score against; take a data set instead")
     else:
         height, width = info.input_size[1:]
         if DATASETS.get(source.kind).square and height != width:
@@ -181,6 +185,24 @@ class StoredImages(Dataset):
         """Images start..start+n as uint8 [n 3 h w] and their target classes int64 [n], None where there are none."""
         check_range(start, n, len(self))
         return self._pixels[start : start + n], None if self._labels is None else self._labels[start : start + n]
+
+
+class NoiseImages(Dataset):
+    """Gaussian noise as pixels, without labels: image `i` is `noise` of the seed `i`, clipped to what pixels can be."""
+
+    classes = ()
+
+    def __init__(self, info: ModelInfo) -> None:
+        self.info, self.mean, self.std = info, info.mean, info.std
+
+    def __len__(self) -> int:
+        return NOISES
+
+    def images(self, start: int, n: int) -> tuple[Tensor, None]:
+        """Images start..start+n as uint8 [n 3 h w]."""
+        check_range(start, n, len(self))
+        drawn = torch.cat([noise(self.info, 1, seed) for seed in range(start, start + n)])
+        return to_pixels(drawn, self.mean, self.std), None
 
 
 def read_set(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -23,7 +23,7 @@ from ouro.quant.apply import attach_calibration
 from ouro.quant.calibrate import calibrating
 from ouro.quant.modules import StepQuantizer
 from ouro.quant.observers import Rows
-from ouro.quant.outliers import outlier_list, round_two_ways
+from ouro.quant.outliers import outlier_list, outlier_steps, round_two_ways
 from ouro.quant.plan import SCOPES, is_rounded, make_plan
 from ouro.quant.quantizer import RECURRENT_SITES
 from ouro.scan.order import scan_names
@@ -171,10 +171,7 @@ def mixed_precision(spec: FlowSpec) -> Generator[Progress, None, Report]:
 
 def _dynamic_step(rows: Tensor, listed: Tensor, rule: Any) -> Tensor:
     """The outliers' step at every time step [b l], NaN where nothing is listed."""
-    large = rows.masked_fill(~listed, 0)
-    grid = rule.outlier_grid
-    reach = large.abs().amax(-1) if rule.signed else large.amax(-1).clamp(min=0) - large.amin(-1).clamp(max=0)
-    step = torch.zeros_like(reach) if grid is None else reach / (grid.high - max(grid.low, 0))
+    step = rows.new_zeros(rows.shape[:2]) if rule.outlier_grid is None else outlier_steps(rows, listed, rule)[0][..., 0]
     return step.masked_fill(~listed.any(-1), torch.nan)
 
 

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ouro.data import Dataset
-from ouro.data.folder import read_image
+from ouro.data.picture import read_image
 from ouro.data.source import open_data, own_data
 from ouro.models import create_model, variant
 from ouro.quant.apply import attach_calibration, from_tensors, weights_digest

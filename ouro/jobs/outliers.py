@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from ouro.data import normalize
 from ouro.jobs.calibration import calibration_set
 from ouro.jobs.inputs import one_image, open_model, source_of
 from ouro.jobs.provenance import run_info
+from ouro.jobs.rounding import rounding
 from ouro.quant.observers import Rows
 from ouro.quant.outliers import outlier_list, threshold
 from ouro.quant.rules import OutlierRule
@@ -37,6 +38,8 @@ TENSORS = {
 }
 """What one can look at in a layer: inputs of its linear layers, operands and output of its scans, and what these are
 discretized to, where every state of a channel counts as a channel."""
+DISCRETIZED = frozenset({"A_bar", "B_bar"})
+"""Those among them that no step size per time step rounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,8 @@ class OutlierSpec:
     """One image of the test split of `data` (`sample`) or an image file, one tensor, and the rule.
 
     direction: the name of a scan of the layer, such as "forward"; "" is the first. n: calibration images behind the
-    static list. kappa, refresh: see `ouro.quant.outliers`.
+    static list and the step sizes. kappa, refresh: see `ouro.quant.outliers`. light: factor on the brightness of the
+    image. bits, outlier_bits: widths that the tensor is rounded to as well; None rounds nothing.
     """
 
     model: ModelSource
@@ -56,15 +60,25 @@ class OutlierSpec:
     n: int = 16
     kappa: float = 3.0
     refresh: int = 10
+    light: float = 1.0
+    bits: int | None = None
+    outlier_bits: int = 8
     seed: int = 0
     data: str = ""
     device: str = "auto"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", source_of(self.model))
-        for name, least in (("n", 1), ("refresh", 1), ("kappa", 0)):
+        for name, least in (("n", 1), ("refresh", 1), ("kappa", 0), ("light", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected {least} or more")
+        if self.bits is not None and not 2 <= self.bits <= self.outlier_bits <= 8:
+            raise ValueError(
+                f"bits are {self.bits} for inliers and {self.outlier_bits} for outliers, expected 2 to 8, and no more "
+                "for inliers than for outliers"
+            )
+        if self.bits is not None and self.tensor in DISCRETIZED:
+            raise ValueError(f"{self.tensor} is rounded inside the recurrence, not step by step; leave bits out")
 
 
 def outliers(
@@ -75,15 +89,17 @@ def outliers(
     Arrays: "magnitude" float32 [l c], |x| of the image; "raw" uint8 [l c], outliers of each step by itself; "dynamic"
     uint8 [l c], the list that grows and is cleared; "static" uint8 [c], outliers of the mean over calibration;
     "threshold" float32 [l], mean + kappa std; "cells" int64 [l], the raster cell each step reads (-1: class token).
+    Where `bits` are given also those of `ouro.jobs.rounding.Rounding`.
 
     Values: {model, layer, tensor, direction, path, grid, source, steps, channels, n, kappa, refresh, share_raw,
-    share_dynamic, share_static, missed_by_static, jaccard, top_channels, seed}: `missed_by_static` is the part of all
-    raw outliers that the static list lacks, `jaccard` the mean overlap of raw outliers between neighboring steps;
+    share_dynamic, share_static, missed_by_static, jaccard, top_channels, light, seed}: `missed_by_static` is the part of
+    all raw outliers that the static list lacks, `jaccard` the mean overlap of raw outliers between neighboring steps;
     both are None where there is no outlier.
 
     Args:
         model: looked at in place of the one that `spec.model` stands for.
-        static: what `static_list` gives for this spec, if it is known already.
+        static: what `static_list` gives for this spec, if it is known already; spares the calibration images where
+            nothing is rounded.
 
     Raises:
         ValueError: a layer, tensor, direction, image or number that does not exist or makes no sense.
@@ -94,14 +110,18 @@ def outliers(
     path, tap = find_tap(model, spec.layer, spec.tensor, spec.direction)
     yield Progress(0, 2, f"{path} of one image")
     pixels, source = one_image(model.info, spec.sample, spec.image, spec.data)
-    rows = _rows(model, path, tap, normalize(pixels, model.info.mean, model.info.std))
+    x = _traced(model, path, normalize(relit(pixels, spec.light), model.info.mean, model.info.std))
+    rows = Rows(tap.axes)(x)
     yield Progress(1, 2, f"{path} of {spec.n} calibration images")
     rule = OutlierRule(bits=4, outlier_bits=8, kappa=spec.kappa, refresh=spec.refresh)
     none = torch.zeros_like(rows, dtype=torch.bool)
     bound = threshold(rows, none, spec.kappa)
     raw = rows.abs() > bound
     dynamic = outlier_list(rows, rule)
-    static = static_list(spec, model) if static is None else static
+    seen = None
+    if static is None or spec.bits is not None:
+        seen = _calibration(spec, model, path)
+        static = _static_list(Rows(tap.axes)(seen), spec.kappa)
     raw, dynamic, rows = raw[0], dynamic[0], rows[0]
     order = _order(model, path)
     peaks = rows.abs().amax(0)
@@ -124,6 +144,7 @@ def outliers(
         "missed_by_static": _ratio((raw & ~static).sum(), raw.sum()),
         "jaccard": _overlap(raw),
         "top_channels": peaks.topk(min(10, len(peaks))).indices.tolist(),
+        "light": spec.light,
         "seed": spec.seed,
     }
     arrays = {
@@ -134,6 +155,10 @@ def outliers(
         "threshold": bound[0, :, 0].float(),
         "cells": torch.tensor(order.cells),
     }
+    if spec.bits is not None:
+        assert seen is not None
+        more, rounded = rounding(path, tap, x, seen, replace(rule, bits=spec.bits, outlier_bits=spec.outlier_bits))
+        values, arrays = values | more, arrays | rounded
     yield Progress(2, 2, f"{values['share_raw']:.2%} outliers")
     return Report("outliers", values, run_info(spec.seed, started, model.device), arrays)
 
@@ -145,10 +170,12 @@ def static_list(spec: OutlierSpec, model: VisionModel) -> Tensor:
         ValueError: see `outliers`.
     """
     path, tap = find_tap(model, spec.layer, spec.tensor, spec.direction)
-    calib = f"real:{spec.n}:{spec.data}" if spec.data else f"real:{spec.n}"
-    known = calibration_set(calib, spec.model, model, spec.seed).images
-    mean = _rows(model, path, tap, known).abs().mean((0, 1))
-    return mean > threshold(mean, torch.zeros_like(mean, dtype=torch.bool), spec.kappa)
+    return _static_list(Rows(tap.axes)(_calibration(spec, model, path)), spec.kappa)
+
+
+def relit(pixels: Tensor, light: float) -> Tensor:
+    """Pixels uint8 [b 3 h w] as many times as bright, clipped at white."""
+    return (pixels.float() * light).round().clamp(max=255).to(torch.uint8)
 
 
 def mixer_of(model: VisionModel, layer: int) -> tuple[str, Sequence[ScanOrder]]:
@@ -181,10 +208,22 @@ def find_tap(model: VisionModel, layer: int, tensor: str, direction: str) -> tup
     return path, tap
 
 
-def _rows(model: VisionModel, path: str, tap: Tap, images: Tensor) -> Tensor:
+def _calibration(spec: OutlierSpec, model: VisionModel, path: str) -> Tensor:
+    """The tensor of `n` calibration images."""
+    calib = f"real:{spec.n}:{spec.data}" if spec.data else f"real:{spec.n}"
+    return _traced(model, path, calibration_set(calib, spec.model, model, spec.seed).images)
+
+
+def _static_list(rows: Tensor, kappa: float) -> Tensor:
+    """Outliers [c] of the mean of |x| over samples and steps of rows [b l c]."""
+    mean = rows.abs().mean((0, 1))
+    return mean > threshold(mean, torch.zeros_like(mean, dtype=torch.bool), kappa)
+
+
+def _traced(model: VisionModel, path: str, images: Tensor) -> Tensor:
     with torch.no_grad(), record(model, path) as trace:
         model(images.to(model.device))
-    return Rows(tap.axes)(trace.tensors[path].cpu())
+    return trace.tensors[path].cpu()
 
 
 def _order(model: VisionModel, path: str) -> ScanOrder:

@@ -39,6 +39,14 @@ def quantize(x: Tensor, scale: Tensor, grid: Grid, zero: Tensor | None = None) -
     return codes.clamp_(grid.low, grid.high)
 
 
+def clipped(x: Tensor, scale: Tensor, grid: Grid, zero: Tensor | None = None) -> Tensor:
+    """Where the code of x lies outside the grid, so that `quantize` moves it to an end, bool."""
+    codes = (x / scale).round_()
+    if zero is not None:
+        codes += zero
+    return (codes < grid.low) | (codes > grid.high)
+
+
 def dequantize(codes: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
     """What the codes stand for."""
     return codes * scale if zero is None else (codes - zero) * scale

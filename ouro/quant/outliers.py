@@ -76,13 +76,21 @@ def round_two_ways(x: Tensor, listed: Tensor, rule: OutlierRule, scale: Tensor, 
     grid = rule.outlier_grid
     if grid is None:
         return torch.where(listed, x, inliers)
-    low, high = _ends(x.masked_fill(~listed, 0), rule)
-    if rule.signed:
-        step, own_zero = positive(torch.maximum(high, -low) / grid.high), None
-    else:
-        step, own_zero = range_of(low, high, rule.outlier_bits)
+    step, own_zero = outlier_steps(x, listed, rule)
     large = x.masked_fill(~listed, 0)
     return torch.where(listed, dequantize(quantize(large, step, grid, own_zero), step, own_zero), inliers)
+
+
+def outlier_steps(x: Tensor, listed: Tensor, rule: OutlierRule) -> tuple[Tensor, Tensor | None]:
+    """Dynamic step of the listed channels of x [b l c], and its zero point unless the rule is signed; [b l 1] or [b l c].
+
+    The step is 1 where nothing is listed. Only for rules that round outliers at all.
+    """
+    assert rule.outlier_grid is not None
+    low, high = _ends(x.masked_fill(~listed, 0), rule)
+    if rule.signed:
+        return positive(torch.maximum(high, -low) / rule.outlier_grid.high), None
+    return range_of(low, high, rule.outlier_bits)
 
 
 def _ends(large: Tensor, rule: OutlierRule) -> tuple[Tensor, Tensor]:

@@ -169,7 +169,7 @@ def test_every_choice_follows_what_is_there(home: Path):
     entry = own.model(str(model_file(home / "bees.pth"))).entry
     assert entry is not None
     alias = entry.alias
-    assert pictures.choices(alias) == [] and pictures.start(alias)["sample"] is None
+    assert pictures.choices(alias) == [("Noise", "noise")] and pictures.start(alias)["sample"] is None
     assert calib.measures(alias) == [] and "only calibrated" in calib.verdict(alias, "")
     assert [kind for _, kind in calib.choices(alias)] == ["noise", "set"]
     with pytest.raises(ValueError, match="there are no real images for bees.pth"):
@@ -181,7 +181,7 @@ def test_every_choice_follows_what_is_there(home: Path):
         own.pictures(str(picture_folder(home / "plain", 3, 0))),
     )
     assert pictures.start(alias)["data"] == labelled.data
-    assert [data for _, data in pictures.choices("vim_nano")] == ["scenes", labelled.data, plain.data]
+    assert [data for _, data in pictures.choices("vim_nano")] == ["scenes", labelled.data, plain.data, "noise"]
     assert calib.measured(alias, labelled.data) == calib.ACCURACY
     assert calib.measured(alias, plain.data) == calib.AGREEMENT == calib.measured("vim_nano", labelled.data)
     assert "one folder for each of its 12 classes" in calib.verdict("vim_nano", labelled.data)

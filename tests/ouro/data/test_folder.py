@@ -13,7 +13,8 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from ouro._torchvision_ops import declare_missing_ops
 from ouro.data import batches
-from ouro.data.folder import MEAN, STD, Folder, read_image
+from ouro.data.folder import MEAN, STD, Folder
+from ouro.data.picture import about, read_image
 
 OFFENDERS = Path(__file__).parents[2] / "data" / "offenders"
 
@@ -125,6 +126,47 @@ def test_other_layouts_of_luma_and_chroma_are_refused(tmp_path, tag, value):
         ValueError, match=r"x\.tif: chroma of a lower resolution, or in planes of its own, .*; convert it"
     ):
         read_image(tmp_path / "x.tif")
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("x.png", "RGBA"), ("x.png", "LA"), ("x.tif", "RGBA"), ("x.webp", "RGBA"), ("x.png", "P"), ("x.gif", "P")],
+)
+def test_transparency_lies_on_white(tmp_path, name, mode):
+    pixels = np.zeros((20, 30, 4), np.uint8)
+    pixels[:10] = (90, 90, 90, 255)
+    picture = Image.fromarray(pixels, "RGBA")
+    if mode == "P":
+        # one color of the palette stands for nothing at all
+        picture = Image.fromarray(np.repeat([1, 0], 10)[:, None].repeat(30, 1).astype(np.uint8), "P")
+        picture.putpalette([0, 0, 0, 90, 90, 90])
+        picture.save(tmp_path / name, transparency=0)
+    else:
+        picture.convert(mode).save(tmp_path / name, **({"lossless": True} if name == "x.webp" else {}))
+    seen = np.asarray(read_image(tmp_path / name))
+    assert (seen[:10] == 90).all() and (seen[10:] == 255).all()
+    known = about(tmp_path / name)
+    assert (known.width, known.height, known.transparent) == (30, 20, True)
+
+
+def test_half_transparent_pixels_are_mixed_with_white_and_opaque_ones_stay(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 4), dtype=np.uint8)
+    Image.fromarray(pixels, "RGBA").save(tmp_path / "x.png")
+    share = pixels[..., 3:] / 255
+    assert np.abs(read_image(tmp_path / "x.png") - (share * pixels[..., :3] + (1 - share) * 255)).max() <= 1
+    pixels[..., 3] = 255
+    Image.fromarray(pixels, "RGBA").save(tmp_path / "x.png")
+    assert np.array_equal(read_image(tmp_path / "x.png"), pixels[..., :3])
+    assert not about(tmp_path / "x.png").transparent
+
+
+def test_what_is_known_of_a_picture_is_that_of_the_upright_one(tmp_path):
+    known = about(OFFENDERS / "exif.jpg")
+    assert (known.width, known.height, known.transparent) == (70, 90, False)
+    Image.new("YCbCr", (20, 10)).save(tmp_path / "x.tif")
+    assert (about(tmp_path / "x.tif").width, about(tmp_path / "x.tif").height) == (20, 10)
+    Image.new("RGB", (800, 640)).save(tmp_path / "large.jpg")
+    assert read_image(tmp_path / "large.jpg", least=100).size == (200, 160)
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])

@@ -14,10 +14,11 @@ from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 
 import ouro.evaluate
-from ouro.data import normalize
-from ouro.data.source import open_data, parse, spelled, transform
+from ouro.data import normalize, to_pixels
+from ouro.data.source import noise, open_data, parse, spelled, transform
 from ouro.models import create_model
 from ouro.registry import MODELS
+from ouro.tasks import task_of
 from ouro.types import DataSource
 from tests.testing import assert_close
 
@@ -157,9 +158,17 @@ def test_a_set_of_squares_does_not_serve_a_model_of_another_aspect(tmp_path) -> 
     assert open_data("cifar10", "test", info).images(0, 1)[0].shape == (1, 3, 28, 56)
 
 
-def test_noise_is_no_data_set() -> None:
-    with pytest.raises(ValueError, match="^noise is for calibration and has no labels to score against; "):
-        open_data("noise:4", "test", create_model("vim_nano").info)
+def test_noise_is_looked_at_but_scores_nothing() -> None:
+    info = create_model("vim_nano").info
+    images, labels = open_data("noise", "test", info).images(5, 2)
+    assert labels is None and images.dtype == torch.uint8 and tuple(images.shape) == (2, *info.input_size)
+    expected = to_pixels(torch.cat([noise(info, 1, seed) for seed in (5, 6)]), info.mean, info.std)
+    assert torch.equal(images, expected) and images.float().std() > 40
+    assert len(open_data("noise:4", "test", info)) == 4
+    with pytest.raises(ValueError, match="^noise has no labels; accuracy needs a data set with one folder per class$"):
+        task_of(info).require(open_data("noise", "test", info), "noise", info)
+    with pytest.raises(ValueError, match="^synthetic is for calibration and has no labels to score against; "):
+        open_data("synthetic:4", "test", info)
 
 
 def test_a_model_whose_images_are_not_here_says_what_to_name() -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ouro.quant.grid import Grid, asymmetric, dequantize, fake_quantize, quantize, range_of, symmetric
+from ouro.quant.grid import Grid, asymmetric, clipped, dequantize, fake_quantize, quantize, range_of, symmetric
 from tests.testing import assert_close
 
 BITS = (2, 3, 4, 6, 8)
@@ -54,6 +54,15 @@ def test_values_on_the_grid_stay(x):
     scale = torch.tensor(0.25)
     once = fake_quantize(x, scale, symmetric(4))
     assert torch.equal(fake_quantize(once, scale, symmetric(4)), once)
+
+
+@pytest.mark.parametrize("zero", [None, torch.tensor(3.0)], ids=["symmetric", "asymmetric"])
+def test_clipped_is_where_rounding_errs_by_more_than_half_a_step(zero):
+    x, scale = torch.linspace(-9, 9, 1001), torch.tensor(0.7)
+    grid = symmetric(4) if zero is None else asymmetric(4)
+    error = (fake_quantize(x, scale, grid, zero) - x).abs()
+    cut = clipped(x, scale, grid, zero)
+    assert cut.any() and torch.equal(cut, error > scale / 2 * (1 + 1e-5))
 
 
 def test_nothing_is_written_in_place(x):

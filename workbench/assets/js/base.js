@@ -103,6 +103,23 @@
     set(chosen, false);
     return { group, set };
   };
+  // ---- small charts: what surrounds the drawing, at the same inset in all of them ---------------------------------------
+  const INSET = { left: 42, bottom: 26, top: 4, right: 4 };
+  const axes = (context, width, height, xs, ys, xlabel, ylabel) => {
+    context.fillStyle = tone("muted"); context.strokeStyle = tone("grid"); context.lineWidth = 1; context.font = "11px system-ui, sans-serif";
+    context.textAlign = "center"; context.textBaseline = "top";
+    for (const [x, text] of xs) context.fillText(text, clamp(x, INSET.left + 4, width - 14), height - INSET.bottom + 4);
+    context.textAlign = "right"; context.fillText(xlabel, width - INSET.right, height - 12);
+    context.textBaseline = "middle";
+    for (const [y, text] of ys) {
+      context.textAlign = "right"; context.fillText(text, INSET.left - 5, y);
+    }
+    context.save(); context.translate(8, (height - INSET.bottom) / 2); context.rotate(-Math.PI / 2); context.textAlign = "center"; context.fillText(ylabel, 0, 0); context.restore();
+  };
+  const ticks = (count, most) => {
+    const raw = count / most, unit = 10 ** Math.floor(Math.log10(Math.max(raw, 1))), step = Math.max(1, [1, 2, 5, 10].map((k) => k * unit).find((s) => s >= raw));
+    return Array.from({ length: Math.floor((count - 1) / step) + 1 }, (_, i) => i * step);
+  };
   const remembered = new Map();
 
   // range + play + speed: native keys on the range, Space plays from anywhere in the component
@@ -167,5 +184,5 @@
   };
 
   // what is running here, for a view that is saved
-  window.wb = { source: document.currentScript.textContent, kit: { bytes, floats, words, clamp, format, extent, dark, tone, whenThemed, ramp, HEAT, GRAY, SPLIT, shade, make, fit, sheet, segments, remembered, stepper, cursor } };
+  window.wb = { source: document.currentScript.textContent, kit: { bytes, floats, words, clamp, format, extent, dark, tone, whenThemed, ramp, HEAT, GRAY, SPLIT, shade, make, fit, sheet, segments, INSET, axes, ticks, remembered, stepper, cursor } };
 })();

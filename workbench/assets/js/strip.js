@@ -33,5 +33,18 @@
     watch("value", load);
   };
 
+  // a picture that is pasted goes the way of one that is uploaded, in the tab that is open
+  document.addEventListener("paste", (event) => {
+    const file = [...(event.clipboardData?.files ?? [])].find(({ type }) => type.startsWith("image/"));
+    const row = [...document.querySelectorAll(".wb-pickrow")].find((one) => one.offsetParent !== null);
+    const field = row?.querySelector("input[type=file]");
+    if (!file || !field) return;
+    event.preventDefault();
+    const given = new DataTransfer();
+    given.items.add(file);
+    field.files = given.files;
+    field.dispatchEvent(new Event("change", { bubbles: true }));
+  });
+
   Object.assign(wb, { strip });
 })();
