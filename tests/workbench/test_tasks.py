@@ -1,0 +1,28 @@
+"""The fifteen tasks of `walk`, each once; light and dark, desk and phone, mouse and keyboard take turns."""
+
+from __future__ import annotations
+
+import pytest
+
+from ouro.jobs.doctor import BROWSERS, find_browser
+from ouro.models.zoo import embedded_path
+from tests.workbench.walk import HANDS, TASKS, THEMES, WIDTHS, before_the_page
+
+pytestmark = [
+    pytest.mark.skipif(not embedded_path("vim_nano.safetensors").exists(), reason="no embedded weights"),
+    pytest.mark.skipif(find_browser() is None, reason=f"no browser found, looked for {', '.join(BROWSERS)}"),
+]
+
+
+@pytest.mark.parametrize("number", TASKS)
+def test_task(server: str, browser, number: int):
+    # the bits of the number: every pair of choices comes up
+    theme, width, hand = (options[number >> bit & 1] for bit, options in enumerate((THEMES, tuple(WIDTHS), HANDS)))
+    with before_the_page(browser, server, theme, width, hand) as person:
+        TASKS[number](person)
+        if number in (6, 11):
+            assert person.seconds["cancel"] < 10
+
+
+def test_there_are_fifteen():
+    assert list(TASKS) == list(range(1, 16)) and all(task.__doc__ for task in TASKS.values())
