@@ -21,6 +21,7 @@ from workbench import (  # noqa: E402
     calib,
     engine,
     first_view,
+    jobs,
     kernels,
     outliers,
     paper,
@@ -57,6 +58,7 @@ def build() -> gr.Blocks:
                 [model], value=model, show_label=False, label="Model", container=False, filterable=False,
                 elem_id="wb-model", min_width=190, scale=0,
             )  # fmt: skip
+            at_work = jobs.view()
             theme = gr.Button("◐", size="sm", elem_id="wb-theme", min_width=40, scale=0)
         # not inside the tabs, which count all that is in them
         brought = gr.State(0)
@@ -81,6 +83,7 @@ def build() -> gr.Blocks:
                 checked = kernels.build()
             with gr.Tab("Paper", id="paper"):
                 claims = paper.build(page)
+        working = jobs.build(page, at_work)
 
         theme.click(None, None, None, js="() => wb.toggleTheme()", api_visibility="private")
         whole.load(None, None, None, js="() => wb.applyTheme()", api_visibility="private")
@@ -90,7 +93,7 @@ def build() -> gr.Blocks:
         for tab in (made, answered, measured, ranked):
             choose, target = tab["methods"]
             whole.load(choose, None, target, **PRIVATE)
-        for tab in (first, made, answered, measured, ranked, checked, claims):
+        for tab in (first, made, answered, measured, ranked, checked, claims, working):
             for resume, inputs, outputs in tab["loads"]:
                 whole.load(resume, inputs, outputs, concurrency_limit=None, **PRIVATE)
         made["use"].click(_use, made["chosen"], [tabs, *measured["images"].inputs, chosen], **PRIVATE)

@@ -227,7 +227,8 @@ def build(page: Page) -> dict[str, Any]:
             }
             for name in method
         ]
-        yield from follow(runner.start(KIND, lambda: compare(specs, int(limit), data)), done)
+        about = f"{model} · {', '.join(method)} · {specs[0]['bits']}"
+        yield from follow(runner.start(KIND, lambda: compare(specs, int(limit), data), about, model=model), done)
 
     inputs = [page.model, method, bits, *images.inputs, scope, limit, seed, images.data, done]
     go.click(run, inputs, followed, concurrency_limit=None, **PRIVATE)

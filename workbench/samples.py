@@ -182,7 +182,7 @@ def build(page: Page) -> dict[str, Any]:
 
     def started(spec: Mapping[str, Any]) -> Iterator[dict[Any, Any]]:
         make = lambda: growing(engine.synthesis_job(**spec))  # noqa: E731
-        yield from follow(runner.start(KIND, make, sets.spec_name(spec)))
+        yield from follow(runner.start(KIND, make, sets.spec_name(spec), model=spec["model"]))
 
     @guarded
     def generate(

@@ -169,7 +169,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
         if not kind:
             raise ValueError(f"there are no images to measure {model} on: {calib.NO_PICTURES}")
         spec |= {"by": by, "limit": int(limit), "mode": mode, "data": data, "labels": kind == calib.ACCURACY}
-        job = runner.start(KIND, lambda: engine.sensitivity_job(**spec), damage.about(spec))
+        job = runner.start(KIND, lambda: engine.sensitivity_job(**spec), damage.about(spec), model=model)
         yield from follow(job)
 
     common = [page.model, method, bits, scope, seed, *images.inputs, by, limit, images.data]
@@ -201,7 +201,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
         spec = settings(model, method, bits, scope, seed, kind, count, path)
         about = f"{model} · {method}, scope {scope} · {budget:g} bits on average"
         spec |= {"by": by, "budget": float(budget), "widths": tuple(sorted(widths))}
-        job = runner.start(BUDGET, lambda: quantize.compare([spec], int(limit), data), about)
+        job = runner.start(BUDGET, lambda: quantize.compare([spec], int(limit), data), about, model=model)
         yield from follow_budget(job, before)
 
     budgeted = [paid, spend, halt, frontier, bought, done]

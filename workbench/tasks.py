@@ -136,7 +136,7 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
         model: str, picture: dict[str, Any], path: str | None, seed: float | None, steps: float, method: str, bits: str
     ) -> Iterator[dict[Any, Any]]:
         spec = {"model": model, "method": method, "bits": bits.strip().lower(), "calib": calib.real(model, IMAGES)}
-        job = runner.start(KIND, lambda: _made(spec), f"{model} · {method} {spec['bits']}")
+        job = runner.start(KIND, lambda: _made(spec), f"{model} · {method} {spec['bits']}", model=model)
         yield from follow(job, model, picture, path, seed, steps)
 
     moved = [progress, go, stop, beside, view, said]
