@@ -26,6 +26,7 @@ from workbench import (  # noqa: E402
     outliers,
     paper,
     quantize,
+    runs,
     samples,
     sensitivity,
     sets,
@@ -81,6 +82,8 @@ def build() -> gr.Blocks:
                 ranked = sensitivity.build(page, model)
             with gr.Tab("Kernels", id="kernels"):
                 checked = kernels.build()
+            with gr.Tab("Runs", id="runs") as board:
+                kept_runs = runs.build(page, board)
             with gr.Tab("Paper", id="paper"):
                 claims = paper.build(page)
         working = jobs.build(page, at_work)
@@ -93,7 +96,7 @@ def build() -> gr.Blocks:
         for tab in (made, answered, measured, ranked):
             choose, target = tab["methods"]
             whole.load(choose, None, target, **PRIVATE)
-        for tab in (first, made, answered, measured, ranked, checked, claims, working):
+        for tab in (first, made, answered, measured, ranked, checked, claims, working, kept_runs):
             for resume, inputs, outputs in tab["loads"]:
                 whole.load(resume, inputs, outputs, concurrency_limit=None, **PRIVATE)
         made["use"].click(_use, made["chosen"], [tabs, *measured["images"].inputs, chosen], **PRIVATE)
