@@ -12,7 +12,7 @@ import gradio as gr
 import numpy as np
 
 from ouro.progress import mapped
-from workbench import compare, engine, generators, runner, sets, stored
+from workbench import compare, engine, first_samples, generators, runner, sets, stored
 from workbench.errors import guarded
 from workbench.page import PRIVATE, Page, lead, title
 from workbench.plot import LEGEND, figure, nothing, plot_view
@@ -114,6 +114,7 @@ def build(page: Page) -> dict[str, Any]:
                 elem_id="wb-samples-job",
                 apply_default_css=False,
             )
+            example = gr.HTML(first_samples.gallery(), elem_id="wb-samples-first", apply_default_css=False)
             gallery = gr.Gallery(
                 label="Images", show_label=False, format="png", columns=8, object_fit="contain", height="auto",
                 buttons=["download", "fullscreen"], elem_id="wb-samples-gallery", elem_classes="wb-samples",
@@ -150,6 +151,10 @@ def build(page: Page) -> dict[str, Any]:
             several: gr.Dropdown(choices=options),
         }
 
+    def shelved(images: Any) -> dict[Any, Any]:
+        """Images of one's own in the gallery, which take the place of the example."""
+        return {gallery: shelf(images), example: gr.HTML(visible=False)}
+
     def stopped() -> dict[Any, Any]:
         """What was left unfinished."""
         unfinished = stored.unfinished()
@@ -173,7 +178,8 @@ def build(page: Page) -> dict[str, Any]:
             }
             preview = job.data.get("preview")
             if preview is not None and preview is not shown:
-                shown, update[gallery] = preview, shelf(preview)
+                shown = preview
+                update |= shelved(preview)
             if len(job.history) != drawn:
                 drawn, update[losses] = len(job.history), loss_chart(job.history)
             if job.over:
@@ -198,7 +204,23 @@ def build(page: Page) -> dict[str, Any]:
         }  # fmt: skip
         yield from started(spec)
 
-    followed = [progress, gallery, losses, finished, use, file, details, several, rest, halves, go, hold, stop, again]
+    followed = [
+        progress,
+        example,
+        gallery,
+        losses,
+        finished,
+        use,
+        file,
+        details,
+        several,
+        rest,
+        halves,
+        go,
+        hold,
+        stop,
+        again,
+    ]
     inputs = [page.model, method, num, steps, seed, batch, lr, chosen_settings]
     go.click(generate, inputs, followed, concurrency_limit=None, **PRIVATE)
     hold.click(lambda: runner.pause(KIND) and None, None, None, queue=False, **PRIVATE)
@@ -226,7 +248,11 @@ def build(page: Page) -> dict[str, Any]:
     @guarded
     def resume() -> Iterator[dict[Any, Any]]:
         job = runner.latest(KIND)
-        yield chosen(None) | (stopped() if job is None or job.over else {})
+        own = next(iter(stored.sets()), None)
+        update = chosen(own["path"] if own else None)
+        if own and (job is None or "preview" not in job.data):
+            update |= shelved(stored.pictures(own, _MOST)[0])
+        yield update | (stopped() if job is None or job.over else {})
         if job is not None:
             yield from follow(job)
 
@@ -238,9 +264,9 @@ def build(page: Page) -> dict[str, Any]:
         entry = next((one for one in stored.sets() if one["path"] == path), None)
         if entry is None:
             raise ValueError(f"the set {Path(path).parent.name} is no longer there; generate it again")
-        return {**update, gallery: shelf(stored.pictures(entry, _MOST)[0])}
+        return update | shelved(stored.pictures(entry, _MOST)[0])
 
-    finished.input(open_set, finished, [gallery, use, file, details], **PRIVATE)
+    finished.input(open_set, finished, [example, gallery, use, file, details], **PRIVATE)
 
     def fitting(method: str) -> list[Any]:
         optimized = engine.optimizes(method)
