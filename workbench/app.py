@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 # set before gradio is imported, which reads it then
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -21,6 +22,7 @@ from workbench import (  # noqa: E402
     calib,
     engine,
     first_view,
+    forms,
     jobs,
     kernels,
     outliers,
@@ -64,8 +66,9 @@ def build() -> gr.Blocks:
         # not inside the tabs, which count all that is in them
         brought = gr.State(0)
         kept = gr.BrowserState(model, storage_key="wb.model", secret="wb.model")
+        forms_kept = forms.states("samples", "quantize", "sensitivity")
         with gr.Tabs(selected="start", elem_id="wb-tabs") as tabs:
-            page = Page(chosen, device, tabs, brought)
+            page = Page(chosen, device, tabs, brought, forms_kept)
             with gr.Tab("Start", id="start"):
                 first = start.build(page, model)
             with gr.Tab("Attention", id="attention"):
@@ -90,7 +93,23 @@ def build() -> gr.Blocks:
 
         theme.click(None, None, None, js="() => wb.toggleTheme()", api_visibility="private")
         whole.load(None, None, None, js="() => wb.applyTheme()", api_visibility="private")
-        whole.load(_models, [chosen, kept, page.brought], [chosen, page.brought], **PRIVATE)
+        # forms first: what the model list sets off begins with what is in them, and leaves what is valid as it is
+        restored = [tab["form"] for tab in (made, measured, ranked)]
+        places = [field for form in restored for field in form.fields.values()]
+
+        @guarded
+        def restore(model: str, kept: str | None, *values: Any) -> dict[Any, Any]:
+            # the list of models takes its time, and most pages have nothing to put back
+            model = kept if any(values) and kept in engine.models() else model
+            update: dict[Any, Any] = {made["drawn"]: 1}
+            for form, value in zip(restored, values, strict=True):
+                update |= form.restored(model, value)
+            return update
+
+        again = whole.load(
+            restore, [chosen, kept, *(form.kept for form in restored)], [*places, made["drawn"]], **PRIVATE
+        )
+        again.then(_models, [chosen, kept, page.brought], [chosen, page.brought], **PRIVATE)
         page.brought.change(_offered, chosen, chosen, **PRIVATE)
         chosen.change(_remembered, chosen, kept, **PRIVATE)
         for tab in (made, answered, measured, ranked):

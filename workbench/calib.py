@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,24 @@ class Source:
     @property
     def inputs(self) -> list[Any]:
         return [self.kind, self.count, self.chosen]
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """By the names under which the browser keeps what was chosen."""
+        return {"calib": self.kind, "count": self.count, "set": self.chosen, "measured": self.data}
+
+    def restored(self, model: str, kept: Mapping[str, Any]) -> dict[Any, Any]:
+        """Updates that choose again what was kept, as far as it is there for the model."""
+        update: dict[Any, Any] = {}
+        kinds, places = choices(model), measures(model)
+        if kept.get("calib") in (kind for _, kind in kinds):
+            options = sets.choices(model) if kept["calib"] == "set" else []
+            update[self.kind] = gr.Radio(choices=kinds, value=kept["calib"])
+            if options and kept.get("set") in (path for _, path in options):
+                update[self.chosen] = gr.Dropdown(choices=options, value=kept["set"])
+        if kept.get("measured") in (data for _, data in places):
+            update[self.data] = gr.Dropdown(choices=places, value=kept["measured"])
+        return update
 
 
 def choices(model: str) -> list[tuple[str, str]]:

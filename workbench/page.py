@@ -20,12 +20,15 @@ DIMMED = {**PRIVATE, "show_progress": "minimal"}
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Components that belong to no single tab; `brought` changes whenever models or pictures came or went."""
+    """Components that belong to no single tab; `brought` changes whenever models or pictures came or went, `kept` has what
+    was set in the form of a tab.
+    """
 
     model: gr.Dropdown
     device: gr.HTML
     tabs: gr.Tabs
     brought: gr.State
+    kept: Mapping[str, gr.BrowserState]
 
 
 def lead(words: str) -> gr.HTML:

@@ -11,7 +11,7 @@ import gradio as gr
 
 from ouro.metrics import METRICS, metric_of
 from ouro.progress import PARTS, mapped, staged
-from workbench import calib, engine, runner, stored
+from workbench import calib, engine, forms, runner, stored
 from workbench.errors import guarded
 from workbench.page import PRIVATE, Page, headline, interval, lead, percent, score, table
 from workbench.plot import figure, from_figures, nothing, plot_view
@@ -249,7 +249,9 @@ def build(page: Page) -> dict[str, Any]:
     def known() -> Any:
         return gr.CheckboxGroup(choices=[(words, name) for name, words in engine.method_titles().items()])
 
-    return {"loads": [(resume, [], followed)], "methods": (known, method), "images": images}
+    fields = {"method": method, "bits": bits, "scope": scope, "limit": limit, "seed": seed, **images.fields}
+    form = forms.keep(page.kept["quantize"], fields, go, more=images.restored)
+    return {"form": form, "loads": [(resume, [], followed)], "methods": (known, method), "images": images}
 
 
 def stored_table() -> str:

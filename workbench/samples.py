@@ -12,7 +12,7 @@ import gradio as gr
 import numpy as np
 
 from ouro.progress import mapped
-from workbench import compare, engine, first_samples, generators, runner, sets, stored
+from workbench import compare, engine, first_samples, forms, generators, runner, sets, stored
 from workbench.errors import guarded
 from workbench.page import PRIVATE, Page, lead, title
 from workbench.plot import LEGEND, figure, nothing, plot_view
@@ -103,7 +103,7 @@ def build(page: Page) -> dict[str, Any]:
                         info="a run that is stopped keeps those that are finished",
                     )  # fmt: skip
                     lr = gr.Number(0.2, label="Learning rate", minimum=0.0001, elem_id="wb-samples-lr")
-                chosen_settings = generators.form(method)
+                chosen_settings, drawn = generators.form(method)
             with gr.Row(elem_classes="wb-buttons"):
                 go = gr.Button("Generate", variant="primary", elem_id="wb-samples-go", min_width=100)
                 hold = gr.Button("Pause", interactive=False, elem_id="wb-samples-pause", min_width=90)
@@ -195,7 +195,7 @@ def build(page: Page) -> dict[str, Any]:
         model: str, method: str, num: int, steps: int, seed: float, batch: int, lr: float | None,
         values: Mapping[str, Any],
     ) -> Iterator[dict[Any, Any]]:  # fmt: skip
-        options = generators.changed(method, values)
+        options = generators.changed(method, values.get(method, {}))
         if lr is None:
             raise ValueError("the learning rate is empty; its default is 0.2")
         spec = {
@@ -289,7 +289,15 @@ def build(page: Page) -> dict[str, Any]:
     def known() -> gr.Radio:
         return gr.Radio(choices=[(words, name) for name, words in engine.generator_titles().items()])
 
+    def settings_of(model: str, kept: Mapping[str, Any]) -> dict[Any, Any]:
+        return {chosen_settings: generators.restored(kept.get("options"))}
+
+    fields = {"method": method, "num": num, "steps": steps, "seed": seed, "batch": batch, "lr": lr}
+    form = forms.keep(page.kept["samples"], {**fields, "options": chosen_settings}, go, more=settings_of)
+
     return {
+        "form": form,
+        "drawn": drawn,
         "loads": [(resume, [], followed), compared["load"]],
         "methods": (known, method),
         "use": use,

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from workbench import calib, damage, engine, quantize, runner, stored
+from workbench import calib, damage, engine, forms, quantize, runner, stored
 from workbench.errors import guarded
 from workbench.page import PRIVATE, Page, lead, title
 from workbench.plot import nothing, plot_view
@@ -233,7 +233,12 @@ def build(page: Page, model: str) -> dict[str, Any]:
     def known() -> gr.Dropdown:
         return gr.Dropdown(choices=[(words, name) for name, words in engine.method_titles().items()])
 
+    fields = {
+        "mode": mode, "by": by, "method": method, "bits": bits, "scope": scope, "limit": limit, "seed": seed,
+        "budget": budget, "widths": widths, **images.fields,
+    }  # fmt: skip
     return {
+        "form": forms.keep(page.kept["sensitivity"], fields, go, spend, more=images.restored),
         "methods": (known, method),
         "loads": [(resume, [page.model], followed), (resume_budget, [], budgeted)],
     }
