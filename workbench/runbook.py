@@ -34,6 +34,8 @@ _MADE_BY = {
     GENERATION: (samples.KIND,),
     "quantize": (quantize.KIND, tasks.KIND, sensitivity.BUDGET),
     "sensitivity": (sensitivity.KIND,),
+    "accuracy": (quantize.KIND, sensitivity.BUDGET),
+    "agreement": (quantize.KIND, sensitivity.BUDGET),
 }
 """Kind of a run -> kinds of jobs that write it; of the rest any job might."""
 

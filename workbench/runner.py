@@ -25,9 +25,6 @@ _POLL = 0.2
 _PAST = 40
 """Jobs that are over and still listed."""
 
-AFRESH: ContextVar[bool] = ContextVar("afresh", default=False)
-"""Whether the job of this thread is to compute what the store has already."""
-
 
 EXPECTED = (ValueError, OSError, RuntimeError)
 """What a job or a handler raises on purpose: its message is meant for a person and says it all."""
@@ -141,7 +138,7 @@ class Job:
         self.state, self.started = "running", time.monotonic()
         self._go.set()
         # every job has a thread of its own, so nobody else sees this
-        AFRESH.set(self.afresh)
+        _OWN.set(self)
         try:
             result = drive(self.make(), self._watch)
             if not self._stop.is_set():
@@ -180,8 +177,6 @@ class Job:
     def _take(self, progress: Any) -> None:
         self.step, self.total, self.message = progress.step, max(1, progress.total), progress.message
         self.data = {**self.data, **progress.data}
-        if "cached" in progress.data:
-            self.origins.add(progress.data["cached"])
         if "loss" in progress.data:
             self.history.append({"step": progress.step, **progress.data["loss"]})
         # what was finished by an earlier run took no time and says nothing about the pace
@@ -233,6 +228,7 @@ class _Line:
             self._moved.notify_all()
 
 
+_OWN: ContextVar[Job | None] = ContextVar("own", default=None)
 _DEVICE = _Line()
 _JOBS: dict[str, Job] = {}
 _OLD: deque[Job] = deque(maxlen=_PAST)
@@ -286,6 +282,15 @@ def again(kind: str) -> Job:
     if job is None:
         raise RuntimeError(f"there was no {kind} since the app was started; run it first")
     return start(kind, job.make, job.about, computes=job.computes, model=job.model, afresh=True)
+
+
+def from_store(there: bool) -> bool:
+    """Said inside a job of a part of its result: whether that is stored already; says whether to take it from there."""
+    job = _OWN.get()
+    taken = there and not (job is not None and job.afresh)
+    if job is not None:
+        job.origins.add(taken)
+    return taken
 
 
 def jobs() -> list[Job]:

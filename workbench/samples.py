@@ -114,6 +114,14 @@ def build(page: Page) -> dict[str, Any]:
                 elem_id="wb-samples-job",
                 apply_default_css=False,
             )
+            redo = gr.Button(
+                "Recompute",
+                size="sm",
+                visible=False,
+                elem_id="wb-samples-redo",
+                elem_classes="wb-narrow",
+                min_width=110,
+            )
             example = gr.HTML(first_samples.gallery(), elem_id="wb-samples-first", apply_default_css=False)
             gallery = gr.Gallery(
                 label="Images", show_label=False, format="png", columns=8, object_fit="contain", height="auto",
@@ -175,6 +183,7 @@ def build(page: Page) -> dict[str, Any]:
                 ),
                 stop: gr.Button(interactive=not job.over),
                 again: gr.Button(interactive=job.over),
+                redo: gr.Button(visible=job.cached),
             }
             preview = job.data.get("preview")
             if preview is not None and preview is not shown:
@@ -220,6 +229,7 @@ def build(page: Page) -> dict[str, Any]:
         hold,
         stop,
         again,
+        redo,
     ]
     inputs = [page.model, method, num, steps, seed, batch, lr, chosen_settings]
     go.click(generate, inputs, followed, concurrency_limit=None, **PRIVATE)
@@ -233,6 +243,11 @@ def build(page: Page) -> dict[str, Any]:
             raise ValueError("there is no such unfinished set; was it finished or discarded meanwhile?")
         yield from started(entry["spec"])
 
+    @guarded
+    def recompute() -> Iterator[dict[Any, Any]]:
+        yield from follow(runner.again(KIND))
+
+    redo.click(recompute, None, followed, concurrency_limit=None, **PRIVATE)
     again.click(go_on, halves, followed, concurrency_limit=None, **PRIVATE)
 
     @guarded

@@ -110,6 +110,14 @@ def build(page: Page, model: str) -> dict[str, Any]:
                 stop = gr.Button("Cancel", interactive=False, elem_id="wb-sensitivity-cancel", min_width=80)
         with gr.Column(scale=3, min_width=320):
             progress = gr.HTML(runner.bar(None, "Ready."), elem_id="wb-sensitivity-job", apply_default_css=False)
+            redo = gr.Button(
+                "Recompute",
+                size="sm",
+                visible=False,
+                elem_id="wb-sensitivity-redo",
+                elem_classes="wb-narrow",
+                min_width=110,
+            )
             views = _views(first)
             said = gr.HTML(views[0], elem_id="wb-sensitivity-verdict", apply_default_css=False)
             grid = plot_view("wb-sensitivity-map", value=views[1])
@@ -149,7 +157,8 @@ def build(page: Page, model: str) -> dict[str, Any]:
     def follow(job: runner.Job) -> Iterator[dict[Any, Any]]:
         for _ in runner.follow(job):
             update = {
-                progress: runner.bar(job), go: gr.Button(interactive=job.over), stop: gr.Button(interactive=not job.over)
+                progress: runner.bar(job), go: gr.Button(interactive=job.over), stop: gr.Button(interactive=not job.over),
+                redo: gr.Button(visible=job.cached),
             }  # fmt: skip
             yield update | (show(job.result.values) if job.state == "done" else {})
 
@@ -173,7 +182,13 @@ def build(page: Page, model: str) -> dict[str, Any]:
         yield from follow(job)
 
     common = [page.model, method, bits, scope, seed, *images.inputs, by, limit, images.data]
-    followed = [progress, go, stop, *shown]
+
+    @guarded
+    def recompute() -> Iterator[dict[Any, Any]]:
+        yield from follow(runner.again(KIND))
+
+    followed = [progress, go, stop, redo, *shown]
+    redo.click(recompute, None, followed, concurrency_limit=None, **PRIVATE)
     go.click(measure, [*common, mode], followed, concurrency_limit=None, **PRIVATE)
     stop.click(lambda: runner.cancel(KIND) and None, None, None, queue=False, **PRIVATE)
 
