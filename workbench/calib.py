@@ -175,7 +175,7 @@ def spelled(kind: str, count: float, chosen: str | None) -> str:
 
 
 def short_name(calib: Any) -> str:
-    """real:128 -> 128 real; folder:/data/bees:32 -> 32 bees; the path of a set -> synthetic."""
+    """real:128 -> 128 real; folder:/data/bees:32 -> 32 bees; the path of a set -> 16 ouro."""
     kind, _, rest = str(calib).partition(":")
     if kind in ("real", "noise", "synthetic") and rest.isdigit():
         return f"{rest} {kind}"
@@ -183,6 +183,8 @@ def short_name(calib: Any) -> str:
         path, _, number = rest.rpartition(":")
         entry = next((entry for entry in workspace.pictures() if entry.path == path), None)
         return f"{number} {entry.name if entry else path.rpartition('/')[2]}"
+    if str(calib).endswith(".safetensors"):
+        return engine.set_called(str(calib))
     return "synthetic" if calib else ""
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from ouro.progress import finish
+from ouro.progress import finish, mapped
 from workbench import runner, workspace
 
 log = logging.getLogger(__name__)
@@ -519,7 +519,7 @@ def quantize_job(**spec: Any) -> Generator[Any, None, Any]:
         run = _stored_run(spec["model"], asked, job="quantize", options=dict(asked.options))
         return (yield from _once("quantize", run, lambda: quantize(asked), asked.calib))
 
-    return _named(job(), spec["model"])
+    return _worded(_named(job(), spec["model"]), asked.calib)
 
 
 def sensitivity_job(**spec: Any) -> Generator[Any, None, Any]:
@@ -533,7 +533,28 @@ def sensitivity_job(**spec: Any) -> Generator[Any, None, Any]:
         run = _stored_run(spec["model"], asked, job="sensitivity", data=data, options=dict(asked.options))
         return (yield from _once("sensitivity", run, lambda: measure_sensitivity(asked), asked.calib, data))
 
-    return _named(job(), spec["model"])
+    return _worded(_named(job(), spec["model"]), asked.calib)
+
+
+def set_called(path: str) -> str:
+    """What people call the generated set in a file: "16 ouro", with its seed unless that is 0."""
+    from ouro.store import Run
+
+    try:
+        spec = Run(Path(path).parent).spec()
+        seed = f" (seed {spec['seed']})" if spec["seed"] else ""
+        return f"{spec['num']} {spec['method']}{seed}"
+    except (OSError, ValueError, KeyError):
+        # it was deleted, or comes from elsewhere
+        return "synthetic"
+
+
+def _worded(job: Generator[Any, None, Any], calib: str) -> Generator[Any, None, Any]:
+    """The job, whose words call a generated set by its name."""
+    if not calib.endswith(".safetensors"):
+        return job
+    name = set_called(calib)
+    return mapped(job, lambda progress: replace(progress, message=progress.message.replace(calib, name)))
 
 
 def _stored_run(model: str, asked: Any, **more: Any) -> Any:

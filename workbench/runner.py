@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import itertools
 import logging
+import re
 import threading
 import time
 from collections import deque
@@ -400,9 +401,13 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+_PLACE = re.compile(r"[^\s'\"]*/runs/([0-9a-f]{16})(?:/[^\s'\",;:]*)?")
+"""Where a run lies on this machine, which says nothing to a person; its name stands in the list of runs."""
+
+
 def first_line(error: BaseException | None) -> str:
     """What an exception says, in one line."""
     if error is None:
         return ""
-    said = str(error).strip()
+    said = _PLACE.sub(r"run \1", str(error).strip())
     return said.splitlines()[0] if said else type(error).__name__

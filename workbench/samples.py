@@ -100,7 +100,7 @@ def build(page: Page) -> dict[str, Any]:
                 with gr.Column(elem_classes="wb-form") as pace:
                     batch = gr.Slider(
                         8, 64, 8, step=8, label="Images at once", elem_id="wb-samples-batch",
-                        info="a run that is stopped keeps those that are finished",
+                        info="a run that is stopped loses these at most, the rest is kept",
                     )  # fmt: skip
                     lr = gr.Number(0.2, label="Learning rate", minimum=0.0001, elem_id="wb-samples-lr")
                 chosen_settings, drawn = generators.form(method)
@@ -130,7 +130,10 @@ def build(page: Page) -> dict[str, Any]:
             )  # fmt: skip
             losses = plot_view("wb-samples-losses", empty=_EMPTY)
     with gr.Column(visible=False, elem_id="wb-samples-rest") as rest:
-        title("Stopped before the end", "goes on after its last finished images, which are the same as without a stop")
+        title(
+            "Stopped before the end",
+            "all images but those in the making were kept; it goes on after them, as if nothing had stopped it",
+        )
         with gr.Row(elem_classes="wb-inline"):
             halves = gr.Dropdown([], label="Unfinished set", elem_id="wb-samples-halves", scale=4, min_width=280)
             again = gr.Button("Continue this set", elem_id="wb-samples-again", scale=1, min_width=150)

@@ -8,9 +8,10 @@ import pytest
 
 from ouro.jobs.doctor import BROWSERS, find_browser
 from ouro.models.zoo import embedded_path
+from ouro.progress import finish
 from ouro.store import Store
 from tests.browsing import Visit
-from workbench import engine, quantize, runbook, runner
+from workbench import calib, engine, quantize, runbook, runner, stored
 
 needs_browser = pytest.mark.skipif(find_browser() is None, reason=f"no browser found, looked for {', '.join(BROWSERS)}")
 needs_weights = pytest.mark.skipif(
@@ -61,6 +62,37 @@ def test_a_configuration_is_calibrated_and_measured_once(tmp_path: Path, monkeyp
     path = Path(first.result[0]["path"])
     path.unlink()
     assert not ended(start()).cached and path.exists()
+
+
+@needs_weights
+@pytest.mark.unpoisoned
+def test_a_set_goes_by_its_name_wherever_it_calibrates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OURO_HOME", str(tmp_path))
+    path = finish(engine.synthesis_job(**SET | {"seed": 3})).values["path"]
+    said = [progress.message for progress in engine.quantize_job(**QUANTIZED | {"calib": path})]
+    assert any("4 noise (seed 3)" in words for words in said) and not any(str(tmp_path) in words for words in said)
+    (row,) = stored.quantized("vim_nano")
+    assert calib.short_name(row["calib"]) == "4 noise (seed 3)" and str(tmp_path) not in quantize.listed([row])
+    made = [entry for entry in runbook.entries() if entry.kind == "generation"]
+    runbook.delete(made[0].name)
+    assert calib.short_name(path) == "synthetic"
+
+
+@needs_weights
+@pytest.mark.unpoisoned
+def test_a_stop_loses_one_chunk_at_most_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OURO_HOME", str(tmp_path))
+    spec = SET | {"method": "class", "num": 16, "steps": 2}
+    job = engine.synthesis_job(**spec)
+    # in the middle of the second chunk
+    next(progress for progress in job if progress.step > 8 * 2)
+    job.close()
+    (entry,) = stored.unfinished()
+    assert entry["finished"] == 8 and not stored.sets()
+    before = times(tmp_path, "chunk-0000.safetensors")
+    values = finish(engine.synthesis_job(**entry["spec"])).values
+    assert values["num"] == 16 and times(tmp_path, "chunk-0000.safetensors") == before
+    assert not stored.unfinished() and len(stored.sets()) == 1
 
 
 @needs_weights

@@ -119,6 +119,14 @@ def test_an_older_job_stays_listed_without_what_it_made():
     assert runner.numbered(new.number) is new and runner.numbered(old.number) is None
 
 
+def test_no_place_of_this_machine_is_said():
+    error = ValueError("'/home/a b/.cache/ouro/runs/95dcf2f65be040fb/tensors.safetensors' is no set of m")
+    assert (
+        runner.first_line(ValueError("/x/runs/95dcf2f65be040fb/spec.json: cut off")) == "run 95dcf2f65be040fb: cut off"
+    )
+    assert "/runs/" not in runner.first_line(error)
+
+
 def test_every_kind_leads_to_a_tab():
     from workbench.app import demo
 
