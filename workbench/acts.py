@@ -18,9 +18,9 @@ def acting_view(elem_id: str, *, value: str = "") -> gr.HTML:
     )
 
 
-def button(words: str, act: str, name: str, *, strong: bool = False) -> str:
-    """A button that does `act` to what is called `name`."""
-    said = html.escape(f"{words} {name}", quote=True)
+def button(words: str, act: str, name: str, *, strong: bool = False, about: str = "") -> str:
+    """A button that does `act` to what is called `name`, and to people `about`."""
+    said = html.escape(f"{words} {about or name}", quote=True)
     return (
         f'<button type="button" class="wb-small{" wb-strong" if strong else ""}" data-act="{act}" '
         f'data-name="{html.escape(name, quote=True)}" aria-label="{said}">{html.escape(words)}</button>'

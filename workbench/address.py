@@ -15,7 +15,7 @@ import gradio as gr
 from workbench.errors import guarded
 from workbench.page import PRIVATE, Page
 
-TABS = ("start", "attention", "samples", "outliers", "tasks", "quantize", "sensitivity", "kernels", "paper")
+TABS = ("start", "attention", "samples", "outliers", "tasks", "quantize", "sensitivity", "kernels", "runs", "paper")
 _LONGEST = 200
 """Characters of a value; what is longer was never written by this page."""
 
@@ -32,7 +32,7 @@ def reader() -> gr.HTML:
 
 def keep(page: Page, tab: str, **components: Any) -> None:
     """Has these components' values written into the address of a tab, under their names, whenever they change."""
-    page.kept[tab] = components
+    page.addressed[tab] = components
     names, inputs = list(components), list(components.values())
     js = f"(...values) => {{ wb.address.put('{tab}', {names!r}, values); }}"
     for component in inputs:
@@ -41,8 +41,8 @@ def keep(page: Page, tab: str, **components: Any) -> None:
 
 def settle(page: Page, opened: Any) -> None:
     """After this event the page is as its address says, and begins to write it."""
-    inputs = [component for of_tab in page.kept.values() for component in of_tab.values()]
-    names = [[tab, name] for tab, of_tab in page.kept.items() for name in of_tab]
+    inputs = [component for of_tab in page.addressed.values() for component in of_tab.values()]
+    names = [[tab, name] for tab, of_tab in page.addressed.items() for name in of_tab]
     js = f"(...values) => {{ wb.address.settle({names!r}, values); }}"
     opened.then(None, inputs, None, js=js, api_visibility="private")
 

@@ -23,11 +23,14 @@ from workbench import (  # noqa: E402
     calib,
     engine,
     first_view,
+    forms,
+    jobs,
     kernels,
     origin,
     outliers,
     paper,
     quantize,
+    runs,
     samples,
     sensitivity,
     sets,
@@ -59,6 +62,7 @@ def build() -> gr.Blocks:
                 [model], value=model, show_label=False, label="Model", container=False, filterable=False,
                 elem_id="wb-model", min_width=190, scale=0,
             )  # fmt: skip
+            at_work = jobs.view()
             gr.HTML(
                 html_template='<div class="wb-topacts"></div>', js_on_load="wb.tools(element)", elem_id="wb-tools",
                 apply_default_css=False,
@@ -67,8 +71,9 @@ def build() -> gr.Blocks:
         brought, wanted = gr.State(0), gr.State({})
         reader = address.reader()
         kept = gr.BrowserState(model, storage_key="wb.model", secret="wb.model")
+        forms_kept = forms.states("samples", "quantize", "sensitivity")
         with gr.Tabs(selected="start", elem_id="wb-tabs") as tabs:
-            page = Page(chosen, device, tabs, brought, wanted)
+            page = Page(chosen, device, tabs, brought, wanted, forms_kept)
             with gr.Tab("Start", id="start"):
                 first = start.build(page, model)
             with gr.Tab("Attention", id="attention"):
@@ -85,11 +90,31 @@ def build() -> gr.Blocks:
                 ranked = sensitivity.build(page, model)
             with gr.Tab("Kernels", id="kernels"):
                 checked = kernels.build()
+            with gr.Tab("Runs", id="runs") as board:
+                kept_runs = runs.build(page, board)
             with gr.Tab("Paper", id="paper"):
                 claims = paper.build(page)
+        working = jobs.build(page, at_work)
 
         whole.load(None, None, None, js="() => wb.applyTheme()", api_visibility="private")
-        opened = whole.load(_opened, [chosen, kept, page.brought], [chosen, page.brought, tabs, wanted], **PRIVATE)
+        # forms first: what the model list sets off begins with what is in them, and leaves what is valid as it is
+        restored = [tab["form"] for tab in (made, measured, ranked)]
+        places = [field for form in restored for field in form.fields.values()]
+
+        @guarded
+        def restore(model: str, kept: str | None, *values: Any) -> dict[Any, Any]:
+            # the list of models takes its time, and most pages have nothing to put back
+            model = kept if any(values) and kept in engine.models() else model
+            update: dict[Any, Any] = {made["drawn"]: 1}
+            for form, value in zip(restored, values, strict=True):
+                update |= form.restored(model, value)
+            return update
+
+        again = whole.load(
+            restore, [chosen, kept, *(form.kept for form in restored)], [*places, made["drawn"]], **PRIVATE
+        )
+        inputs, outputs = [chosen, kept, page.brought], [chosen, page.brought, tabs, wanted]
+        opened = again.then(_opened, inputs, outputs, **PRIVATE)
         reader.select(_asked, [chosen, wanted], [chosen, tabs, wanted], trigger_mode="always_last", **PRIVATE)
         address.keep(page, "", model=chosen)
         address.settle(page, opened)
@@ -98,7 +123,7 @@ def build() -> gr.Blocks:
         for tab in (made, answered, measured, ranked):
             choose, target = tab["methods"]
             whole.load(choose, None, target, **PRIVATE)
-        for tab in (first, made, answered, measured, ranked, checked, claims):
+        for tab in (first, made, answered, measured, ranked, checked, claims, working, kept_runs):
             for resume, inputs, outputs in tab["loads"]:
                 whole.load(resume, inputs, outputs, concurrency_limit=None, **PRIVATE)
         made["use"].click(_use, made["chosen"], [tabs, *measured["images"].inputs, chosen], **PRIVATE)

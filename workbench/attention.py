@@ -360,7 +360,8 @@ def build(page: Page, model: str) -> None:
             "model": model, "sample": None, "layer": int(layer), "window": fitting(model, window), "weights": weights,
             "n": int(n or 2), "data": data,
         }  # fmt: skip
-        for job in runner.follow(runner.start(KIND, lambda: engine.explain_job(**spec))):
+        about = f"{model} · layer {spec['layer']}, {spec['n']} images"
+        for job in runner.follow(runner.start(KIND, lambda: engine.explain_job(**spec), about, model=model)):
             chart = latest_scores(model, way, summed) if job.state == "done" else gr.skip()
             yield runner.bar(job), chart, gr.Button(interactive=job.over), gr.Button(interactive=not job.over)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,24 @@ class Source:
     @property
     def inputs(self) -> list[Any]:
         return [self.kind, self.count, self.chosen]
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """By the names under which the browser keeps what was chosen."""
+        return {"calib": self.kind, "count": self.count, "set": self.chosen, "measured": self.data}
+
+    def restored(self, model: str, kept: Mapping[str, Any]) -> dict[Any, Any]:
+        """Updates that choose again what was kept, as far as it is there for the model."""
+        update: dict[Any, Any] = {}
+        kinds, places = choices(model), measures(model)
+        if kept.get("calib") in (kind for _, kind in kinds):
+            options = sets.choices(model) if kept["calib"] == "set" else []
+            update[self.kind] = gr.Radio(choices=kinds, value=kept["calib"])
+            if options and kept.get("set") in (path for _, path in options):
+                update[self.chosen] = gr.Dropdown(choices=options, value=kept["set"])
+        if kept.get("measured") in (data for _, data in places):
+            update[self.data] = gr.Dropdown(choices=places, value=kept["measured"])
+        return update
 
 
 def choices(model: str) -> list[tuple[str, str]]:
@@ -157,7 +175,7 @@ def spelled(kind: str, count: float, chosen: str | None) -> str:
 
 
 def short_name(calib: Any) -> str:
-    """real:128 -> 128 real; folder:/data/bees:32 -> 32 bees; the path of a set -> synthetic."""
+    """real:128 -> 128 real; folder:/data/bees:32 -> 32 bees; the path of a set -> 16 ouro."""
     kind, _, rest = str(calib).partition(":")
     if kind in ("real", "noise", "synthetic") and rest.isdigit():
         return f"{rest} {kind}"
@@ -165,6 +183,8 @@ def short_name(calib: Any) -> str:
         path, _, number = rest.rpartition(":")
         entry = next((entry for entry in workspace.pictures() if entry.path == path), None)
         return f"{number} {entry.name if entry else path.rpartition('/')[2]}"
+    if str(calib).endswith(".safetensors"):
+        return engine.set_called(str(calib))
     return "synthetic" if calib else ""
 
 

@@ -121,7 +121,8 @@ def build() -> dict[str, Any]:
             "sets": (*zip(sets.labels(entries), paths, strict=True), (REAL, calib.real(model, count))),
             "reference": calib.real(model, _REFERENCE),
         }  # fmt: skip
-        job = runner.start(KIND, lambda: engine.quality_job(**spec), f"{model} · {', '.join(sets.labels(entries))}")
+        about = f"{model} · {', '.join(sets.labels(entries))}"
+        job = runner.start(KIND, lambda: engine.quality_job(**spec), about, model=model)
         yield from follow(job, paths, item)
 
     followed = [progress, go, stop, beside, figure]

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -20,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from ouro.progress import finish
-from workbench import workspace
+from ouro.progress import finish, mapped
+from workbench import runner, workspace
 
 log = logging.getLogger(__name__)
 
@@ -521,7 +522,18 @@ def synthesis_job(**spec: Any) -> Generator[Any, None, Any]:
     """The job behind the Samples tab."""
     from ouro.jobs.synthesize import SynthesisSpec, synthesize
 
-    return _named(synthesize(SynthesisSpec(**_sourced(spec))), spec["model"])
+    asked = SynthesisSpec(**_sourced(spec))
+
+    def job() -> Generator[Any, None, Any]:
+        run = _stored_run(spec["model"], asked, options=dict(asked.options))
+        finished = run is not None and run.report() is not None
+        if not runner.from_store(finished) and finished:
+            # the report first: what is to be made for real is unfinished from here on
+            for name in ("report.json", *(f"{chunk}.safetensors" for chunk in run.chunks())):
+                (run.path / name).unlink(missing_ok=True)
+        return (yield from synthesize(asked))
+
+    return _named(job(), spec["model"])
 
 
 def quality_job(**spec: Any) -> Generator[Any, None, Any]:
@@ -535,22 +547,112 @@ def quantize_job(**spec: Any) -> Generator[Any, None, Any]:
     """Calibration of one configuration."""
     from ouro.jobs.quantize import QuantizeSpec, quantize
 
-    return _named(quantize(QuantizeSpec(**_sourced(spec))), spec["model"])
+    asked = QuantizeSpec(**_sourced(spec))
+
+    def job() -> Generator[Any, None, Any]:
+        run = _stored_run(spec["model"], asked, job="quantize", options=dict(asked.options))
+        return (yield from _once("quantize", run, lambda: quantize(asked), asked.calib))
+
+    return _worded(_named(job(), spec["model"]), asked.calib)
 
 
 def sensitivity_job(**spec: Any) -> Generator[Any, None, Any]:
     """What rounding the sites of one configuration costs."""
     from ouro.jobs.sensitivity import SensitivitySpec, measure_sensitivity
 
-    return _named(measure_sensitivity(SensitivitySpec(**_sourced(spec))), spec["model"])
+    asked = SensitivitySpec(**_sourced(spec))
+
+    def job() -> Generator[Any, None, Any]:
+        data = asked.data or own_data(spec["model"])
+        run = _stored_run(spec["model"], asked, job="sensitivity", data=data, options=dict(asked.options))
+        return (yield from _once("sensitivity", run, lambda: measure_sensitivity(asked), asked.calib, data))
+
+    return _worded(_named(job(), spec["model"]), asked.calib)
+
+
+def set_called(path: str) -> str:
+    """What people call the generated set in a file: "16 ouro", with its seed unless that is 0."""
+    from ouro.store import Run
+
+    try:
+        spec = Run(Path(path).parent).spec()
+        seed = f" (seed {spec['seed']})" if spec["seed"] else ""
+        return f"{spec['num']} {spec['method']}{seed}"
+    except (OSError, ValueError, KeyError):
+        # it was deleted, or comes from elsewhere
+        return "synthetic"
+
+
+def _worded(job: Generator[Any, None, Any], calib: str) -> Generator[Any, None, Any]:
+    """The job, whose words call a generated set by its name."""
+    if not calib.endswith(".safetensors"):
+        return job
+    name = set_called(calib)
+    return mapped(job, lambda progress: replace(progress, message=progress.message.replace(calib, name)))
+
+
+def _stored_run(model: str, asked: Any, **more: Any) -> Any:
+    """The run of a spec, as its job would open it, if it was opened before."""
+    from ouro.jobs.inputs import identity
+    from ouro.store import Store
+
+    return Store().find(identity(asked, _model(model), **more))
+
+
+def _once(
+    kind: str, run: Any, make: Callable[[], Generator[Any, None, Any]], *images: str
+) -> Generator[Any, None, Any]:
+    """The stored report of a finished run, or else what the job makes.
+
+    Args:
+        images: data that it depends on; what lies in a folder may have changed since.
+    """
+    from ouro.jobs.provenance import run_info
+    from ouro.types import Progress, Report
+
+    report = None if run is None or any(data.startswith("folder:") for data in images) else run.report()
+    there = report is not None and Path(report.get("path", run.path)).exists()
+    if not runner.from_store(there):
+        return (yield from make())
+    yield Progress(1, 1, "found in the store")
+    return Report(
+        kind, report, run_info(report.get("seed", 0), time.perf_counter(), run.spec().get("device", "cpu")), {}
+    )
 
 
 def measure_job(kind: str, **spec: Any) -> Generator[Any, None, Any]:
-    """The "accuracy" of a quantized file, or its "agreement" with the float model on images without labels."""
+    """The "accuracy" of a quantized file, or its "agreement" with the float model on images without labels.
+
+    What is measured of a file in the store is kept there as a run of its own.
+    """
     from ouro.jobs.agreement import AgreementSpec, agreement
     from ouro.jobs.evaluate import EvaluateSpec, evaluate
+    from ouro.store import Run, Store
 
-    return evaluate(EvaluateSpec(**spec)) if kind == "accuracy" else agreement(AgreementSpec(**spec))
+    def measured() -> Generator[Any, None, Any]:
+        return evaluate(EvaluateSpec(**spec)) if kind == "accuracy" else agreement(AgreementSpec(**spec))
+
+    folder = Path(spec["model"]).parent
+    if folder.parent != Store().folder or not (folder / "spec.json").exists():
+        return measured()
+
+    def job() -> Generator[Any, None, Any]:
+        made = Run(folder).spec()
+        shared = {key: made[key] for key in ("model", "weights", "method", "bits", "scope", "calib") if key in made}
+        asked = {key: value for key, value in spec.items() if key != "model"}
+        run = Store().open({"job": kind, "run": folder.name, **shared, **asked})
+        kept = run.path / "report.json"
+        # a file that was written after it was measured was measured as another one
+        fits = kept.exists() and kept.stat().st_mtime_ns >= Path(spec["model"]).stat().st_mtime_ns
+
+        def kept_after() -> Generator[Any, None, Any]:
+            report = yield from measured()
+            run.save_report(report.values)
+            return report
+
+        return (yield from _once(kind, run if fits else None, kept_after, str(spec.get("data", ""))))
+
+    return job()
 
 
 def download_job(name: str) -> Generator[Any, None, Any]:

@@ -15,39 +15,53 @@ _LONGEST = 60
 """Characters of a setting's words that the form has room for."""
 
 
-def form(method: gr.Radio) -> gr.State:
-    """Builds the form, which follows the method and begins with its defaults; the state has what was set of it."""
-    chosen = gr.State({})
-    method.change(lambda: {}, None, chosen, **PRIVATE)
+def form(method: gr.Radio) -> tuple[gr.State, gr.State]:
+    """Builds the form, which follows the method and begins with its defaults.
 
-    # drawn when the page opens and whenever another method is chosen
-    @gr.render(inputs=[method])
-    def fields(method: str) -> None:
-        draw(method, chosen)
+    The first state has what was set, by method and name; the form is drawn once the second one has changed.
+    """
+    chosen, drawn = gr.State({}), gr.State(0)
 
-    return chosen
+    # not whenever a value is set, or the field would be lost while somebody types
+    @gr.render(inputs=[method, chosen], triggers=[drawn.change, method.change])
+    def fields(method: str, values: Mapping[str, Mapping[str, Any]]) -> None:
+        draw(method, chosen, values.get(method, {}))
+
+    return chosen, drawn
 
 
-def draw(method: str, chosen: gr.State) -> None:
-    """The fields of a method, each of which keeps its value in `chosen`."""
+def restored(kept: Any) -> dict[str, dict[str, Any]]:
+    """Of settings by method and name, those that there still are."""
+    known = {method: {setting.name for setting in engine.generator_settings(method)} for method in engine.generators()}
+    return {
+        method: {name: value for name, value in values.items() if name in known[method]}
+        for method, values in (kept if isinstance(kept, dict) else {}).items()
+        if method in known and isinstance(values, dict)
+    }
+
+
+def draw(method: str, chosen: gr.State, values: Mapping[str, Any]) -> None:
+    """The fields of a method with these values, each of which keeps its own in `chosen`."""
     settings = engine.generator_settings(method)
     with gr.Column(elem_id=f"wb-samples-of-{method}", elem_classes="wb-form"):
         for first in range(0, len(settings), 2):
             with gr.Row(elem_classes="wb-pair"):
                 for setting in settings[first : first + 2]:
                     name = setting.name
-                    field = _field(method, setting)
-                    field.input(
-                        lambda value, kept, name=name: {**kept, name: value}, [field, chosen], chosen, **PRIVATE
-                    )
+                    field = _field(method, setting, values.get(name, setting.default))
+
+                    def keep(value: Any, kept: Mapping[str, Any], name: str = name) -> dict[str, Any]:
+                        return {**kept, method: {**kept.get(method, {}), name: value}}
+
+                    field.input(keep, [field, chosen], chosen, **PRIVATE)
         if not settings:
             gr.HTML('<p class="wb-note">There is nothing to set.</p>')
 
 
-def _field(method: str, setting: Any) -> gr.Dropdown | gr.Number | gr.Checkbox:
+def _field(method: str, setting: Any, value: Any) -> gr.Dropdown | gr.Number | gr.Checkbox:
     words = setting.help.split(";")[0].split(". ")[0].rstrip(".")
     look = {
-        "label": label(setting.name), "info": words if len(words) <= _LONGEST else None, "value": setting.default,
+        "label": label(setting.name), "info": words if len(words) <= _LONGEST else None, "value": value,
         "elem_id": f"wb-samples-{method}-{setting.name}", "min_width": _WIDTH, "interactive": True,
     }  # fmt: skip
     if setting.choices:

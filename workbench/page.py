@@ -22,8 +22,8 @@ DIMMED = {**PRIVATE, "show_progress": "minimal"}
 class Page:
     """Components that belong to no single tab.
 
-    brought: changes whenever models or pictures came or went. wanted: what an address asks for; kept: tab -> what it
-    keeps in the address, name -> component. See `workbench.address`.
+    brought: changes whenever models or pictures came or went. wanted: what an address asks for; addressed: tab -> what it
+    keeps in the address, name -> component; see `workbench.address`. kept: what was set in the form of a tab.
     """
 
     model: gr.Dropdown
@@ -31,7 +31,8 @@ class Page:
     tabs: gr.Tabs
     brought: gr.State
     wanted: gr.State
-    kept: dict[str, dict[str, Any]] = field(default_factory=dict)
+    kept: Mapping[str, gr.BrowserState]
+    addressed: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def lead(words: str) -> gr.HTML:

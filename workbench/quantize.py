@@ -11,7 +11,7 @@ import gradio as gr
 
 from ouro.metrics import METRICS, metric_of
 from ouro.progress import PARTS, mapped, staged
-from workbench import calib, engine, runner, stored
+from workbench import calib, engine, forms, runner, stored
 from workbench.errors import guarded
 from workbench.page import PRIVATE, Page, headline, interval, lead, percent, score, table
 from workbench.plot import figure, from_figures, nothing, plot_view
@@ -188,6 +188,14 @@ def build(page: Page) -> dict[str, Any]:
                 stop = gr.Button("Cancel", interactive=False, elem_id="wb-quantize-cancel", min_width=90)
         with gr.Column(scale=3, min_width=320):
             progress = gr.HTML(runner.bar(None, "Ready."), elem_id="wb-quantize-job", apply_default_css=False)
+            redo = gr.Button(
+                "Recompute",
+                size="sm",
+                visible=False,
+                elem_id="wb-quantize-redo",
+                elem_classes="wb-narrow",
+                min_width=110,
+            )
             chart = plot_view("wb-quantize-chart", empty=NOTHING)
             rows = gr.HTML(elem_id="wb-quantize-rows", apply_default_css=False)
             clear = gr.Button(
@@ -195,7 +203,7 @@ def build(page: Page) -> dict[str, Any]:
             )
     gr.HTML(stored_table(), elem_id="wb-quantize-stored", elem_classes="wb-tall", apply_default_css=False)
 
-    followed = [progress, chart, rows, done, clear, go, stop]
+    followed = [progress, chart, rows, done, clear, go, stop, redo]
 
     def follow(job: runner.Job, before: Sequence[Mapping[str, Any]]) -> Iterator[tuple]:
         known = None
@@ -206,7 +214,8 @@ def build(page: Page) -> dict[str, Any]:
                 known = len(got)
                 together = [*before, *got]
                 fresh = (bars(together), listed(together), together, gr.Button(visible=bool(together)))
-            yield (runner.bar(job), *fresh, gr.Button(interactive=job.over), gr.Button(interactive=not job.over))
+            yield (runner.bar(job), *fresh, gr.Button(interactive=job.over), gr.Button(interactive=not job.over),
+                   gr.Button(visible=job.cached))  # fmt: skip
 
     @guarded
     def run(
@@ -227,11 +236,18 @@ def build(page: Page) -> dict[str, Any]:
             }
             for name in method
         ]
-        yield from follow(runner.start(KIND, lambda: compare(specs, int(limit), data)), done)
+        about = f"{model} · {', '.join(method)} · {specs[0]['bits']}"
+        yield from follow(runner.start(KIND, lambda: compare(specs, int(limit), data), about, model=model), done)
 
     inputs = [page.model, method, bits, *images.inputs, scope, limit, seed, images.data, done]
     go.click(run, inputs, followed, concurrency_limit=None, **PRIVATE)
     stop.click(lambda: runner.cancel(KIND) and None, None, None, queue=False, **PRIVATE)
+
+    @guarded
+    def recompute(done: list[dict[str, Any]]) -> Iterator[tuple]:
+        yield from follow(runner.again(KIND), done)
+
+    redo.click(recompute, done, followed, concurrency_limit=None, **PRIVATE)
     clear.click(
         lambda: (nothing(NOTHING), "", [], gr.Button(visible=False)), None, [chart, rows, done, clear], **PRIVATE
     )
@@ -248,7 +264,9 @@ def build(page: Page) -> dict[str, Any]:
     def known() -> Any:
         return gr.CheckboxGroup(choices=[(words, name) for name, words in engine.method_titles().items()])
 
-    return {"loads": [(resume, [], followed)], "methods": (known, method), "images": images}
+    fields = {"method": method, "bits": bits, "scope": scope, "limit": limit, "seed": seed, **images.fields}
+    form = forms.keep(page.kept["quantize"], fields, go, more=images.restored)
+    return {"form": form, "loads": [(resume, [], followed)], "methods": (known, method), "images": images}
 
 
 def stored_table() -> str:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import html
 import itertools
 import logging
+import re
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from contextlib import nullcontext
-from dataclasses import dataclass, field
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 from ouro.progress import drive
@@ -20,8 +23,8 @@ from ouro.progress import drive
 log = logging.getLogger(__name__)
 
 _POLL = 0.2
-_DEVICE = threading.Lock()
-"""Held by the job that computes: two at once on one device only slow each other down."""
+_PAST = 40
+"""Jobs that are over and still listed."""
 
 
 EXPECTED = (ValueError, OSError, RuntimeError)
@@ -32,9 +35,10 @@ class _Cancelled(Exception):
     """Ends a job between two of its steps."""
 
 
-@dataclass
+# two jobs are never the same, however alike they are
+@dataclass(eq=False)
 class Job:
-    """One run of a generator of Progress, `about` something.
+    """One run of a generator of Progress, `about` something of a `model`; `number` tells it from all others.
 
     `state` goes waiting -> running -> done, failed or cancelled; a running job may be paused and goes on by way of
     waiting. A job that only waits for a network does not `compute`, and so waits for no other and is not paused.
@@ -44,6 +48,10 @@ class Job:
     make: Callable[[], Generator[Any, None, Any]]
     about: str = ""
     computes: bool = True
+    model: str = ""
+    afresh: bool = False
+    number: int = 0
+    since: datetime = field(default_factory=datetime.now)
     state: str = "waiting"
     updates: int = 0
     step: int = 0
@@ -57,12 +65,23 @@ class Job:
     first: tuple[int, float] | None = None
     ended: float | None = None
     paused: float | None = None
+    origins: set[bool] = field(default_factory=set)
     _stop: threading.Event = field(default_factory=threading.Event)
     _go: threading.Event = field(default_factory=threading.Event)
 
     @property
     def over(self) -> bool:
         return self.state in ("done", "failed", "cancelled")
+
+    @property
+    def title(self) -> str:
+        """What it is, in a line."""
+        return f"{self.kind} · {self.about}" if self.about else self.kind
+
+    @property
+    def cached(self) -> bool:
+        """Whether it is done and computed nothing: all of its result was stored before."""
+        return self.state == "done" and self.origins == {True}
 
     @property
     def seconds(self) -> float:
@@ -85,6 +104,7 @@ class Job:
             self._stop.set()
             self.state, self.ended = "cancelled", self.paused or time.monotonic()
             self._go.set()
+            _DEVICE.give_up(self)
 
     def pause(self) -> bool:
         """Stops for whoever follows it, now, and computes no more after the next update; False if it does not run."""
@@ -107,27 +127,35 @@ class Job:
 
     def run(self) -> None:
         """Iterates the generator to its end, or to the cancellation."""
-        with _DEVICE if self.computes else nullcontext():
-            if self._stop.is_set():
-                return
-            self.state, self.started = "running", time.monotonic()
-            self._go.set()
-            try:
-                result = drive(self.make(), self._watch)
-                if not self._stop.is_set():
-                    self.result, self.state = result, "done"
-            except _Cancelled:
-                pass
-            # whatever the job raises belongs to the page that asked for it
-            except Exception as error:
-                if not self._stop.is_set():
-                    if isinstance(error, EXPECTED):
-                        log.warning("%s failed: %s", self.kind, first_line(error))
-                    else:
-                        log.exception("%s failed", self.kind)
-                    self.error, self.state = error, "failed"
-            finally:
-                self.ended = self.ended or time.monotonic()
+        if self.computes:
+            _DEVICE.enter(self)
+        try:
+            if not self._stop.is_set():
+                self._run()
+        finally:
+            _DEVICE.leave(self)
+
+    def _run(self) -> None:
+        self.state, self.started = "running", time.monotonic()
+        self._go.set()
+        # every job has a thread of its own, so nobody else sees this
+        _OWN.set(self)
+        try:
+            result = drive(self.make(), self._watch)
+            if not self._stop.is_set():
+                self.result, self.state = result, "done"
+        except _Cancelled:
+            pass
+        # whatever the job raises belongs to the page that asked for it
+        except Exception as error:
+            if not self._stop.is_set():
+                if isinstance(error, EXPECTED):
+                    log.warning("%s failed: %s", self.kind, first_line(error))
+                else:
+                    log.exception("%s failed", self.kind)
+                self.error, self.state = error, "failed"
+        finally:
+            self.ended = self.ended or time.monotonic()
 
     def _watch(self, progress: Any) -> None:
         """Keeps a progress, and waits while the job is paused."""
@@ -141,11 +169,9 @@ class Job:
 
     def _rest(self) -> None:
         """Until the pause is over; meanwhile the device is for others."""
-        _DEVICE.release()
-        try:
-            self._go.wait()
-        finally:
-            _DEVICE.acquire()
+        _DEVICE.leave(self)
+        self._go.wait()
+        _DEVICE.enter(self)
         if self.state == "waiting":
             self.state = "running"
 
@@ -160,12 +186,71 @@ class Job:
         self.updates += 1
 
 
+class _Line:
+    """The device, handed on in the order in which it was asked for: two jobs at once on it only slow each other down."""
+
+    def __init__(self) -> None:
+        self._jobs: list[Job] = []
+        self._moved = threading.Condition()
+
+    def join(self, job: Job) -> None:
+        """Takes a place at the end, without waiting; one who has a place keeps it."""
+        with self._moved:
+            if job not in self._jobs:
+                self._jobs.append(job)
+
+    def enter(self, job: Job) -> None:
+        """Waits until it is this job's turn, or the job was cancelled."""
+        self.join(job)
+        with self._moved:
+            if job.over:
+                self._drop(job)
+            self._moved.wait_for(lambda: job not in self._jobs or self._jobs[0] is job)
+
+    def leave(self, job: Job) -> None:
+        """Gives the place back, whichever it is."""
+        with self._moved:
+            self._drop(job)
+
+    def give_up(self, job: Job) -> None:
+        """Leaves without a turn; who has the device keeps it until its thread has stopped."""
+        with self._moved:
+            if job in self._jobs[1:]:
+                self._drop(job)
+
+    def before(self, job: Job) -> list[Job]:
+        """Those who come before a job, the one at the device first; none if it does not wait."""
+        with self._moved:
+            return self._jobs[: self._jobs.index(job)] if job in self._jobs else []
+
+    def _drop(self, job: Job) -> None:
+        if job in self._jobs:
+            self._jobs.remove(job)
+            self._moved.notify_all()
+
+
+_OWN: ContextVar[Job | None] = ContextVar("own", default=None)
+_DEVICE = _Line()
 _JOBS: dict[str, Job] = {}
+_OLD: deque[Job] = deque(maxlen=_PAST)
+_NUMBERS = itertools.count(1)
 _GATE = threading.Lock()
 
 
-def start(kind: str, make: Callable[[], Generator[Any, None, Any]], about: str = "", *, computes: bool = True) -> Job:
+def start(
+    kind: str,
+    make: Callable[[], Generator[Any, None, Any]],
+    about: str = "",
+    *,
+    computes: bool = True,
+    model: str = "",
+    afresh: bool = False,
+) -> Job:
     """Starts a job of this kind; `about` is shown above its bar until it is done.
+
+    Args:
+        model: that its result is about, if it is one.
+        afresh: compute also what the store has.
 
     Raises:
         RuntimeError: one of the kind is at work.
@@ -174,9 +259,56 @@ def start(kind: str, make: Callable[[], Generator[Any, None, Any]], about: str =
         running = _JOBS.get(kind)
         if running is not None and not running.over:
             raise RuntimeError(f"{kind} is already at work; wait for it or cancel it first")
-        job = _JOBS[kind] = Job(kind, make, about, computes)
+        if running is not None:
+            # what an older one left is shown nowhere any more
+            _OLD.append(replace(running, make=_nothing, data={}, history=[], result=None))
+        job = _JOBS[kind] = Job(kind, make, about, computes, model, afresh, next(_NUMBERS))
+        if computes:
+            _DEVICE.join(job)
     threading.Thread(target=job.run, name=f"job-{kind}", daemon=True).start()
     return job
+
+
+def _nothing() -> Generator[Any, None, None]:
+    yield from ()
+
+
+def again(kind: str) -> Job:
+    """Starts the last job of a kind once more, which computes all of it for real.
+
+    Raises:
+        RuntimeError: there is none, or it is at work.
+    """
+    job = _JOBS.get(kind)
+    if job is None:
+        raise RuntimeError(f"there was no {kind} since the app was started; run it first")
+    return start(kind, job.make, job.about, computes=job.computes, model=job.model, afresh=True)
+
+
+def from_store(there: bool) -> bool:
+    """Said inside a job of a part of its result: whether that is stored already; says whether to take it from there."""
+    job = _OWN.get()
+    taken = there and not (job is not None and job.afresh)
+    if job is not None:
+        job.origins.add(taken)
+    return taken
+
+
+def jobs() -> list[Job]:
+    """All jobs of this process: those at the device and in line by their places, then the rest, the latest first."""
+    with _GATE:
+        known = [*_JOBS.values(), *_OLD]
+    places = {job.number: (len(_DEVICE.before(job)), job.state == "paused") for job in known if not job.over}
+    working = sorted(
+        (job for job in known if job.number in places), key=lambda job: (places[job.number][::-1], job.number)
+    )
+    return working + sorted((job for job in known if job.number not in places), key=lambda job: -job.number)
+
+
+def numbered(number: int) -> Job | None:
+    """The job of this number, if it is at work or was the last of its kind."""
+    with _GATE:
+        return next((job for job in _JOBS.values() if job.number == number), None)
 
 
 def latest(kind: str) -> Job | None:
@@ -218,14 +350,15 @@ def bar(job: Job | None, idle: str = "") -> str:
         return f'<div class="wb-job"><span class="wb-note">{html.escape(idle)}</span></div>' if idle else ""
     share = 1.0 if job.state == "done" else job.step / job.total if job.total else 0.0
     words = {
-        "waiting": "waiting for another job to end",
+        "waiting": waits(job),
         "running": job.message or "starting; the first run of a kind also compiles its kernels",
         "paused": f"paused at {100 * share:.0f} %: {job.message}",
-        "done": "done",
-        "cancelled": f"cancelled at {100 * share:.0f} %",
+        "done": "cached: nothing was computed, all of it was stored before" if job.cached else "done",
+        "cancelled": f"cancelled at {100 * share:.0f} %" if job.updates else "cancelled before it began",
         "failed": f"failed: {first_line(job.error)}",
     }[job.state]
-    right = f"{clock(job.seconds)}"
+    # how long somebody stands in a line says nothing of the job
+    right = "" if job.state == "waiting" else clock(job.seconds)
     if job.remaining is not None:
         right = f"{100 * share:.0f} % · {clock(job.seconds)} · {clock(job.remaining)} left"
     look = {"waiting": " wb-wait", "failed": " wb-failed", "cancelled": " wb-stopped", "paused": " wb-stopped"}.get(
@@ -233,14 +366,29 @@ def bar(job: Job | None, idle: str = "") -> str:
     )
     if job.state == "running" and job.step == 0:
         look = " wb-wait"
+    # a bar that is drawn anew goes on moving where it was
+    moving = f";animation-delay:-{time.monotonic() % 3.2:.1f}s" if look == " wb-wait" else ""
     about = f'<div class="wb-about">{html.escape(job.about)}</div>' if job.about and job.state != "done" else ""
     return (
         f'<div class="wb-job{look}" data-state="{job.state}"{" role=alert" if job.state == "failed" else ""}>'
         f'{about}<div class="wb-track" role="progressbar" aria-label="{html.escape(job.kind)}" aria-valuemin="0" '
         f'aria-valuemax="100" aria-valuenow="{100 * share:.0f}">'
-        f'<div class="wb-fill" style="width:{100 * share:.1f}%"></div></div>'
+        f'<div class="wb-fill" style="width:{100 * share:.1f}%{moving}"></div></div>'
         f'<div class="wb-line"><span>{html.escape(words)}</span><span>{right}</span></div></div>'
     )
+
+
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth")
+
+
+def waits(job: Job) -> str:
+    """For which job a waiting one waits, and its place in the line."""
+    before = _DEVICE.before(job)
+    if not before:
+        return "about to begin"
+    place = _ORDINALS[len(before) - 1] if len(before) <= len(_ORDINALS) else f"number {len(before)}"
+    stopping = ", which is stopping" if before[0].over else ""
+    return f"waiting for {before[0].title}{stopping}, {place} in line"
 
 
 def clock(seconds: float) -> str:
@@ -253,9 +401,13 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+_PLACE = re.compile(r"[^\s'\"]*/runs/([0-9a-f]{16})(?:/[^\s'\",;:]*)?")
+"""Where a run lies on this machine, which says nothing to a person; its name stands in the list of runs."""
+
+
 def first_line(error: BaseException | None) -> str:
     """What an exception says, in one line."""
     if error is None:
         return ""
-    said = str(error).strip()
+    said = _PLACE.sub(r"run \1", str(error).strip())
     return said.splitlines()[0] if said else type(error).__name__

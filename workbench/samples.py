@@ -12,7 +12,7 @@ import gradio as gr
 import numpy as np
 
 from ouro.progress import mapped
-from workbench import compare, engine, generators, runner, sets, stored
+from workbench import compare, engine, first_samples, forms, generators, runner, sets, stored
 from workbench.errors import guarded
 from workbench.page import PRIVATE, Page, lead, title
 from workbench.plot import LEGEND, figure, nothing, plot_view
@@ -100,10 +100,10 @@ def build(page: Page) -> dict[str, Any]:
                 with gr.Column(elem_classes="wb-form") as pace:
                     batch = gr.Slider(
                         8, 64, 8, step=8, label="Images at once", elem_id="wb-samples-batch",
-                        info="a run that is stopped keeps those that are finished",
+                        info="a run that is stopped loses these at most, the rest is kept",
                     )  # fmt: skip
                     lr = gr.Number(0.2, label="Learning rate", minimum=0.0001, elem_id="wb-samples-lr")
-                chosen_settings = generators.form(method)
+                chosen_settings, drawn = generators.form(method)
             with gr.Row(elem_classes="wb-buttons"):
                 go = gr.Button("Generate", variant="primary", elem_id="wb-samples-go", min_width=100)
                 hold = gr.Button("Pause", interactive=False, elem_id="wb-samples-pause", min_width=90)
@@ -114,6 +114,15 @@ def build(page: Page) -> dict[str, Any]:
                 elem_id="wb-samples-job",
                 apply_default_css=False,
             )
+            redo = gr.Button(
+                "Recompute",
+                size="sm",
+                visible=False,
+                elem_id="wb-samples-redo",
+                elem_classes="wb-narrow",
+                min_width=110,
+            )
+            example = gr.HTML(first_samples.gallery(), elem_id="wb-samples-first", apply_default_css=False)
             gallery = gr.Gallery(
                 label="Images", show_label=False, format="png", columns=8, object_fit="contain", height="auto",
                 buttons=["download", "fullscreen"], elem_id="wb-samples-gallery", elem_classes="wb-samples",
@@ -121,7 +130,10 @@ def build(page: Page) -> dict[str, Any]:
             )  # fmt: skip
             losses = plot_view("wb-samples-losses", empty=_EMPTY)
     with gr.Column(visible=False, elem_id="wb-samples-rest") as rest:
-        title("Stopped before the end", "goes on after its last finished images, which are the same as without a stop")
+        title(
+            "Stopped before the end",
+            "all images but those in the making were kept; it goes on after them, as if nothing had stopped it",
+        )
         with gr.Row(elem_classes="wb-inline"):
             halves = gr.Dropdown([], label="Unfinished set", elem_id="wb-samples-halves", scale=4, min_width=280)
             again = gr.Button("Continue this set", elem_id="wb-samples-again", scale=1, min_width=150)
@@ -150,6 +162,10 @@ def build(page: Page) -> dict[str, Any]:
             several: gr.Dropdown(choices=options),
         }
 
+    def shelved(images: Any) -> dict[Any, Any]:
+        """Images of one's own in the gallery, which take the place of the example."""
+        return {gallery: shelf(images), example: gr.HTML(visible=False)}
+
     def stopped() -> dict[Any, Any]:
         """What was left unfinished."""
         unfinished = stored.unfinished()
@@ -170,10 +186,12 @@ def build(page: Page) -> dict[str, Any]:
                 ),
                 stop: gr.Button(interactive=not job.over),
                 again: gr.Button(interactive=job.over),
+                redo: gr.Button(visible=job.cached),
             }
             preview = job.data.get("preview")
             if preview is not None and preview is not shown:
-                shown, update[gallery] = preview, shelf(preview)
+                shown = preview
+                update |= shelved(preview)
             if len(job.history) != drawn:
                 drawn, update[losses] = len(job.history), loss_chart(job.history)
             if job.over:
@@ -182,14 +200,14 @@ def build(page: Page) -> dict[str, Any]:
 
     def started(spec: Mapping[str, Any]) -> Iterator[dict[Any, Any]]:
         make = lambda: growing(engine.synthesis_job(**spec))  # noqa: E731
-        yield from follow(runner.start(KIND, make, sets.spec_name(spec)))
+        yield from follow(runner.start(KIND, make, sets.spec_name(spec), model=spec["model"]))
 
     @guarded
     def generate(
         model: str, method: str, num: int, steps: int, seed: float, batch: int, lr: float | None,
         values: Mapping[str, Any],
     ) -> Iterator[dict[Any, Any]]:  # fmt: skip
-        options = generators.changed(method, values)
+        options = generators.changed(method, values.get(method, {}))
         if lr is None:
             raise ValueError("the learning rate is empty; its default is 0.2")
         spec = {
@@ -198,7 +216,24 @@ def build(page: Page) -> dict[str, Any]:
         }  # fmt: skip
         yield from started(spec)
 
-    followed = [progress, gallery, losses, finished, use, file, details, several, rest, halves, go, hold, stop, again]
+    followed = [
+        progress,
+        example,
+        gallery,
+        losses,
+        finished,
+        use,
+        file,
+        details,
+        several,
+        rest,
+        halves,
+        go,
+        hold,
+        stop,
+        again,
+        redo,
+    ]
     inputs = [page.model, method, num, steps, seed, batch, lr, chosen_settings]
     go.click(generate, inputs, followed, concurrency_limit=None, **PRIVATE)
     hold.click(lambda: runner.pause(KIND) and None, None, None, queue=False, **PRIVATE)
@@ -211,6 +246,11 @@ def build(page: Page) -> dict[str, Any]:
             raise ValueError("there is no such unfinished set; was it finished or discarded meanwhile?")
         yield from started(entry["spec"])
 
+    @guarded
+    def recompute() -> Iterator[dict[Any, Any]]:
+        yield from follow(runner.again(KIND))
+
+    redo.click(recompute, None, followed, concurrency_limit=None, **PRIVATE)
     again.click(go_on, halves, followed, concurrency_limit=None, **PRIVATE)
 
     @guarded
@@ -226,7 +266,11 @@ def build(page: Page) -> dict[str, Any]:
     @guarded
     def resume() -> Iterator[dict[Any, Any]]:
         job = runner.latest(KIND)
-        yield chosen(None) | (stopped() if job is None or job.over else {})
+        own = next(iter(stored.sets()), None)
+        update = chosen(own["path"] if own else None)
+        if own and (job is None or "preview" not in job.data):
+            update |= shelved(stored.pictures(own, _MOST)[0])
+        yield update | (stopped() if job is None or job.over else {})
         if job is not None:
             yield from follow(job)
 
@@ -238,9 +282,9 @@ def build(page: Page) -> dict[str, Any]:
         entry = next((one for one in stored.sets() if one["path"] == path), None)
         if entry is None:
             raise ValueError(f"the set {Path(path).parent.name} is no longer there; generate it again")
-        return {**update, gallery: shelf(stored.pictures(entry, _MOST)[0])}
+        return update | shelved(stored.pictures(entry, _MOST)[0])
 
-    finished.input(open_set, finished, [gallery, use, file, details], **PRIVATE)
+    finished.input(open_set, finished, [example, gallery, use, file, details], **PRIVATE)
 
     def fitting(method: str) -> list[Any]:
         optimized = engine.optimizes(method)
@@ -263,7 +307,15 @@ def build(page: Page) -> dict[str, Any]:
     def known() -> gr.Radio:
         return gr.Radio(choices=[(words, name) for name, words in engine.generator_titles().items()])
 
+    def settings_of(model: str, kept: Mapping[str, Any]) -> dict[Any, Any]:
+        return {chosen_settings: generators.restored(kept.get("options"))}
+
+    fields = {"method": method, "num": num, "steps": steps, "seed": seed, "batch": batch, "lr": lr}
+    form = forms.keep(page.kept["samples"], {**fields, "options": chosen_settings}, go, more=settings_of)
+
     return {
+        "form": form,
+        "drawn": drawn,
         "loads": [(resume, [], followed), compared["load"]],
         "methods": (known, method),
         "use": use,

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from workbench import calib, damage, engine, quantize, runner, stored
+from workbench import calib, damage, engine, forms, quantize, runner, stored
 from workbench.errors import guarded
 from workbench.page import PRIVATE, Page, lead, title
 from workbench.plot import nothing, plot_view
@@ -110,6 +110,14 @@ def build(page: Page, model: str) -> dict[str, Any]:
                 stop = gr.Button("Cancel", interactive=False, elem_id="wb-sensitivity-cancel", min_width=80)
         with gr.Column(scale=3, min_width=320):
             progress = gr.HTML(runner.bar(None, "Ready."), elem_id="wb-sensitivity-job", apply_default_css=False)
+            redo = gr.Button(
+                "Recompute",
+                size="sm",
+                visible=False,
+                elem_id="wb-sensitivity-redo",
+                elem_classes="wb-narrow",
+                min_width=110,
+            )
             views = _views(first)
             said = gr.HTML(views[0], elem_id="wb-sensitivity-verdict", apply_default_css=False)
             grid = plot_view("wb-sensitivity-map", value=views[1])
@@ -149,7 +157,8 @@ def build(page: Page, model: str) -> dict[str, Any]:
     def follow(job: runner.Job) -> Iterator[dict[Any, Any]]:
         for _ in runner.follow(job):
             update = {
-                progress: runner.bar(job), go: gr.Button(interactive=job.over), stop: gr.Button(interactive=not job.over)
+                progress: runner.bar(job), go: gr.Button(interactive=job.over), stop: gr.Button(interactive=not job.over),
+                redo: gr.Button(visible=job.cached),
             }  # fmt: skip
             yield update | (show(job.result.values) if job.state == "done" else {})
 
@@ -169,11 +178,17 @@ def build(page: Page, model: str) -> dict[str, Any]:
         if not kind:
             raise ValueError(f"there are no images to measure {model} on: {calib.NO_PICTURES}")
         spec |= {"by": by, "limit": int(limit), "mode": mode, "data": data, "labels": kind == calib.ACCURACY}
-        job = runner.start(KIND, lambda: engine.sensitivity_job(**spec), damage.about(spec))
+        job = runner.start(KIND, lambda: engine.sensitivity_job(**spec), damage.about(spec), model=model)
         yield from follow(job)
 
     common = [page.model, method, bits, scope, seed, *images.inputs, by, limit, images.data]
-    followed = [progress, go, stop, *shown]
+
+    @guarded
+    def recompute() -> Iterator[dict[Any, Any]]:
+        yield from follow(runner.again(KIND))
+
+    followed = [progress, go, stop, redo, *shown]
+    redo.click(recompute, None, followed, concurrency_limit=None, **PRIVATE)
     go.click(measure, [*common, mode], followed, concurrency_limit=None, **PRIVATE)
     stop.click(lambda: runner.cancel(KIND) and None, None, None, queue=False, **PRIVATE)
 
@@ -201,7 +216,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
         spec = settings(model, method, bits, scope, seed, kind, count, path)
         about = f"{model} · {method}, scope {scope} · {budget:g} bits on average"
         spec |= {"by": by, "budget": float(budget), "widths": tuple(sorted(widths))}
-        job = runner.start(BUDGET, lambda: quantize.compare([spec], int(limit), data), about)
+        job = runner.start(BUDGET, lambda: quantize.compare([spec], int(limit), data), about, model=model)
         yield from follow_budget(job, before)
 
     budgeted = [paid, spend, halt, frontier, bought, done]
@@ -233,7 +248,12 @@ def build(page: Page, model: str) -> dict[str, Any]:
     def known() -> gr.Dropdown:
         return gr.Dropdown(choices=[(words, name) for name, words in engine.method_titles().items()])
 
+    fields = {
+        "mode": mode, "by": by, "method": method, "bits": bits, "scope": scope, "limit": limit, "seed": seed,
+        "budget": budget, "widths": widths, **images.fields,
+    }  # fmt: skip
     return {
+        "form": forms.keep(page.kept["sensitivity"], fields, go, spend, more=images.restored),
         "methods": (known, method),
         "loads": [(resume, [page.model], followed), (resume_budget, [], budgeted)],
     }

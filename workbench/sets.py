@@ -90,7 +90,7 @@ def side_by_side(entries: Sequence[Mapping[str, Any]], looked_at: Sequence[Mappi
     opened = [stored.pictures(values, _SHOWN) for values in entries]
     settings = _settings(entries)
     same = [f"{name.lower()} {cells[0]}" for name, cells in settings if len(set(cells)) == 1]
-    rows = [("", [_sheet(*one, values["num"]) for one, values in zip(opened, entries, strict=True)])]
+    rows = [("", [sheet(*one, values["num"]) for one, values in zip(opened, entries, strict=True)])]
     rows += [(name, [html.escape(cell) for cell in cells]) for name, cells in settings if len(set(cells)) > 1]
     rows.append(("Recognized by itself", [percent(values["recognized"]["self"]) for values in entries]))
     for judge in _judges(entries):
@@ -165,7 +165,7 @@ def _spread(values: Mapping[str, Any]) -> str:
     return f"{len(counted)}, {each} each"
 
 
-def _sheet(images: np.ndarray, names: Sequence[str], count: int) -> str:
+def sheet(images: np.ndarray, names: Sequence[str], count: int) -> str:
     """The first pictures as one list; whoever cannot see them reads what they were made to show."""
     items = "".join(
         f'<li><img alt="{html.escape(name or "no class")}" title="{html.escape(name)}" '

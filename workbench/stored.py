@@ -40,7 +40,7 @@ def sets() -> list[dict[str, Any]]:
         except (ValueError, OSError):
             continue
         if report and "recognized" in report and Path(report.get("path", "")).is_file():
-            entries.append({**report, "model": _called(spec), "registered": report["model"]})
+            entries.append({**report, "model": called(spec), "registered": report["model"]})
     return entries[::-1]
 
 
@@ -61,13 +61,13 @@ def unfinished() -> list[dict[str, Any]]:
         chunks = 0 if over or not asked <= set(spec) else len(run.chunks())
         if chunks:
             kept = {key: spec[key] for key in asked} | {"options": tuple(spec["options"].items())}
-            kept["model"] = _called(spec)
+            kept["model"] = called(spec)
             finished = min(spec["num"], chunks * spec["batch"])
             entries.append({"path": str(run.path), "spec": kept, "finished": finished})
     return entries[::-1]
 
 
-def _called(spec: Mapping[str, Any]) -> str:
+def called(spec: Mapping[str, Any]) -> str:
     """What the page calls the model of a run."""
     return workspace.alias_of(spec["model"], spec.get("weights", ""))
 
@@ -86,7 +86,7 @@ def quantized(model: str) -> list[dict[str, Any]]:
         except (ValueError, OSError):
             continue
         made = bool(report) and spec.get("job") == "quantize" and Path(report["path"]).is_file()
-        if made and _called(spec) == model and spec["weights"] == engine.digest(model):
+        if made and called(spec) == model and spec["weights"] == engine.digest(model):
             entries.append({**report, "model": model})
     return entries[::-1]
 

@@ -68,6 +68,9 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
         go = gr.Button("Quantize now", elem_id="wb-tasks-go", min_width=130)
         stop = gr.Button("Cancel", interactive=False, elem_id="wb-tasks-cancel", min_width=80)
     progress = gr.HTML(runner.bar(None, _IDLE), elem_id="wb-tasks-job", apply_default_css=False)
+    redo = gr.Button(
+        "Recompute", size="sm", visible=False, elem_id="wb-tasks-redo", elem_classes="wb-narrow", min_width=110
+    )
     with gr.Row(visible=False, elem_classes="wb-controls", elem_id="wb-tasks-noise") as noise:
         seed = gr.Number(0, label="Seed of the noise", precision=0, minimum=0, elem_id="wb-tasks-seed", min_width=140)
         steps = gr.Slider(2, 40, 10, step=1, label="Steps of the sampler", elem_id="wb-tasks-steps", min_width=200)
@@ -135,7 +138,8 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
     def follow(job: runner.Job, *chosen: Any) -> Iterator[dict[Any, Any]]:
         for _ in runner.follow(job):
             update: dict[Any, Any] = {
-                progress: runner.bar(job), go: gr.Button(interactive=job.over), stop: gr.Button(interactive=not job.over)
+                progress: runner.bar(job), go: gr.Button(interactive=job.over), stop: gr.Button(interactive=not job.over),
+                redo: gr.Button(visible=job.cached),
             }  # fmt: skip
             # the model may have been changed meanwhile
             if job.state == "done" and job.result.values["model"] == chosen[0]:
@@ -148,10 +152,15 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
         model: str, picture: dict[str, Any], path: str | None, seed: float | None, steps: float, method: str, bits: str
     ) -> Iterator[dict[Any, Any]]:
         spec = {"model": model, "method": method, "bits": bits.strip().lower(), "calib": calib.real(model, IMAGES)}
-        job = runner.start(KIND, lambda: _made(spec), f"{model} · {method} {spec['bits']}")
+        job = runner.start(KIND, lambda: _made(spec), f"{model} · {method} {spec['bits']}", model=model)
         yield from follow(job, model, picture, path, seed, steps)
 
-    moved = [progress, go, stop, beside, view, said]
+    @guarded
+    def recompute(*chosen: Any) -> Iterator[dict[Any, Any]]:
+        yield from follow(runner.again(KIND), *chosen)
+
+    moved = [progress, go, stop, redo, beside, view, said]
+    redo.click(recompute, settings, moved, concurrency_limit=None, **PRIVATE)
     go.click(make, [*settings, method, bits], moved, concurrency_limit=None, **PRIVATE)
     stop.click(lambda: runner.cancel(KIND) and None, None, None, queue=False, **PRIVATE)
 

@@ -150,6 +150,7 @@ def generate(
     steps: Annotated[int, typer.Option(help="Optimization steps per image.")] = 160,
     method: Annotated[str, typer.Option(help="One of: " + ", ".join(GENERATORS) + ".")] = "ouro",
     batch: Annotated[int, typer.Option(help="Images optimized together; the unit that survives a kill.")] = 32,
+    lr: Annotated[float, typer.Option(help="Learning rate of the images.")] = 0.2,
     option: Options = [],
     out: Annotated[Path | None, typer.Option(help="Write the set here (.safetensors).")] = None,
     report: Annotated[Path | None, typer.Option(help="Also write what --json prints here (.json).")] = None,
@@ -166,7 +167,7 @@ def generate(
     if out is not None and out.suffix != ".safetensors":
         raise ValueError(f"the set is written as .safetensors, got {out.name!r}")
     spec = SynthesisSpec(
-        source, method, num=num, steps=steps, seed=seed, batch=batch, options=pairs(option),
+        source, method, num=num, steps=steps, seed=seed, batch=batch, lr=lr, options=pairs(option),
         out=str(out) if out else None, device=device,
     )  # fmt: skip
     end(run("generate", synthesize(spec)), draw.generate, json_=json_, out=report)

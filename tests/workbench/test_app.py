@@ -19,7 +19,7 @@ from ouro.progress import finish
 from tests.browsing import ROOT, Visit, started
 
 WEIGHTS = embedded_path("vim_nano.safetensors")
-TABS = ("Start", "Attention", "Samples", "Outliers", "Tasks", "Quantize", "Sensitivity", "Kernels", "Paper")
+TABS = ("Start", "Attention", "Samples", "Outliers", "Tasks", "Quantize", "Sensitivity", "Kernels", "Runs", "Paper")
 
 needs_weights = pytest.mark.skipif(not WEIGHTS.exists(), reason=f"the embedded weights {WEIGHTS.name} are not there")
 needs_browser = pytest.mark.skipif(find_browser() is None, reason=f"no browser found, looked for {', '.join(BROWSERS)}")

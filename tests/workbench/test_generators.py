@@ -12,7 +12,7 @@ from workbench import engine, generators
 @pytest.mark.parametrize("method", list(GENERATORS))
 def test_form_has_a_field_for_every_option_with_its_default(method: str):
     with gr.Blocks() as page:
-        generators.draw(method, gr.State({}))
+        generators.draw(method, gr.State({}), {})
     fields = {
         block.elem_id.rsplit("-", 1)[1]: block.value
         for block in page.blocks.values()

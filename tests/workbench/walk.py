@@ -88,7 +88,10 @@ class Person:
         self.reach(box)
         self.page.keyboard.press("ArrowDown")
         for _ in range(60):
-            if self.page.locator("[role=option].active, [role=option][aria-selected=true].active").first.inner_text() == words:
+            if (
+                self.page.locator("[role=option].active, [role=option][aria-selected=true].active").first.inner_text()
+                == words
+            ):
                 break
             self.page.keyboard.press("ArrowDown")
         self.page.keyboard.press("Enter")
@@ -153,7 +156,12 @@ def t04_strongest(one: Person) -> None:
     canvas = one.page.locator("#wb-attention-h")
     if one.hand == "mouse":
         box, side = canvas.bounding_box(), 14
-        canvas.hover(position={"x": (int(best["column"]) + 0.5) * box["width"] / side, "y": (int(best["row"]) + 0.5) * box["height"] / side})
+        canvas.hover(
+            position={
+                "x": (int(best["column"]) + 0.5) * box["width"] / side,
+                "y": (int(best["row"]) + 0.5) * box["height"] / side,
+            }
+        )
     else:
         one.write(one.page.locator("#wb-attention-board .wb-row"), best["row"])
         one.write(one.page.locator("#wb-attention-board .wb-col"), best["column"])
@@ -212,7 +220,10 @@ def t07_two_steps(one: Person) -> None:
     versus = page.locator("#wb-outliers-step-versus")
     versus.get_by_text("outliers at step 30 only").wait_for()
     table = list(csv.DictReader(one.save("#wb-outliers-step .wb-save", "CSV").open()))
-    at = {step: {row["channel"] for row in table if row["step"] == step and row["outlier"] == "1"} for step in ("30", "90")}
+    at = {
+        step: {row["channel"] for row in table if row["step"] == step and row["outlier"] == "1"}
+        for step in ("30", "90")
+    }
     group = versus.get_by_role("group", name=re.compile("outliers at step 30 only"))
     assert {chip.get_attribute("data-chip") for chip in group.locator(".wb-chip").all()} == at["30"] - at["90"]
 
@@ -225,7 +236,9 @@ def t08_channel(one: Person) -> None:
     one.write(page.locator("#wb-outliers-step").get_by_label("channel", exact=True), 61)
     drawer = page.locator("#wb-outliers-step-channel")
     drawer.get_by_text("Channel 61 in 4 bits").wait_for()
-    assert {"SQNR", "step size"} <= {word for word in ("SQNR", "step size") if word.lower() in drawer.inner_text().lower()}
+    assert {"SQNR", "step size"} <= {
+        word for word in ("SQNR", "step size") if word.lower() in drawer.inner_text().lower()
+    }
     one.reach(page.locator("#wb-outliers-step-map"))
     page.keyboard.press(".")
     drawer.get_by_text("Channel 62 in 4 bits").wait_for()
@@ -257,7 +270,11 @@ def t10_accuracy(one: Person) -> None:
         box.uncheck()
     page.locator("#wb-quantize-method").get_by_label("MinMax", exact=True).check()
     one.number("wb-quantize-count", 8)
-    one.press(page.locator("#wb-quantize").get_by_role("button", name="Advanced") if page.locator("#wb-quantize").count() else page.get_by_role("button", name="Advanced").last)
+    one.press(
+        page.locator("#wb-quantize").get_by_role("button", name="Advanced")
+        if page.locator("#wb-quantize").count()
+        else page.get_by_role("button", name="Advanced").last
+    )
     one.number("wb-quantize-limit", 50)
     one.press(page.locator("#wb-quantize-go"))
     assert one.visit.ended("wb-quantize-job").startswith("done")
@@ -363,20 +380,39 @@ def main(arguments: list[str]) -> int:
             for number in options.task or TASKS:
                 ways = itertools.product(THEMES, WIDTHS, HANDS) if number != 15 else [("dark", "phone", "keyboard")]
                 for theme, width, hand in ways:
-                    row: dict[str, Any] = {"task": number, "words": TASKS[number].__doc__, "theme": theme, "width": width, "hand": hand}
+                    row: dict[str, Any] = {
+                        "task": number,
+                        "words": TASKS[number].__doc__,
+                        "theme": theme,
+                        "width": width,
+                        "hand": hand,
+                    }
                     begun = time.perf_counter()
                     try:
                         with before_the_page(browser, url, theme, width, hand) as person:
                             begun = time.perf_counter()
                             TASKS[number](person)
-                            row |= {"seconds": round(time.perf_counter() - begun, 2), "measured": person.seconds, "failed": ""}
+                            row |= {
+                                "seconds": round(time.perf_counter() - begun, 2),
+                                "measured": person.seconds,
+                                "failed": "",
+                            }
                     except Exception as error:
-                        row |= {"seconds": round(time.perf_counter() - begun, 2), "measured": {}, "failed": str(error).splitlines()[0][:200]}
+                        row |= {
+                            "seconds": round(time.perf_counter() - begun, 2),
+                            "measured": {},
+                            "failed": str(error).splitlines()[0][:200],
+                        }
                     rows.append(row)
-                    sys.stdout.write(f"{number:2d} {theme:5s} {width:5s} {hand:8s} {row['seconds']:7.2f} s  {row['failed'] or 'done'}\n")
+                    sys.stdout.write(
+                        f"{number:2d} {theme:5s} {width:5s} {hand:8s} {row['seconds']:7.2f} s  {row['failed'] or 'done'}\n"
+                    )
                     sys.stdout.flush()
     failed = sum(bool(row["failed"]) for row in rows)
-    write_json(options.out, {"op": "tasks of the app", "rows": rows, "failed": failed, "device": device_name(), "commit": commit()})
+    write_json(
+        options.out,
+        {"op": "tasks of the app", "rows": rows, "failed": failed, "device": device_name(), "commit": commit()},
+    )
     return int(failed > 0)
 
 

@@ -1,17 +1,25 @@
-// Text with buttons.
+// Text with buttons, and boxes to tick.
 (() => {
   "use strict";
   const acts = (element, props, trigger, watch) => {
     const root = element.querySelector(".wb-acts");
     const load = () => {
-      const held = root.contains(document.activeElement) ? document.activeElement.dataset.name : undefined;
+      const { act, name } = root.contains(document.activeElement) ? document.activeElement.dataset : {};
+      const { scrollTop: top = 0, scrollLeft: left = 0 } = root.querySelector(".wb-scroll") || {};
       root.innerHTML = props.value || "";
-      // whoever works with the keyboard stays where they were
-      if (held !== undefined) [...root.querySelectorAll("button[data-act]")].find((button) => button.dataset.name === held)?.focus();
+      // whoever works with the keyboard, or has scrolled, stays where they were
+      root.querySelector(".wb-scroll")?.scrollTo({ top, left });
+      if (name === undefined) return;
+      const same = [...root.querySelectorAll("[data-act]")].filter((control) => control.dataset.name === name);
+      (same.find((control) => control.dataset.act === act) || same[0])?.focus();
     };
     root.addEventListener("click", (event) => {
       const button = event.target.closest("button[data-act]");
       if (button) trigger("select", { act: button.dataset.act, name: button.dataset.name });
+    });
+    root.addEventListener("change", (event) => {
+      const { act, name } = event.target.dataset;
+      if (act) trigger("select", { act, name, on: event.target.checked });
     });
     load();
     watch("value", load);

@@ -1,0 +1,269 @@
+"""Runs: everything that was computed and kept on this machine, to be found, compared, annotated, opened and deleted."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any
+
+import gradio as gr
+
+from workbench import engine, runbook, runner, start, stored
+from workbench.acts import acting_view, button
+from workbench.errors import guarded
+from workbench.page import PRIVATE, Page, interval, lead, table, title
+from workbench.runbook import Entry
+
+MOST = 4
+"""Runs that fit beside each other."""
+_SHOWN = 300
+_ANY = ""
+_NONE = '<p class="wb-empty">Nothing has been kept yet. Samples, Quantize and Sensitivity leave their runs here.</p>'
+_TICK = "Tick two to four runs to see what differs between them."
+_LETTERS = "ABCD"
+
+_HEADS = [
+    ('<span class="wb-unseen">Compare</span>', False), ("Kind", False), ("Model", False), ("Method", False),
+    ("Bits", False), ("Calibration", False), ("Score", True), ("95 % interval", True), ("Seed", True), ("When", True),
+    ("Took", True), ("Size", True), ('<span class="wb-unseen">What to do</span>', True),
+]  # fmt: skip
+
+
+def listed(entries: Sequence[Entry], ticked: Sequence[str] = (), opened: str = "") -> str:
+    """The runs as an HTML table with a box to tick and buttons in every row."""
+    if not entries:
+        return _NONE
+    rows = [_row(entry, entry.name in ticked, entry.name == opened) for entry in entries[:_SHOWN]]
+    more = f'<p class="wb-note">{_SHOWN} of {len(entries)} are listed; filter to see the others.</p>'
+    return table(_HEADS, rows) + (more if len(entries) > _SHOWN else "")
+
+
+def _row(entry: Entry, ticked: bool, opened: bool) -> list[str]:
+    spec, values, said = entry.spec, entry.scored, html.escape
+    box = (
+        f'<input type="checkbox" data-act="tick" data-name="{entry.name}"{" checked" if ticked else ""} '
+        f'aria-label="Compare {said(entry.title, quote=True)}">'
+    )
+    kind = f"<b>{said(entry.kind)}</b>"
+    if entry.report is None:
+        kind += ' <span class="wb-unfinished">unfinished</span>'
+    if entry.notes:
+        kind += f'<span class="wb-noted" title="{said(entry.notes, quote=True)}">{said(entry.notes)}</span>'
+    acts = button("Hide" if opened else "Details", "details", entry.name, about=entry.title)
+    if entry.kind in runbook.TABS:
+        acts += button("Open", "open", entry.name, about=entry.title)
+    method, bits = str(spec.get("method", "–")), str(values.get("bits", spec.get("bits", "–")))
+    took = "–" if entry.seconds is None else runner.clock(entry.seconds)
+    return [
+        box, kind, f"<code>{said(entry.model or '–')}</code>", said(method), said(bits), said(entry.calibration or "–"),
+        said(entry.score), interval(values), str(spec.get("seed", "–")),
+        f'<time datetime="{entry.when:%Y-%m-%dT%H:%M:%S}">{entry.when:%Y-%m-%d %H:%M}</time>', took,
+        runbook.size(entry.size), acts,
+    ]  # fmt: skip
+
+
+def summary(shown: Sequence[Entry], found: Sequence[Entry]) -> str:
+    """How many runs there are, and how much room they take."""
+    if not found:
+        return ""
+    room = runbook.size(sum(entry.size for entry in found))
+    unfinished = sum(entry.report is None for entry in found)
+    words = (
+        f"{len(shown)} of {len(found)} runs" if len(shown) < len(found) else f"{len(found)} run{'s' * (len(found) > 1)}"
+    )
+    rest = f", {unfinished} unfinished" if unfinished else ""
+    return f'<p class="wb-note" role="status">{words}{rest} · {room} on disk in all</p>'
+
+
+def beside(entries: Sequence[Entry]) -> str:
+    """What differs between the runs, as an HTML table."""
+    if len(entries) < 2:
+        return f'<p class="wb-note">{_TICK}</p>'
+    rows, same = runbook.differences(entries)
+    heads = [("What", False)] + [
+        (f'{letter} <span class="wb-note">{html.escape(entry.title)}</span>', False)
+        for letter, entry in zip(_LETTERS, entries, strict=False)
+    ]
+    lines = [[f"<code>{html.escape(key)}</code>", *map(html.escape, values)] for key, values in rows]
+    words = f'<p class="wb-note">{same} more are the same in all. asked: the spec; found: the report.</p>'
+    return (table(heads, lines) if lines else "") + words
+
+
+def detail(entry: Entry) -> str:
+    """Spec and report of a run as JSON."""
+    report = entry.report
+    found = "It is not finished." if report is None else json.dumps(runbook.shown(report), indent=2, ensure_ascii=False)
+    asked = json.dumps(runbook.shown(entry.spec), indent=2, ensure_ascii=False)
+    files = ", ".join(f"{name} {runbook.size(number)}" for name, number in sorted(entry.files.items()))
+    blocks = "".join(
+        f'<section><h4>{head}</h4><pre tabindex="0" role="region" aria-label="{head} of the run">{html.escape(text)}</pre></section>'
+        for head, text in (("Spec", asked), ("Report", found))
+    )
+    words = f"{entry.title} · run {entry.name}"
+    return (
+        f'<p class="wb-lead">{html.escape(words)}</p><p class="wb-note">{html.escape(files)}</p>'
+        f'<div class="wb-two wb-jsons">{blocks}</div>'
+    )
+
+
+def _file(entries: Sequence[Entry]) -> str | None:
+    """The runs as a CSV file; other runs are another file, whoever else looks at them meanwhile."""
+    if not entries:
+        return None
+    name = sha256(" ".join(entry.name for entry in entries).encode()).hexdigest()[:6]
+    return stored.exported_table(f"runs-{name}", runbook.HEADS, map(runbook.cells, entries))
+
+
+def build(page: Page, tab: gr.Tab) -> dict[str, Any]:
+    """Fills the tab, which reads the store whenever it is opened; returns what is to be done when the page opens."""
+    lead(
+        "Whatever is computed here or on the command line is kept with what it was asked, so that the same is never "
+        "computed twice. Find it again, see what differs, write down what you learned, and make room."
+    )
+    ticks, one = gr.State([]), gr.State("")
+    with gr.Row(elem_classes="wb-controls", elem_id="wb-runs-filters"):
+        find = gr.Textbox(
+            label="Find",
+            placeholder="method, bits, notes …",
+            elem_id="wb-runs-words",
+            scale=3,
+            min_width=180,
+            max_lines=1,
+        )
+        of_kind = gr.Dropdown([("Any", _ANY)], value=_ANY, label="Kind", filterable=False, elem_id="wb-runs-kind",
+                           scale=2, min_width=130)  # fmt: skip
+        of_model = gr.Dropdown([("Any", _ANY)], value=_ANY, label="Model", filterable=False, elem_id="wb-runs-model",
+                            scale=2, min_width=130)  # fmt: skip
+        order = gr.Dropdown([(words, name) for name, (words, _) in runbook.SORTS.items()], value="newest",
+                           label="Order", filterable=False, elem_id="wb-runs-sort", scale=2, min_width=130)  # fmt: skip
+    with gr.Row(elem_classes="wb-inline", elem_id="wb-runs-top"):
+        total = gr.HTML(elem_id="wb-runs-total", apply_default_css=False)
+        file = gr.DownloadButton("Download CSV", size="sm", interactive=False, elem_id="wb-runs-file", min_width=140)
+    with gr.Column(elem_classes="wb-tall"):
+        rows = acting_view("wb-runs-rows", value=_NONE)
+    with gr.Column(visible=False, elem_classes="wb-frame", elem_id="wb-runs-detail") as panel:
+        said = gr.HTML(elem_id="wb-runs-said", apply_default_css=False)
+        line = gr.Textbox(
+            label="The command that makes it again",
+            buttons=["copy"],
+            interactive=False,
+            elem_id="wb-runs-command",
+            lines=1,
+        )
+        with gr.Row(elem_classes="wb-inline"):
+            notes = gr.Textbox(label="Notes", elem_id="wb-runs-notes", lines=2, max_lines=6, scale=4, min_width=220)
+            keep = gr.Button("Save notes", elem_id="wb-runs-keep", min_width=110)
+            drop = gr.Button("Delete …", elem_id="wb-runs-delete", min_width=100)
+        with gr.Row(visible=False, elem_classes="wb-inline", elem_id="wb-runs-sure") as sure:
+            lost = gr.HTML(elem_id="wb-runs-lost", apply_default_css=False)
+            really = gr.Button("Delete for good", variant="stop", elem_id="wb-runs-really", min_width=140)
+            no = gr.Button("Keep it", elem_id="wb-runs-no", min_width=90)
+    title("Compare runs", "two to four of them, by what they were asked and what they found")
+    compared = gr.HTML(beside([]), elem_id="wb-runs-beside", elem_classes="wb-tall", apply_default_css=False)
+
+    settings = [find, of_kind, of_model, order, ticks, one]
+    views = [total, rows, of_kind, of_model, ticks, compared, file]
+    details = [one, panel, said, line, notes, sure]
+
+    def show(words: str, kind: str, model: str, sort: str, ticked: Sequence[str], opened: str) -> dict[Any, Any]:
+        """All that depends on the filters and on what is ticked; what is gone is no longer ticked."""
+        found = runbook.entries()
+        kinds, models = (sorted({getattr(entry, key) for entry in found} - {""}) for key in ("kind", "model"))
+        kind, model = kind if kind in kinds else _ANY, model if model in models else _ANY
+        kept = runbook.chosen(found, words or "", kind, model, sort)
+        by_name = {entry.name: entry for entry in found}
+        several = [by_name[name] for name in ticked if name in by_name]
+        exported = several or kept
+        path = _file(exported)
+        many = f"{len(exported)} ticked" if several else f"{len(exported)} listed"
+        return {
+            total: summary(kept, found),
+            rows: listed(kept, [entry.name for entry in several], opened),
+            of_kind: gr.Dropdown(choices=[("Any", _ANY), *((name, name) for name in kinds)], value=kind),
+            of_model: gr.Dropdown(choices=[("Any", _ANY), *((name, name) for name in models)], value=model),
+            ticks: [entry.name for entry in several],
+            compared: beside(several),
+            file: gr.DownloadButton(f"Download CSV ({many})", value=path, interactive=path is not None),
+        }
+
+    def detailed(name: str) -> dict[Any, Any]:
+        """The panel of one run, or none of it."""
+        if not name:
+            return {one: "", panel: gr.Column(visible=False), sure: gr.Row(visible=False)}
+        entry = runbook.entry_of(name)
+        command = runbook.command(entry) or "no command makes exactly this: it is a part of a longer job"
+        return {
+            one: name, panel: gr.Column(visible=True), said: detail(entry), line: command, notes: entry.notes,
+            sure: gr.Row(visible=False),
+        }  # fmt: skip
+
+    @guarded
+    def look(*settings: Any) -> dict[Any, Any]:
+        return show(*settings)
+
+    for event in (of_kind.input, of_model.input, order.input, tab.select):
+        event(look, settings, views, **PRIVATE)
+    find.change(look, settings, views, trigger_mode="always_last", **PRIVATE)
+
+    @guarded
+    def act(*given: Any) -> dict[Any, Any]:
+        *filters, ticked_now, opened_now, event = given
+        wanted, name = str(event["act"]), str(event["name"])
+        if wanted == "tick":
+            chosen = [one for one in ticked_now if one != name] + ([name] if event.get("on") else [])
+            if len(chosen) > MOST:
+                gr.Info(f"{MOST} runs fit beside each other; the one that was ticked first is left out", duration=6)
+            update = show(*filters, chosen[-MOST:], opened_now)
+            # the box shows already what was done to it, and another may have been ticked meanwhile
+            return update if len(chosen) > MOST else {**update, rows: gr.skip()}
+        if wanted == "open":
+            entry = runbook.entry_of(name)
+            if entry.model not in engine.models():
+                raise ValueError(f"{entry.model} is not at hand; add or download it on Start")
+            return {page.model: start.offered(entry.model), page.tabs: gr.Tabs(selected=runbook.TABS[entry.kind])}
+        name = "" if name == opened_now else name
+        return show(*filters, ticked_now, name) | detailed(name)
+
+    def acted(
+        words: str, kind: str, model: str, sort: str, ticked: list[str], opened: str, event: gr.EventData
+    ) -> dict[Any, Any]:
+        return act(words, kind, model, sort, ticked, opened, event._data)
+
+    # one after the other: each begins with what the one before it left
+    rows.select(
+        acted,
+        settings,
+        [*views, *details, page.model, page.tabs],
+        trigger_mode="multiple",
+        concurrency_limit=1,
+        **PRIVATE,
+    )
+
+    @guarded
+    def save(name: str, text: str, *settings: Any) -> dict[Any, Any]:
+        runbook.note(name, text or "")
+        gr.Info("The notes are kept beside the run.", duration=4)
+        return show(*settings)
+
+    keep.click(save, [one, notes, *settings], views, **PRIVATE)
+
+    @guarded
+    def ask(name: str) -> dict[Any, Any]:
+        words = runbook.losses(runbook.entry_of(name), runbook.entries())
+        return {sure: gr.Row(visible=True), lost: f'<p class="wb-refused" role="alert">{html.escape(words)}</p>'}
+
+    drop.click(ask, one, [sure, lost], **PRIVATE)
+    no.click(lambda: gr.Row(visible=False), None, sure, **PRIVATE)
+
+    @guarded
+    def remove(name: str, *settings: Any) -> dict[Any, Any]:
+        runbook.delete(name)
+        return show(*settings[:-1], "") | detailed("")
+
+    # other tabs have lists of sets and of quantized models
+    gone = really.click(remove, [one, *settings], [*views, *details], **PRIVATE)
+    gone.success(lambda brought: brought + 1, page.brought, page.brought, **PRIVATE)
+
+    return {"loads": [(look, settings, views)]}
