@@ -142,7 +142,7 @@ THEME = gr.themes.Base(
 )
 
 CSS = (_ASSETS / "wb.css").read_text("utf-8")
-_PARTS = ("base", "plot", "board", "stepmap", "answers", "strip", "acts", "page")
+_PARTS = ("base", "plot", "board", "stepmap", "answers", "strip", "acts", "grid", "page")
 """Scripts of the page, the one that the others rest on first."""
 SCRIPT = "\n".join((_ASSETS / "js" / f"{name}.js").read_text("utf-8") for name in _PARTS)
 _OUTER = (_ASSETS / "page.css").read_text("utf-8")
