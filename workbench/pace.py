@@ -8,10 +8,13 @@ from typing import Any
 from workbench import engine, stored
 
 CALIBRATION = {
-    "minmax": 4, "percentile": 5, "clipped": 6, "dynamic": 5, "smoothquant": 6, "quamba": 6, "qmamba": 5, "brecq": 400,
+    "minmax": 4, "percentile": 5, "clipped": 6, "dynamic": 5, "smoothquant": 6, "quamba": 6, "qmamba": 5, "brecq": 1500,
     "ptq4vm": 400, "kscale": 8, "ouro": 42, "ouro_plus": 84,
 }  # fmt: skip
-"""Forwards of an image that a method spends on each calibration image, as measured with vim_nano at w4a4o8."""
+"""Forwards of an image that a method spends on each calibration image, as measured with vim_nano at w4a4o8; of brecq as
+its steps say, each a forward and a backward of one chunk."""
+_AT_ONCE = {"brecq": 32}
+"""Images of such a step, of a method that takes as many steps for any set."""
 _OTHER = 30
 _ROUNDED = 1.5
 """Forwards of the float model that one with simulated rounding takes; the float model itself goes beside it."""
@@ -59,9 +62,10 @@ def estimate(specs: Sequence[Mapping[str, Any]], images: int) -> tuple[float, fl
 def _count(spec: Mapping[str, Any]) -> int:
     """How many images a configuration is calibrated on."""
     number = str(spec["calib"]).rpartition(":")[2]
-    if number.isdigit():
-        return int(number)
-    return next((entry["num"] for entry in stored.sets() if entry["path"] == spec["calib"]), _SET)
+    known = int(number) if number.isdigit() else None
+    if known is None:
+        known = next((entry["num"] for entry in stored.sets() if entry["path"] == spec["calib"]), _SET)
+    return min(known, _AT_ONCE.get(spec["method"], known))
 
 
 def about(ends: Iterable[float]) -> str:
@@ -76,12 +80,12 @@ def about(ends: Iterable[float]) -> str:
 
 
 def _round(seconds: float) -> int:
-    """As exactly as an estimate is: steps of 5 s below a minute and a half, of half a minute below ten, then of minutes."""
-    step = 5 if seconds < 90 else 60 if seconds < 3600 else 600
+    """As exactly as an estimate is: steps of 5 s below a minute, then of minutes, of ten minutes from an hour on."""
+    step = 5 if seconds < 57.5 else 60 if seconds < 3600 else 600
     return max(step, step * round(seconds / step)) if seconds >= 2.5 else 5
 
 
 def _in_words(seconds: int) -> tuple[str, str]:
-    if seconds < 90:
+    if seconds < 60:
         return str(seconds), "s"
     return (f"{seconds / 60:.0f}", "min") if seconds < 5400 else (f"{seconds / 3600:.1f}", "h")

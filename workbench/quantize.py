@@ -29,6 +29,8 @@ SCOPES = {
 _RUNS: list[dict[str, Any]] = []
 """What was measured since the app was started, whatever page asked for it."""
 _NUMBERS = itertools.count(1)
+_BATCH = 32
+"""Images between two updates of the bar; does not change the result."""
 
 
 def known() -> list[dict[str, Any]]:
@@ -75,7 +77,7 @@ def compare(
         row["block_error"] = report.arrays["block_error"].tolist()
         kind, calibrated = calib.measured(spec["model"], data), time.monotonic()
         if kind:
-            job = engine.measure_job(kind, model=row["path"], data=data, limit=limit, seed=spec["seed"])
+            job = engine.measure_job(kind, model=row["path"], data=data, limit=limit, seed=spec["seed"], batch=_BATCH)
             measured = yield from mapped(staged(job, middle, end, where), with_rows)
             values = dict(measured.values)
             if kind == calib.AGREEMENT:

@@ -166,9 +166,9 @@ def exported_table(name: str, head: Sequence[str], rows: Iterable[Sequence[Any]]
 def accuracies() -> list[dict[str, Any]]:
     """Rows of scores that lie in results/*.json, but for budgets; a file of another kind is passed over.
 
-    Beside what the files say each has {file, id (of the row), set (what `calib` stands for, as jobs take it), right
-    (packed outcomes, one per seed, see `ouro.evaluate.paired`) or resampled (scores of resamples, one list per seed)},
-    the last three as far as they were kept.
+    Beside what the files say each has {file, id (of the row)}, and as far as they were kept {set (what `calib` stands for,
+    as jobs take it), options (of the method), right (packed outcomes, one per seed, see `ouro.evaluate.paired`) or
+    resampled (scores of resamples, one list per seed)}.
     """
     return [row for row in _rows() if metric_of(row) in row and "budget" not in row]
 

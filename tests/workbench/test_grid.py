@@ -229,7 +229,8 @@ def test_bits_that_cannot_be_read_are_a_fault():
         ((18, 41), "about 20 to 40 s"),
         ((28, 31), "about 30 s"),
         ((52, 130), "about 50 s to 2 min"),
-        ((130, 290), "about 2 to 5 min"),
+        ((65, 185), "about 1 to 3 min"),
+        ((58, 61), "about 1 min"),
         ((3000, 9000), "about 50 min to 2.5 h"),
     ],
 )

@@ -69,7 +69,7 @@
       box.checked = pin >= 0;
       return make("tr", {
         class: [row.own && "wb-own", pin >= 0 && "wb-pinned", row.id === view.marked && "wb-marked"].filter(Boolean).join(" "), "data-id": row.id,
-        "aria-selected": row.id === view.marked,
+        "aria-current": row.id === view.marked ? "true" : null,
         onclick: (event) => { if (event.target !== box) mark(row.id === view.marked ? null : row.id); },
       }, make("td", { class: "wb-grid-pin" }, make("label", {}, box, make("b", {}, letter))),
       ...columns.map(([column, k]) => make("td", { class: column.number ? "wb-n" : null }, row.cells[k][0])));
@@ -114,14 +114,14 @@
       const first = body.querySelector(`input[data-id="${CSS.escape(view.at || "")}"]`) || body.querySelector("input");
       if (first) first.tabIndex = 0;
       const of = data.rows.filter((row) => !view.filters.model || words(row, "model") === view.filters.model).length;
-      count.textContent = `${shown.length} of ${of} rows${top.length ? `, ${top.length} pinned` : ""}`;
+      count.textContent = `${shown.length} of ${of} rows${top.length ? `, ${top.length} pinned` : ""}${top.length > 2 ? ", the first two are compared" : ""}`;
       clear.hidden = !view.text && Object.entries(view.filters).every(([key, wanted]) => (wanted || "") === (key === "model" ? data.model : ""));
       tell(all.map((row) => row.id));
     };
     const nothing = () => {
       const known = data.rows.some((row) => words(row, "model") === data.model);
       return known || view.filters.model !== data.model ? "No row passes these filters."
-        : `Nothing is stored for ${data.model} yet. Run a method above, or choose “All models”.`;
+        : `Nothing is stored for ${data.model} yet. Run a method, or choose “All models”.`;
     };
     const tell = (shown) => {
       remembered.set(`points ${chart}`, { shown: new Set(shown), marked: view.marked });
