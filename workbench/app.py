@@ -84,8 +84,8 @@ def build() -> gr.Blocks:
                 outliers.build(page, model)
             with gr.Tab("Tasks", id="tasks") as looked:
                 answered = tasks.build(page, model, looked)
-            with gr.Tab("Quantize", id="quantize"):
-                measured = quantize.build(page)
+            with gr.Tab("Quantize", id="quantize") as rounded:
+                measured = quantize.build(page, model, rounded)
             with gr.Tab("Sensitivity", id="sensitivity"):
                 ranked = sensitivity.build(page, model)
             with gr.Tab("Kernels", id="kernels"):

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -516,6 +516,56 @@ def familiar(**spec: Any) -> Result:
             return plain(finish(_named(job(FamiliarSpec(**_sourced(spec))), spec["model"])))
 
     return remembered("familiar", spec, make)
+
+
+_PACES: dict[str, dict[str, float]] = {}
+
+
+def pace(model: str) -> dict[str, float]:
+    """Seconds that an image takes a model on this device, see `ouro.jobs.pace`; measured once."""
+    from ouro.jobs.pace import pace as measured
+
+    # with a click beside it a model would seem slower than it is
+    with _CLICK:
+        key = model + _stamp({"model": model})
+        if key not in _PACES:
+            _PACES[key] = measured(_model(model))
+        return _PACES[key]
+
+
+def known_pace(model: str) -> dict[str, float] | None:
+    """What `pace` has measured, if it has."""
+    return _PACES.get(model + _stamp({"model": model}))
+
+
+def check_bits(text: str) -> None:
+    """Reads a spelling of bits.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    from ouro.quant.bits import parse_bits
+
+    parse_bits(text)
+
+
+def kept(report: Any) -> dict[str, Any]:
+    """What is compared of a report of `ouro.jobs.evaluate` later, image by image: as files keep it, and its answers."""
+    from ouro.evaluate.paired import kept as outcomes
+    from ouro.registry import TASKS
+
+    answers = {
+        name: array.numpy() for name, array in report.arrays.items() if name in ("answers", "fp_answers", "labels")
+    }
+    task = TASKS.get(report.values["task"])()
+    return {key: [value] for key, value in outcomes(report.arrays["right"], task.resampled).items()} | answers
+
+
+def between(better: Sequence[Mapping[str, Any]], worse: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
+    """How far the first runs are ahead of the others, see `ouro.evaluate.paired.between`."""
+    from ouro.evaluate.paired import between as gap
+
+    return gap(better, worse, metric)
 
 
 def synthesis_job(**spec: Any) -> Generator[Any, None, Any]:

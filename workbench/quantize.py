@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Generator, Iterator, Mapping, Sequence
+import itertools
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
-from ouro.metrics import METRICS, metric_of
 from ouro.progress import PARTS, mapped, staged
-from workbench import calib, engine, forms, runner, stored
+from workbench import calib, contrast, engine, forms, grid, pace, runner, sets, stored, tradeoff
 from workbench.errors import guarded
-from workbench.page import PRIVATE, Page, headline, interval, lead, percent, score, table
-from workbench.plot import figure, from_figures, nothing, plot_view
+from workbench.page import DIMMED, PRIVATE, Page, lead
+from workbench.plot import nothing, plot_view
 
 KIND = "quantization"
 BITS = ("w8a8", "w4a8", "w4a4o8", "w4a4", "w6a6")
@@ -24,16 +25,40 @@ SCOPES = {
     "rec": "… and its state",
     "full": "Everything",
 }
-NOTHING = "Nothing has been measured yet. Choose methods and run them: two of them take about half a minute."
+
+_RUNS: list[dict[str, Any]] = []
+"""What was measured since the app was started, whatever page asked for it."""
+_NUMBERS = itertools.count(1)
+_BATCH = 32
+"""Images between two updates of the bar; does not change the result."""
+
+
+def known() -> list[dict[str, Any]]:
+    """All rows that there are: those of this session, the newest first, then those in results/."""
+    return [*reversed(_RUNS), *stored.accuracies()]
+
+
+def keep(row: Mapping[str, Any]) -> None:
+    """Adds a row to those of this session."""
+    source = str(row["calib"])
+    words = {path: said.removeprefix(f"{row['model']} · ") for said, path in sets.choices(row["model"])}
+    _RUNS.append({**row, "id": f"run {next(_NUMBERS)}", "set": words.get(source, source)})
 
 
 def compare(
-    specs: Sequence[Mapping[str, Any]], limit: int, data: str = ""
+    specs: Sequence[Mapping[str, Any]],
+    limit: int,
+    data: str = "",
+    keep: Callable[[Mapping[str, Any]], None] = lambda row: None,
 ) -> Generator[Any, None, list[dict[str, Any]]]:
     """Calibrates and measures one configuration after the other; the rows so far travel with every update.
 
     Rows have {metric, ci95}, the score that it names and fp_ of it where `data` has targets of the model, {agreement,
-    agreement_ci95} where it has none, and neither where there is no data.
+    agreement_ci95} where it has none, and neither where there is no data. Beside it {block_error}, and what
+    `engine.kept` gives of every image.
+
+    Args:
+        keep: is given every row as soon as it is measured.
     """
     from ouro.types import Progress
 
@@ -42,20 +67,28 @@ def compare(
     def with_rows(progress: Any) -> Any:
         return replace(progress, data={"rows": list(rows)})
 
+    stages = _stages(specs, limit, data)
     for number, spec in enumerate(specs):
         where = f"{spec['method']} {spec['bits']} ({number + 1} of {len(specs)})"
-        begin, middle, end = ((number + part) / len(specs) for part in (0, 0.5, 1))
+        begin, middle, end = stages[2 * number : 2 * number + 3]
+        begun = time.monotonic()
         report = yield from mapped(staged(engine.quantize_job(**spec), begin, middle, where), with_rows)
-        row = {**_UNMEASURED, **spec, **dict(report.values), "data": data}
-        kind = calib.measured(spec["model"], data)
+        row = {**_UNMEASURED, **spec, **dict(report.values), "data": data, "seeds": 1}
+        row["block_error"] = report.arrays["block_error"].tolist()
+        kind, calibrated = calib.measured(spec["model"], data), time.monotonic()
         if kind:
-            job = engine.measure_job(kind, model=row["path"], data=data, limit=limit, seed=spec["seed"])
-            values = dict((yield from mapped(staged(job, middle, end, where), with_rows)).values)
+            job = engine.measure_job(kind, model=row["path"], data=data, limit=limit, seed=spec["seed"], batch=_BATCH)
+            measured = yield from mapped(staged(job, middle, end, where), with_rows)
+            values = dict(measured.values)
             if kind == calib.AGREEMENT:
                 values["agreement_ci95"] = values.pop("ci95")
+            else:
+                values |= engine.kept(measured)
             row |= values
+            pace.learn(spec, values["n"], calibrated - begun, time.monotonic() - calibrated)
         # by the names that the page knows them by
         rows.append(row | {key: spec[key] for key in ("model", "calib")} | {"data": data})
+        keep(rows[-1])
         yield Progress(round(PARTS * end), PARTS, f"{where}: measured", {"rows": list(rows)})
     return rows
 
@@ -63,104 +96,87 @@ def compare(
 _UNMEASURED = {"ci95": None, "agreement": None, "agreement_ci95": None}
 
 
-def bars(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The score with its interval beside the float model, of all rows of the same model, data and scope as the last."""
-    if not rows:
-        return nothing(NOTHING)
-    from ouro.figures import accuracy
+def _stages(specs: Sequence[Mapping[str, Any]], limit: int, data: str) -> list[float]:
+    """Where calibrating and measuring of each configuration begin and end, in parts of the time of all.
 
-    kind = ("model", "data", "scope")
-    alike = [
-        {**row, "calib": calib.short_name(row["calib"]), "data": calib.called(row["data"])}
-        for row in rows
-        if all(row[key] == rows[-1][key] for key in kind)
-    ]
-    if rows[-1].get(metric_of(rows[-1])) is None:
-        return agreements(alike)
-    # one that was only calibrated has no bar
-    alike = [row for row in alike if row.get(metric_of(row)) is not None]
-    return from_figures(accuracy.screen(alike), alt=accuracy.alt(alike), height=360, name="accuracy")
+    Were they thought to be equally long, half of the bar would take seconds and the other half minutes.
+    """
+    lengths: list[float] = []
+    for spec in specs:
+        images = min(limit, engine.image_count(spec["model"], data)) if data else 0
+        lengths += pace.costs(spec, images)
+    return [part / sum(lengths) for part in itertools.accumulate(lengths, initial=0.0)]
 
 
-def agreements(rows: Sequence[Mapping[str, Any]]) -> str:
-    """How often quantized models say what the float model says, with intervals, where nobody knows what is right."""
-    shown = [row for row in rows if row["agreement"] is not None]
-    if not shown:
-        return nothing("Calibrated, and nothing to measure on: " + calib.NO_PICTURES)
-    names = [f"{row['method']} {row['bits']}<br>{row['calib']}" for row in shown]
-    shares = [100 * row["agreement"] for row in shown]
-    low, high = zip(*(row["agreement_ci95"] for row in shown), strict=True)
-    bar = {
-        "type": "bar", "x": list(range(len(shown))), "y": shares, "marker": {"color": "$hp"},
-        "text": [f"{share:.1f} %" for share in shares], "textposition": "inside", "insidetextanchor": "start",
-        "error_y": {
-            "type": "data", "array": [100 * top - share for top, share in zip(high, shares, strict=True)],
-            "arrayminus": [share - 100 * end for end, share in zip(low, shares, strict=True)],
-        },
-        "hovertemplate": "%{text} of the images<extra></extra>",
+# ---- the form --------------------------------------------------------------------------------------------------
+
+
+def configuration(
+    model: str, methods: Sequence[str], bits: str, kind: str, count: float, chosen: str | None, scope: str, limit: float,
+    seed: float | None, data: str,
+) -> dict[str, str]:  # fmt: skip
+    """The form in words, setting by setting."""
+    found = grid.widths(_spelled(bits))
+    weights, activations, outliers = ("?",) * 3 if found is None else (str(width or "as the others") for width in found)
+    own = kind == "set"
+    return {
+        "Model": model,
+        "Methods": ", ".join(methods) or "none",
+        "Bits of weights": weights,
+        "Bits of activations": activations,
+        "Bits of outliers": outliers,
+        "Quantized": SCOPES[scope],
+        "Calibration images": dict(map(reversed, calib.choices(model))).get(kind, kind),
+        "How many": "those of the set" if own else f"{count:g}",
+        **({"Generated set": dict(map(reversed, sets.choices(model))).get(chosen, "none")} if own else {}),
+        "Measured on": calib.called(data) or "nothing",
+        "Held-out images": f"{limit:g}",
+        "Seed": f"{seed or 0:g}",
     }  # fmt: skip
-    layout = {
-        "yaxis": {"title": {"text": "same answer as the float model, %"}, "range": [0, 104]},
-        "xaxis": {"tickmode": "array", "tickvals": bar["x"], "ticktext": names}, "bargap": 0.5,
-        "margin": {"l": 56, "r": 8, "t": 16, "b": 56},
-    }  # fmt: skip
-    words = ", ".join(f"{row['method']} {row['bits']} {percent(row['agreement'])}" for row in shown)
-    return figure([bar], layout, alt=f"agreement with the float model: {words}", height=320, name="agreement")
 
 
-_COLUMNS = (
-    ("Model", False), ("Method", False), ("Bits", False), ("Scope", False), ("Calibration", False), ("Score", True),
-    ("95 % interval", True), ("Float", True), ("Bits w / a", True), ("Images", True),
-)  # fmt: skip
-"""Of the table of scores; the next to last are the effective widths of weights and activations."""
-_AGREEMENT = ("As float", True)
-
-
-def cells(row: Mapping[str, Any], *, agreement: bool = False, named: bool = False) -> list[str]:
-    """One row of the table, in the order of the columns; with `agreement`, that is the last; `named`: what the score is."""
-    effective = row.get("effective_bits")
-    name, around = metric_of(row), interval(row)
-    if row.get("ci95") is None and row.get("spread") is not None:
-        around = f"± {METRICS[name].gap(row['spread']).lstrip('+')} over seeds"
-    measured = row.get(name) is not None or row.get("agreement") is not None
-    return [
-        str(row.get("model", "")),
-        str(row.get("method", "")),
-        str(row.get("bits", "")),
-        str(row.get("scope", "")),
-        calib.short_name(row.get("calib", "")) or "–",
-        score(row, named=named),
-        around,
-        score(row, f"fp_{name}"),
-        "–" if not effective else f"{effective['weights']:.2f} / {effective['activations']:.2f}",
-        str(row.get("n", "–")) if measured else "–",
-        *([percent(row.get("agreement"))] if agreement else []),
-    ]
-
-
-def listed(rows: Sequence[Mapping[str, Any]], *, numbered: bool = True) -> str:
-    """Rows of scores as an HTML table."""
-    if not rows:
+def differences(a: Mapping[str, str] | None, b: Mapping[str, str]) -> str:
+    """A table of the settings in which the form now (B) differs from what was kept of it (A)."""
+    if a is None:
         return ""
-    agreement = any(row.get("agreement") is not None for row in rows)
-    metrics = {metric_of(row) for row in rows}
-    several = len(metrics) > 1
-    head = "Score" if several else headline(metrics.pop())
-    columns = [(head if words == "Score" else words, number) for words, number in _COLUMNS]
-    columns += [_AGREEMENT] if agreement else []
-    lines = [[html.escape(cell) for cell in cells(row, agreement=agreement, named=several)] for row in rows]
-    if not numbered:
-        return table(columns, lines)
-    return table([("#", True), *columns], [[str(at + 1), *line] for at, line in enumerate(lines)])
+    lines = [
+        [html.escape(name), html.escape(a.get(name, grid.NONE)), html.escape(b.get(name, grid.NONE))]
+        for name in dict.fromkeys([*a, *b])
+        if a.get(name) != b.get(name)
+    ]
+    return contrast.differing(lines, "A", "B, now") if lines else '<p class="wb-note">The form is as A was kept.</p>'
 
 
-def build(page: Page) -> dict[str, Any]:
+def fault(bits: str | None) -> str:
+    """What is wrong with bits as they are spelled, in a sentence; "" where nothing is."""
+    try:
+        engine.check_bits(_spelled(bits))
+    except ValueError as error:
+        return runner.first_line(error)
+    return ""
+
+
+def _spelled(bits: str | None) -> str:
+    return (bits or "").strip().lower()
+
+
+def _fault_line(words: str) -> str:
+    return f'<p class="wb-refused" role="alert">{html.escape(words[:1].upper() + words[1:])}.</p>' if words else ""
+
+
+def _eta(words: str) -> str:
+    return f'<p class="wb-note wb-eta">{html.escape(words)}</p>' if words else ""
+
+
+def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
     """Fills the tab; returns the components that others need."""
+    rows = known()
     lead(
-        "Calibrate a model in a few bits and measure what it costs: its score on held-out images (accuracy, mIoU, AP, or "
-        "a Fréchet distance) with its 95 % interval, beside the float model. Every run is added to the comparison."
+        "What a model loses in a few bits: its score on held-out images (accuracy, mIoU, AP, or a Fréchet distance) against "
+        "its effective bits, beside the float model. Every run is added to what is stored; two rows that are pinned "
+        "are compared."
     )
-    done = gr.State([])
+    kept, opened = gr.State(None), gr.State(False)
     with gr.Row():
         with gr.Column(scale=1, min_width=280, elem_classes="wb-form"):
             method = gr.CheckboxGroup(
@@ -171,6 +187,7 @@ def build(page: Page) -> dict[str, Any]:
                 list(BITS), value="w4a4o8", label="Bits", allow_custom_value=True, elem_id="wb-quantize-bits",
                 info="weights, activations, outliers",
             )  # fmt: skip
+            wrong = gr.HTML(elem_id="wb-quantize-fault", apply_default_css=False)
             images = calib.source("quantize", page)
             with gr.Accordion("Advanced", open=False):
                 scope = gr.Radio(
@@ -183,11 +200,11 @@ def build(page: Page) -> dict[str, Any]:
                     50, 5000, 500, step=50, label="Held-out images to measure on", elem_id="wb-quantize-limit"
                 )
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="wb-quantize-seed")
-            with gr.Row():
+            with gr.Row(elem_classes="wb-buttons"):
                 go = gr.Button("Run", variant="primary", elem_id="wb-quantize-go", min_width=110)
                 stop = gr.Button("Cancel", interactive=False, elem_id="wb-quantize-cancel", min_width=90)
-        with gr.Column(scale=3, min_width=320):
-            progress = gr.HTML(runner.bar(None, "Ready."), elem_id="wb-quantize-job", apply_default_css=False)
+            eta = gr.HTML(elem_id="wb-quantize-eta", apply_default_css=False)
+            progress = gr.HTML(elem_id="wb-quantize-job", apply_default_css=False)
             redo = gr.Button(
                 "Recompute",
                 size="sm",
@@ -196,83 +213,164 @@ def build(page: Page) -> dict[str, Any]:
                 elem_classes="wb-narrow",
                 min_width=110,
             )
-            chart = plot_view("wb-quantize-chart", empty=NOTHING)
-            rows = gr.HTML(elem_id="wb-quantize-rows", apply_default_css=False)
+            note = gr.Button("Keep this form as A", size="sm", elem_id="wb-quantize-keep", min_width=160)
+            differing = gr.HTML(elem_id="wb-quantize-diff", apply_default_css=False)
+        with gr.Column(scale=3, min_width=320, elem_id="wb-quantize-views"):
+            chart = plot_view("wb-quantize-chart", value=tradeoff.chart(rows, model))
+            gr.HTML(_NOTE, apply_default_css=False)
+            table = grid.grid_view("wb-quantize-grid", value=grid.grid(rows, model), chart="wb-quantize-chart")
+            versus = gr.HTML(elem_id="wb-quantize-versus", apply_default_css=False)
+            sections = plot_view("wb-quantize-sections")
             clear = gr.Button(
-                "Clear the comparison", size="sm", visible=False, elem_id="wb-quantize-clear", min_width=160
+                "Forget the runs of this session", size="sm", visible=False, elem_id="wb-quantize-clear", min_width=200
             )
-    gr.HTML(stored_table(), elem_id="wb-quantize-stored", elem_classes="wb-tall", apply_default_css=False)
 
-    followed = [progress, chart, rows, done, clear, go, stop, redo]
+    settings = [page.model, method, bits, *images.inputs, scope, limit, seed, images.data]
+    views = [chart, table, clear]
+    followed = [progress, eta, go, stop, redo, *views]
 
-    def follow(job: runner.Job, before: Sequence[Mapping[str, Any]]) -> Iterator[tuple]:
-        known = None
+    def shown(model: str, *, starting: bool = False) -> dict[Any, Any]:
+        rows = known()
+        drawn = tradeoff.chart(rows, model)
+        # while it is being measured nobody needs to be told that nothing is
+        empty = starting and not any(row["model"] == model for row in rows)
+        return {
+            chart: nothing("") if empty else drawn, table: grid.grid(rows, model), clear: gr.Button(visible=bool(_RUNS))
+        }  # fmt: skip
+
+    def follow(job: runner.Job, model: str) -> Iterator[dict[Any, Any]]:
+        seen = None
         for _ in runner.follow(job):
-            got = list(job.result) if job.state == "done" else list(job.data.get("rows", ()))
-            fresh = (gr.skip(),) * 4
-            if len(got) != known:
-                known = len(got)
-                together = [*before, *got]
-                fresh = (bars(together), listed(together), together, gr.Button(visible=bool(together)))
-            yield (runner.bar(job), *fresh, gr.Button(interactive=job.over), gr.Button(interactive=not job.over),
-                   gr.Button(visible=job.cached))  # fmt: skip
+            update = {
+                progress: runner.bar(job), go: gr.Button(interactive=job.over),
+                stop: gr.Button(interactive=not job.over), redo: gr.Button(visible=job.cached),
+            }  # fmt: skip
+            if len(_RUNS) != seen or job.over:
+                update |= shown(model, starting=not job.over)
+                seen = len(_RUNS)
+            yield update
+
+    def specs_of(
+        model: str, methods: Sequence[str], bits: str, kind: str, count: float, chosen: str | None, scope: str,
+        seed: float | None,
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        source = calib.spelled(kind, count, chosen)
+        shared = {"model": model, "bits": _spelled(bits), "calib": source, "scope": scope, "seed": int(seed or 0)}
+        return [{**shared, "method": name} for name in methods]
 
     @guarded
     def run(
-        model: str, method: list[str], bits: str, kind: str, count: int, chosen: str | None, scope: str, limit: int,
-        seed: float, data: str, done: list[dict[str, Any]],
-    ) -> Iterator[tuple]:  # fmt: skip
-        if not method:
+        model: str, methods: list[str], bits: str, kind: str, count: int, chosen: str | None, scope: str, limit: int,
+        seed: float, data: str,
+    ) -> Iterator[dict[Any, Any]]:  # fmt: skip
+        if not methods:
             raise ValueError("no method is chosen; tick at least one")
-        source = calib.spelled(kind, count, chosen)
-        specs = [
-            {
-                "model": model,
-                "method": name,
-                "bits": bits.strip().lower(),
-                "calib": source,
-                "scope": scope,
-                "seed": int(seed or 0),
-            }
-            for name in method
-        ]
-        about = f"{model} · {', '.join(method)} · {specs[0]['bits']}"
-        yield from follow(runner.start(KIND, lambda: compare(specs, int(limit), data), about, model=model), done)
+        specs = specs_of(model, methods, bits, kind, count, chosen, scope, seed)
+        about = f"{model} · {', '.join(methods)} · {specs[0]['bits']}"
+        job = runner.start(KIND, lambda: compare(specs, int(limit), data, keep), about, model=model)
+        yield {eta: ""} | shown(model, starting=True)
+        yield from follow(job, model)
 
-    inputs = [page.model, method, bits, *images.inputs, scope, limit, seed, images.data, done]
-    go.click(run, inputs, followed, concurrency_limit=None, **PRIVATE)
+    def estimated(
+        model: str, methods: list[str], bits: str, kind: str, count: int, chosen: str | None, scope: str, limit: int,
+        seed: float, data: str,
+    ) -> str:  # fmt: skip
+        """How long a run would take, in words."""
+        # what cannot be run takes no time, and beside a job nothing can be timed
+        if not methods or (kind == "set" and not chosen) or (runner.busy() and not engine.known_pace(model)):
+            return ""
+        specs = specs_of(model, methods, bits, kind, count, chosen, scope, seed)
+        counted = min(int(limit), engine.image_count(model, data)) if data else 0
+        return f"This takes {pace.about(pace.estimate(specs, counted))} on this machine."
+
+    def judged(form: Sequence[Any], kept: Mapping[str, str] | None) -> dict[Any, Any]:
+        """What is said of the form: its fault or how long it takes, and in what it differs from A."""
+        words, job = fault(form[2]), runner.latest(KIND)
+        waits = job is not None and not job.over
+        return {
+            wrong: _fault_line(words),
+            go: gr.Button(interactive=not words and not waits),
+            eta: "" if words or waits else _eta(estimated(*form)),
+            differing: differences(kept, configuration(*form)),
+        }
+
+    told = [wrong, go, eta, differing]
+
+    @guarded
+    def look(seen: bool, kept: Mapping[str, str] | None, *form: Any) -> dict[Any, Any]:
+        # models are opened, and timed, for those who look
+        return judged(form, kept) if seen else dict.fromkeys(told, gr.skip())
+
+    @guarded
+    def enter(kept: Mapping[str, str] | None, *form: Any) -> dict[Any, Any]:
+        return {opened: True} | judged(form, kept)
+
+    asked = [opened, kept, *settings]
+    go.click(run, settings, followed, concurrency_limit=None, **PRIVATE).then(look, asked, told, **PRIVATE)
     stop.click(lambda: runner.cancel(KIND) and None, None, None, queue=False, **PRIVATE)
 
     @guarded
-    def recompute(done: list[dict[str, Any]]) -> Iterator[tuple]:
-        yield from follow(runner.again(KIND), done)
+    def recompute(model: str) -> Iterator[dict[Any, Any]]:
+        yield from follow(runner.again(KIND), model)
 
-    redo.click(recompute, done, followed, concurrency_limit=None, **PRIVATE)
-    clear.click(
-        lambda: (nothing(NOTHING), "", [], gr.Button(visible=False)), None, [chart, rows, done, clear], **PRIVATE
-    )
+    redo.click(recompute, page.model, followed, concurrency_limit=None, **PRIVATE)
+    tab.select(enter, [kept, *settings], [opened, *told], **PRIVATE)
+    gr.on([one.change for one in settings], look, asked, told, trigger_mode="always_last", **PRIVATE)
 
     @guarded
-    def resume() -> Iterator[tuple]:
+    def typed(event: gr.KeyUpData) -> tuple[str, gr.Button]:
+        words, job = fault(event.input_value), runner.latest(KIND)
+        return _fault_line(words), gr.Button(interactive=not words and (job is None or job.over))
+
+    # every key by itself and in its turn: of "the last one" Gradio sends what was typed when it had to wait
+    bits.key_up(typed, None, [wrong, go], trigger_mode="multiple", concurrency_limit=1, **PRIVATE)
+
+    @guarded
+    def kept_as_a(*form: Any) -> tuple[dict[str, str], str]:
+        now = configuration(*form)
+        return now, differences(now, now)
+
+    note.click(kept_as_a, settings, [kept, differing], **PRIVATE)
+
+    @guarded
+    def pinned(event: gr.EventData) -> tuple[str, str]:
+        rows = {row["id"]: row for row in known()}
+        pair = [rows[pin] for pin in event._data["pins"] if pin in rows]
+        return contrast.contrast(pair), contrast.blocks(pair)
+
+    table.select(pinned, None, [versus, sections], **DIMMED)
+
+    @guarded
+    def other_model(model: str) -> dict[Any, Any]:
+        return shown(model)
+
+    page.model.change(other_model, page.model, views, **PRIVATE)
+
+    @guarded
+    def forget(model: str) -> dict[Any, Any]:
+        _RUNS.clear()
+        return shown(model)
+
+    clear.click(forget, page.model, views, **PRIVATE)
+
+    @guarded
+    def resume(model: str) -> Iterator[dict[Any, Any]]:
+        yield shown(model)
         job = runner.latest(KIND)
         if job is not None and not job.over:
-            yield from follow(job, [])
-        else:
-            yield (gr.skip(),) * len(followed)
+            yield from follow(job, model)
 
     @guarded
-    def known() -> Any:
+    def named() -> Any:
         return gr.CheckboxGroup(choices=[(words, name) for name, words in engine.method_titles().items()])
 
     fields = {"method": method, "bits": bits, "scope": scope, "limit": limit, "seed": seed, **images.fields}
     form = forms.keep(page.kept["quantize"], fields, go, more=images.restored)
-    return {"form": form, "loads": [(resume, [], followed)], "methods": (known, method), "images": images}
+    loads = [(resume, [page.model], followed)]
+    return {"form": form, "loads": loads, "methods": (named, method), "images": images}
 
 
-def stored_table() -> str:
-    """Scores that were measured before and are kept in results/."""
-    rows = stored.accuracies()
-    if not rows:
-        return ""
-    words = '<h3 class="wb-title">Stored results<small>from results/, on the device that each file names</small></h3>'
-    return words + listed(rows, numbered=False)
+_NOTE = (
+    '<p class="wb-note">Bars are 95 % intervals, or where a file has none, ± the spread over seeds. Points of the same bits '
+    "stand side by side. A click on a point marks its row.</p>"
+)

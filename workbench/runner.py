@@ -89,11 +89,13 @@ class Job:
 
     @property
     def remaining(self) -> float | None:
-        """Seconds to go at the pace so far; None while that is a guess."""
-        if self.state != "running" or self.first is None or self.seconds < 1:
+        """Seconds to go at the pace so far; None while that is a guess.
+
+        Time spent and time to go are as work done and work to do, so that they never contradict the percentage.
+        """
+        if self.state != "running" or self.seconds < 1:
             return None
-        # the way to the first update is not counted: imports and compiling are not part of the pace
-        step, at = self.first
+        step, at = self.first or (0, self.started)
         if self.step <= step:
             return None
         return (time.monotonic() - at) / (self.step - step) * (self.total - self.step)
@@ -181,7 +183,7 @@ class Job:
         if "loss" in progress.data:
             self.history.append({"step": progress.step, **progress.data["loss"]})
         # what was finished by an earlier run took no time and says nothing about the pace
-        if self.first is None or "finished" in progress.data:
+        if "finished" in progress.data:
             self.first = (progress.step, time.monotonic())
         self.updates += 1
 
@@ -223,6 +225,11 @@ class _Line:
         with self._moved:
             return self._jobs[: self._jobs.index(job)] if job in self._jobs else []
 
+    def taken(self) -> bool:
+        """Whether anybody has it."""
+        with self._moved:
+            return bool(self._jobs)
+
     def _drop(self, job: Job) -> None:
         if job in self._jobs:
             self._jobs.remove(job)
@@ -231,6 +238,13 @@ class _Line:
 
 _OWN: ContextVar[Job | None] = ContextVar("own", default=None)
 _DEVICE = _Line()
+
+
+def busy() -> bool:
+    """Whether a job computes now: whatever is timed meanwhile seems slower than it is."""
+    return _DEVICE.taken()
+
+
 _JOBS: dict[str, Job] = {}
 _OLD: deque[Job] = deque(maxlen=_PAST)
 _NUMBERS = itertools.count(1)

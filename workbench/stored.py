@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import logging
 import shutil
@@ -163,7 +164,12 @@ def exported_table(name: str, head: Sequence[str], rows: Iterable[Sequence[Any]]
 
 
 def accuracies() -> list[dict[str, Any]]:
-    """Rows of scores that lie in results/*.json, but for budgets; a file of another kind is passed over."""
+    """Rows of scores that lie in results/*.json, but for budgets; a file of another kind is passed over.
+
+    Beside what the files say each has {file, id (of the row)}, and as far as they were kept {set (what `calib` stands for,
+    as jobs take it), options (of the method), right (packed outcomes, one per seed, see `ouro.evaluate.paired`) or
+    resampled (scores of resamples, one list per seed)}.
+    """
     return [row for row in _rows() if metric_of(row) in row and "budget" not in row]
 
 
@@ -203,10 +209,41 @@ def _files() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _rows() -> Iterator[dict[str, Any]]:
-    for content in _contents():
+    for file, content in _files():
         tables = content.get("tables", [content])
+        number = itertools.count()
         for one in tables if isinstance(tables, list) else []:
             if isinstance(one, dict) and isinstance(one.get("rows"), list):
                 # what all rows of a table share stands beside them
                 shared = {key: value for key, value in one.items() if isinstance(value, str | int | float)}
-                yield from ({**shared, **row} for row in one["rows"] if isinstance(row, dict))
+                for row in one["rows"]:
+                    if isinstance(row, dict):
+                        known = {**shared, **row}
+                        place = {"file": file, "id": f"{file}:{next(number)}"}
+                        yield {**known, **place, **_made_of(one, known), **_outcomes(one, known)}
+
+
+def _made_of(table: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """{set, options} of a row as far as its table's spec says them: what it was calibrated on, and how its method was set."""
+    spec = table.get("spec") or {}
+    made = {}
+    sets = dict(spec.get("calibs") or ())
+    if row.get("calib") in sets:
+        made["set"] = sets[row["calib"]]
+    options = dict(spec.get("options") or ())
+    if row.get("method") in options:
+        made["options"] = dict(options[row["method"]])
+    return made
+
+
+def _outcomes(table: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    """What the single runs of a row kept of every image, or of every resample of them."""
+    for kept in ("right", "resampled"):
+        runs = [
+            cell[kept]
+            for cell in table.get("cells") or ()
+            if kept in cell and all(cell.get(key) == row.get(key) for key in ("method", "bits", "calib"))
+        ]
+        if runs:
+            return {kept: runs}
+    return {}

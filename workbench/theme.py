@@ -145,7 +145,21 @@ THEME = gr.themes.Base(
 )
 
 CSS = (_ASSETS / "wb.css").read_text("utf-8")
-_PARTS = ("base", "plot", "board", "channel", "stepmap", "answers", "strip", "acts", "jobs", "page", "address", "save")
+_PARTS = (
+    "base",
+    "plot",
+    "board",
+    "channel",
+    "stepmap",
+    "answers",
+    "strip",
+    "acts",
+    "grid",
+    "jobs",
+    "page",
+    "address",
+    "save",
+)
 """Scripts of the page, the one that the others rest on first."""
 SCRIPT = "\n".join((_ASSETS / "js" / f"{name}.js").read_text("utf-8") for name in _PARTS)
 _SHARED = {"commands": recipes.COMMANDS, "python": recipes.PYTHON, "data": recipes.DATA}

@@ -21,11 +21,23 @@ def outcomes(model: VisionModel, batches: Iterable[tuple[Tensor, Tensor | None]]
         ValueError: images without targets.
         RuntimeError: outputs that are NaN.
     """
+    for scored, _ in judged(model, batches):
+        yield scored
+
+
+def judged(
+    model: VisionModel, batches: Iterable[tuple[Tensor, Tensor | None]]
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """As `outcomes`, each with the class that every image was taken for, where the task decides for one.
+
+    Raises:
+        ValueError, RuntimeError: as `outcomes`.
+    """
     task = task_of(model)
     for images, targets in batches:
         outputs = task.run(model, images.to(model.device), targets)
         task.check(outputs)
-        yield task.outcomes(outputs, targets)
+        yield task.outcomes(outputs, targets), task.decided(outputs)
 
 
 def evaluate(model: VisionModel, data: str = "scenes", *, limit: int | None = None, batch: int = 64) -> dict[str, Any]:

@@ -9,12 +9,14 @@ Its number of standard errors is Student's, with the degrees of freedom of Welch
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from ouro.metrics import METRICS
 
 
 def packed(right: Tensor) -> str:
@@ -94,6 +96,32 @@ def difference(better: Sequence[Tensor], worse: Sequence[Tensor]) -> dict[str, A
     return {
         "difference": mean, "ci95": [low, high], "seen": _seen(low, high), "won": int((gaps > 0).sum()), "lost": int((gaps < 0).sum()),
     }  # fmt: skip
+
+
+def kept(outcomes: Tensor, resampled: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """What files keep of outcomes: {right: packed} where an image is right or wrong, else {resampled: scores}.
+
+    Args:
+        resampled: gives the scores of resamples of outcomes that are more than that, see `ouro.tasks.Task`.
+    """
+    if outcomes.dtype == torch.bool:
+        return {"right": packed(outcomes)}
+    # six digits are enough for intervals
+    return {"resampled": [round(score, 6) for score in resampled(outcomes).tolist()]}
+
+
+def between(better: Sequence[Mapping[str, Any]], worse: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
+    """How far the first cells, one per seed, are ahead of the others: what `difference` or `resampled_difference` says.
+
+    A cell has what `kept` gave, beside it {n} of the images or {`metric`: the score of the images as they are}.
+    """
+    sides = (better, worse)
+    if all("right" in cell for cells in sides for cell in cells):
+        return difference(*([unpacked(cell["right"], cell["n"]) for cell in cells] for cells in sides))
+    first, second = ([torch.tensor(cell["resampled"]) for cell in cells] for cells in sides)
+    means = [sum(cell[metric] for cell in cells) / len(cells) for cells in sides]
+    larger = METRICS[metric].larger_is_better
+    return resampled_difference(first, second, (means[0], means[1]), larger_is_better=larger)
 
 
 def _around(value: float, parts: Sequence[tuple[float, float]]) -> tuple[float, float, float]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ouro.data import batches
 from ouro.data.source import open_data, own_data, transform
-from ouro.evaluate.accuracy import outcomes
+from ouro.evaluate.accuracy import judged
 from ouro.jobs.distributed import joined
 from ouro.jobs.inputs import open_float, open_model, open_quantized, source_of
 from ouro.jobs.provenance import run_info
@@ -24,6 +24,10 @@ from ouro.registry import MODELS
 from ouro.tasks import Task, task_of
 from ouro.types import Calibration, ModelSource, Progress, Report
 from ouro.vision import VisionModel
+
+Judged: TypeAlias = tuple[Tensor, ...]
+"""A batch: outcomes, the float model's, and of a classifier the answers of both and the labels; see `_ARRAYS`."""
+_ARRAYS = ("right", "fp_right", "answers", "fp_answers", "labels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,8 @@ def evaluate(spec: EvaluateSpec) -> Generator[Progress, None, Report]:
     The report has {model, task, metric, method, bits, scope, calib, data, n, top1, ci95, fp_top1, effective_bits, seconds,
     device, seed, transform, weights, ranks} of a classifier, accuracies as parts of 1; another task has the score that
     `metric` names in the place of top1 (miou, ap, frechet), and what else it scores. Image by image, `arrays` has the
-    outcomes ("right"). Effective bits are measured as it runs; `transform` is how images became the input, `weights` what
+    outcomes ("right", of the float model "fp_right"), and of a classifier the classes that both answer and the true one
+    ("answers", "fp_answers", "labels"). Effective bits are measured as it runs; `transform` is how images became the input, `weights` what
     `load_checkpoint` took.
 
     Raises:
@@ -79,28 +84,33 @@ def evaluate(spec: EvaluateSpec) -> Generator[Progress, None, Report]:
         part = (ranks.rank, ranks.size)
         batches_of_rank = batches(dataset, spec.batch, limit=total, mean=info.mean, std=info.std, part=part)
 
-        def next_batch() -> tuple[Tensor, Tensor] | None:
-            """Outcomes of this rank's next batch, and those of the float model; None where it has no more."""
+        def next_batch() -> Judged | None:
+            """This rank's next batch in the eyes of both models; None where it has no more."""
             batch = next(batches_of_rank, None)
             if batch is None:
                 return None
-            (own,) = outcomes(rounded, [batch])
-            (exact_own,) = outcomes(exact, [batch]) if calibration else [own]
-            return own, exact_own
+            ((own, decided),) = judged(rounded, [batch])
+            ((exact_own, exact_decided),) = judged(exact, [batch]) if calibration else [(own, decided)]
+            labels = batch[1]
+            if decided is None or exact_decided is None or labels is None:
+                return own, exact_own
+            return own, exact_own, decided, exact_decided, labels.cpu()
 
         # a packed model multiplies codes, its quantizers are not called; it was audited before it was packed
         if calibration is not None and not is_packed(rounded):
             # all ranks look at the same images, so that they agree whether to go on
             first = next(batches(dataset, 2, limit=2, mean=info.mean, std=info.std))[0].to(exact.device)
             ranks.agreed(lambda: require_sealed(rounded, first, calibration.plan))
-        seen: list[tuple[Tensor, Tensor]] = []
+        seen: list[Judged] = []
         n = 0
         with counting(rounded):
             while n < total:
-                seen += [pair for pair in ranks.gathered(next_batch) if pair is not None]
-                n = sum(len(own) for own, _ in seen)
+                seen += [batch for batch in ranks.gathered(next_batch) if batch is not None]
+                n = sum(len(batch[0]) for batch in seen)
                 yield Progress(n, total, *_so_far(task, seen, n))
-        right, fp_right = (torch.cat(each) for each in zip(*seen, strict=True))
+        # a task without classes has outcomes alone
+        arrays = dict(zip(_ARRAYS, (torch.cat(each) for each in zip(*seen, strict=True)), strict=False))
+        right, fp_right = arrays["right"], arrays["fp_right"]
         for number, counted in enumerate(ranks.gathered(lambda: counts(rounded))):
             if number != ranks.rank:
                 add_counts(rounded, counted)
@@ -126,14 +136,14 @@ def evaluate(spec: EvaluateSpec) -> Generator[Progress, None, Report]:
         "weights": None if exact.loaded_from is None else asdict(exact.loaded_from),
         "ranks": ranks.size,
     }
-    return Report("evaluate", values, run_info(spec.seed, started, device), {"right": right, "fp_right": fp_right})
+    return Report("evaluate", values, run_info(spec.seed, started, device), arrays)
 
 
-def _so_far(task: Task, seen: Sequence[tuple[Tensor, Tensor]], n: int) -> tuple[str, dict[str, Any]]:
+def _so_far(task: Task, seen: Sequence[Judged], n: int) -> tuple[str, dict[str, Any]]:
     """Words and data of n outcomes, own and the float model's: both scores where these are quick to tell."""
     if not task.quick:
         return f"{n} images", {"n": n}
-    score, exact = (task.primary(torch.cat(each)) for each in zip(*seen, strict=True))
+    score, exact = (task.primary(torch.cat([batch[place] for batch in seen])) for place in (0, 1))
     words = f"{task.metric} {score:.3f} (float {exact:.3f})"
     return words, {"n": n, task.metric: score, f"fp_{task.metric}": exact}
 

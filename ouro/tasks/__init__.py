@@ -139,6 +139,10 @@ class Task(ABC):
     def agreement(self, exact: Any, rounded: Any) -> Tensor:
         """To which part the answers are the same, [b] in 0 to 1."""
 
+    def decided(self, outputs: Any) -> Tensor | None:
+        """The class that each image is taken for, int64 [b] on the CPU; None where an answer is more than one class."""
+        return None
+
     @abstractmethod
     def outcomes(self, outputs: Any, targets: Any) -> Tensor:
         """What there is to score image by image, [b ...], on the CPU.

@@ -90,11 +90,15 @@ class Classification(Task):
         """Whether the first guess is the same."""
         return (exact.argmax(1) == rounded.argmax(1)).double()
 
+    def decided(self, outputs: Tensor) -> Tensor:
+        """The first guess."""
+        return outputs.argmax(1).cpu()
+
     def outcomes(self, outputs: Tensor, targets: Tensor | None) -> Tensor:
         """Whether the first guess is right, bool [b]."""
         if targets is None:
             raise ValueError("these images have no labels; accuracy needs a data set with one folder per class")
-        return outputs.argmax(1).cpu() == targets.cpu()
+        return self.decided(outputs) == targets.cpu()
 
     def score(self, outcomes: Tensor) -> dict[str, Any]:
         """{n, top1, ci95}, the interval by Wilson."""

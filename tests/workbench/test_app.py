@@ -179,8 +179,10 @@ def test_generated_set_calibrates_a_quantized_model(visit: Visit):
     visit.number("wb-quantize-limit", 50)
     visit.page.locator("#wb-quantize-go").click()
     assert visit.ended("wb-quantize-job").startswith("done")
-    row = visit.page.locator("#wb-quantize-rows tbody tr")
+    row = visit.page.locator("#wb-quantize-grid tr.wb-own")
+    row.wait_for()
     assert row.count() == 1 and "minmax" in row.inner_text() and "50" in row.inner_text()
+    assert "noise · 8 images" in row.inner_text() and "synthetic" in row.inner_text()
     visit.page.wait_for_selector("#wb-quantize-chart .main-svg")
 
 

@@ -135,9 +135,10 @@ def test_a_model_and_pictures_go_through_every_tab(visit: Visit, page, brought: 
     visit.number("wb-quantize-count", 16)
     page.wait_for_selector("#wb-quantize-go:not([disabled])")
     page.locator("#wb-quantize-go").click()
-    page.locator("#wb-quantize-rows").get_by_text("16 garden").wait_for()
-    rows = page.locator("#wb-quantize-rows tbody tr").all_inner_texts()
-    assert len(rows) == 2 and all(ALIAS in row and "40" in row and "%" in row for row in rows), rows
+    page.locator("#wb-quantize-grid").get_by_text("16 garden").wait_for()
+    rows = page.locator("#wb-quantize-grid tr.wb-own").all_inner_texts()
+    assert len(rows) == 2 and all("40" in row and "%" in row for row in rows), rows
+    assert page.locator("#wb-quantize-grid select[data-key=model]").input_value() == ALIAS
     page.wait_for_selector("#wb-quantize-chart .main-svg")
 
     # ---- outliers

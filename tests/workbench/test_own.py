@@ -15,7 +15,22 @@ from ouro.models import create_model
 from ouro.progress import finish
 from ouro.quant.apply import weights_digest
 from ouro.types import ModelSource
-from workbench import attention, bring, calib, engine, outliers, own, pictures, quantize, sets, start, stored, workspace
+from workbench import (
+    attention,
+    bring,
+    calib,
+    engine,
+    grid,
+    outliers,
+    own,
+    pictures,
+    quantize,
+    sets,
+    start,
+    stored,
+    tradeoff,
+    workspace,
+)
 
 # models are first built on the meta device, which knows torch's own allocators only
 pytestmark = pytest.mark.unpoisoned
@@ -223,13 +238,14 @@ def test_every_tab_serves_a_model_of_ones_own(home: Path):
     calibs = (f"{folder.data}:8", made["path"])
     rows = finish(quantize.compare([{**spec, "calib": one} for one in calibs], 10, folder.data))
     assert [row["model"] for row in rows] == [alias, alias] and all(0 <= row["top1"] <= 1 for row in rows)
-    assert [row["n"] for row in rows] == [10, 10] and "8 flowers" in quantize.listed(rows)
+    assert [row["n"] for row in rows] == [10, 10] and "8 flowers" in [grid.calibrated_on(row) for row in rows]
     plain = own.pictures(str(picture_folder(home / "plain", 3, 0)))
     (row,) = finish(quantize.compare([{**spec, "calib": "noise:8"}], 10, plain.data))
-    assert "metric" not in row and 0 <= row["agreement"] <= 1 and "As float" in quantize.listed([row])
-    assert "agreement with the float model" in quantize.bars([row])
+    assert "metric" not in row and 0 <= row["agreement"] <= 1
+    assert "Same answer as the float model of 1 quantized" in tradeoff.chart([{**row, "id": "run 1"}], alias)
     (row,) = finish(quantize.compare([{**spec, "calib": "noise:8"}], 10, ""))
-    assert "metric" not in row and row["agreement"] is None and "nothing to measure on" in quantize.bars([row])
+    assert "metric" not in row and row["agreement"] is None
+    assert "nothing to measure on" in tradeoff.chart([{**row, "id": "run 1"}], alias)
     values = finish(
         engine.sensitivity_job(**spec, by="group", limit=3, mode="isolated", calib="noise:8", data=plain.data,
                                labels=False)

@@ -131,6 +131,22 @@ def test_only_what_is_unforeseen_is_logged_with_its_trace(error, traced, caplog)
     assert bool(record.exc_info) == traced
 
 
+def test_percent_and_time_left_never_disagree():
+    def uneven() -> Generator[Progress, None, None]:
+        # opens for long, then is quick, then slow
+        for step, pause in enumerate([0.8, *[0.02] * 10, *[0.2] * 8], start=1):
+            time.sleep(pause)
+            yield Progress(step, 20, "step")
+
+    said = []
+    for job in runner.follow(runner.start("uneven", uneven)):
+        spent, left = job.seconds, job.remaining
+        if left is not None:
+            said.append((spent / (spent + left), job.step / 20))
+    assert len(said) > 3
+    assert all(abs(by_time - by_work) < 0.06 for by_time, by_work in said), said
+
+
 def test_bar_shows_progress_and_time_left():
     job = runner.Job("demo", lambda: counting(1), state="running", step=25, total=100, message="25 of <100>")
     job.started = time.monotonic() - 10

@@ -75,8 +75,17 @@ def test_a_file_that_is_no_json_is_passed_over(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "a.json").write_text('{"rows": [{"top1"')
     (tmp_path / "b.json").write_text('{"model": "m", "rows": [{"top1": 0.5}, {"case": 1}]}')
     monkeypatch.setattr(stored, "RESULTS", tmp_path)
-    assert stored.accuracies() == [{"model": "m", "top1": 0.5}]
+    assert stored.accuracies() == [{"model": "m", "top1": 0.5, "file": "b.json", "id": "b.json:0"}]
     assert "a.json is no readable JSON" in caplog.text
+
+
+def test_rows_know_where_they_are_from_and_what_each_run_kept():
+    rows = stored.accuracies()
+    assert len({row["id"] for row in rows}) == len(rows)
+    cells = [row for row in rows if row["file"] == "quantization_vim_micro_cifar10.json"]
+    assert all(len(row["right"]) == row["seeds"] for row in cells) and {row["set"] for row in cells} > {"noise:64"}
+    assert {len(row["resampled"]) for row in rows if row["file"] == "tasks_vmamba_nano_seg.json"} == {1}
+    assert {"steps_per_block": 10} in [row.get("options") for row in rows if row["method"] == "ptq4vm"]
 
 
 def test_exported_set_has_a_descriptive_name(tmp_path):

@@ -20,7 +20,7 @@ import torch
 from ouro.data import batches
 from ouro.data.source import open_data, own_data
 from ouro.evaluate.accuracy import outcomes
-from ouro.evaluate.paired import difference, interval, packed, resampled_difference, resampled_interval, unpacked
+from ouro.evaluate.paired import between, interval, kept, resampled_interval, unpacked
 from ouro.jobs.calibration import calibration_set
 from ouro.jobs.inputs import open_model, source_of
 from ouro.jobs.memory import PeakMemory
@@ -216,12 +216,7 @@ def measured(model: VisionModel, spec: CompareSpec) -> dict[str, Any]:
     chosen = batches(data, spec.batch, limit=spec.limit, mean=model.info.mean, std=model.info.std)
     with counting(model):
         right = torch.cat(list(outcomes(model, chosen)))
-    if right.dtype == torch.bool:
-        kept: dict[str, Any] = {"right": packed(right)}
-    else:
-        # six digits are enough for intervals
-        kept = {"resampled": [round(score, 6) for score in task.resampled(right).tolist()]}
-    return task.score(right) | kept | {"effective_bits": effective_bits(model)}
+    return task.score(right) | kept(right, task.resampled) | {"effective_bits": effective_bits(model)}
 
 
 def _rows(cells: Sequence[Mapping[str, Any]], metric: str) -> list[dict[str, Any]]:
@@ -258,19 +253,8 @@ def _pairs(cells: Sequence[Mapping[str, Any]], metric: str) -> list[dict[str, An
                 "better": {"method": method, "calib": calib},
                 "worse": {"method": other_method, "calib": other_calib},
             }
-            pairs.append({"bits": bits, **named, **gap(groups[one], groups[other], metric)})
+            pairs.append({"bits": bits, **named, **between(groups[one], groups[other], metric)})
     return pairs
-
-
-def gap(better: Sequence[Mapping[str, Any]], worse: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
-    """How far the first cells, one per seed, are ahead of the others; see `ouro.evaluate.paired`."""
-    sides = (better, worse)
-    if all("right" in cell for cells in sides for cell in cells):
-        return difference(*([unpacked(cell["right"], cell["n"]) for cell in cells] for cells in sides))
-    first, second = ([torch.tensor(cell["resampled"]) for cell in cells] for cells in sides)
-    means = [sum(cell[metric] for cell in cells) / len(cells) for cells in sides]
-    larger = METRICS[metric].larger_is_better
-    return resampled_difference(first, second, (means[0], means[1]), larger_is_better=larger)
 
 
 def _grouped(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], list[Mapping[str, Any]]]:

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from ouro.evaluate.paired import (
+    between,
     difference,
     interval,
+    kept,
     packed,
     resampled_difference,
     resampled_interval,
@@ -21,6 +23,19 @@ def test_outcomes_come_back_from_their_text(n) -> None:
     right = torch.rand(n, generator=torch.Generator().manual_seed(n)) < 0.7
     text = packed(right)
     assert len(text) == 2 * -(-n // 8) and torch.equal(unpacked(text, n), right)
+
+
+def test_what_was_kept_is_compared_as_it_was() -> None:
+    sides = [torch.rand(40, generator=torch.Generator().manual_seed(seed)) < 0.7 for seed in (1, 2)]
+    cells = [[{"n": 40, **kept(side, torch.clone)}] for side in sides]
+    assert between(*cells, "top1") == difference([sides[0]], [sides[1]])
+    scores = [torch.tensor([0.5, 0.6, 0.7]), torch.tensor([0.51, 0.58, 0.64])]
+    cells = [[{"miou": score, **kept(each, torch.clone)}] for score, each in zip((0.6, 0.58), scores, strict=True)]
+    wanted = resampled_difference([scores[0]], [scores[1]], (0.6, 0.58))
+    assert between(*cells, "miou")["ci95"] == pytest.approx(wanted["ci95"], abs=1e-5)
+    # of a distance the smaller one is ahead
+    swapped = [[{**cell, "frechet": cell["miou"]} for cell in side] for side in cells]
+    assert between(*swapped, "frechet")["difference"] == pytest.approx(-0.02)
 
 
 def test_text_of_another_length_is_refused() -> None:

@@ -36,6 +36,15 @@ def test_float_model(tiny_zoo):
     assert values["ci95"] == list(wilson(int(report.arrays["right"].sum()), 25))
 
 
+def test_a_classifier_says_what_it_takes_each_image_for(quantized):
+    arrays = finish(evaluate(EvaluateSpec(quantized, limit=25, batch=10)))[1].arrays
+    assert set(arrays) == {"right", "fp_right", "answers", "fp_answers", "labels"}
+    for side in ("", "fp_"):
+        assert torch.equal(arrays[f"{side}answers"] == arrays["labels"], arrays[f"{side}right"])
+    exact = finish(evaluate(EvaluateSpec("vim_nano", limit=25)))[1].arrays
+    assert torch.equal(arrays["fp_answers"], exact["answers"]) and len(set(exact["labels"].tolist())) > 1
+
+
 def test_where_weights_came_from_is_reported(tiny_zoo, tmp_path):
     weights = create_model("vim_nano", pretrained=True).state_dict()
     torch.save({"model_ema": weights, "epoch": 3}, tmp_path / "x.pth")
