@@ -367,7 +367,7 @@ def bar(job: Job | None, idle: str = "") -> str:
         "waiting": waits(job),
         "running": job.message or "starting; the first run of a kind also compiles its kernels",
         "paused": f"paused at {100 * share:.0f} %: {job.message}",
-        "done": "cached: nothing was computed, all of it was stored before" if job.cached else "done",
+        "done": "cached: it was in the store, and nothing was made anew" if job.cached else "done",
         "cancelled": f"cancelled at {100 * share:.0f} %" if job.updates else "cancelled before it began",
         "failed": f"failed: {first_line(job.error)}",
     }[job.state]

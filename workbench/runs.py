@@ -119,8 +119,8 @@ def _file(entries: Sequence[Entry]) -> str | None:
 def build(page: Page, tab: gr.Tab) -> dict[str, Any]:
     """Fills the tab, which reads the store whenever it is opened; returns what is to be done when the page opens."""
     lead(
-        "Whatever is computed here or on the command line is kept with what it was asked, so that the same is never "
-        "computed twice. Find it again, see what differs, write down what you learned, and make room."
+        "Whatever is made here or on the command line is kept together with what was asked for. Find it again, see what "
+        "differs, write down what you learned, and make room."
     )
     ticks, one = gr.State([]), gr.State("")
     with gr.Row(elem_classes="wb-controls", elem_id="wb-runs-filters"):
