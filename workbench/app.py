@@ -16,9 +16,11 @@ if _ROOT not in sys.path:
     sys.path.insert(0, _ROOT)
 
 import gradio as gr  # noqa: E402
+from starlette.middleware import Middleware  # noqa: E402
 
 from workbench import (  # noqa: E402
     address,
+    api,
     attention,
     calib,
     engine,
@@ -37,6 +39,7 @@ from workbench import (  # noqa: E402
     start,
     stored,
     tasks,
+    who,
 )
 from workbench.errors import guarded  # noqa: E402
 from workbench.page import PRIVATE, Page  # noqa: E402
@@ -127,8 +130,7 @@ def build() -> gr.Blocks:
             for resume, inputs, outputs in tab["loads"]:
                 whole.load(resume, inputs, outputs, concurrency_limit=None, **PRIVATE)
         made["use"].click(_use, made["chosen"], [tabs, *measured["images"].inputs, chosen], **PRIVATE)
-        gr.api(attention_scores, api_name="attention")
-        gr.api(model_rows, api_name="models")
+        api.build()
     whole.queue(default_concurrency_limit=4, max_size=32)
     return whole
 
@@ -181,18 +183,6 @@ def _use(path: str | None) -> tuple:
     return gr.Tabs(selected="quantize"), *calib.handed(model, path, sets.choices(model)), model
 
 
-def attention_scores(model: str, sample: int, layer: int, window: int = 5) -> dict:
-    """AUROC and the other scores of one held-out image's maps, as the Attention tab shows them."""
-    picture = {"data": engine.own_data(model), "sample": int(sample), "path": None}
-    spec = attention.spec_of(model, picture, layer, window, "delta")
-    return dict(engine.explained(**spec).values)
-
-
-def model_rows() -> list:
-    """Every model with what is known of its weights."""
-    return list(engine.catalog())
-
-
 LAUNCH = {
     "server_name": "127.0.0.1",
     "share": False,
@@ -205,7 +195,7 @@ LAUNCH = {
     "favicon_path": ICON,
     "max_file_size": "600mb",
     "footer_links": ["api", "settings"],
-    "app_kwargs": {"middleware": origin.guard()},
+    "app_kwargs": {"middleware": [*origin.guard(), Middleware(who.Introduced)]},
 }
 """What every start of the page has in common."""
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import gradio as gr
 
+from workbench import who
 from workbench.runner import EXPECTED, first_line
 
 log = logging.getLogger(__name__)
@@ -33,26 +34,54 @@ def toast(error: Exception) -> gr.Error:
 
 
 def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """An event handler whose exceptions become toasts; what was unforeseen also goes to the log."""
+    """An event handler that knows whom it answers, and whose exceptions become toasts; what was unforeseen goes to the log."""
     if inspect.isgeneratorfunction(handler):
 
-        @functools.wraps(handler)
         def generator(*args: Any, **kwargs: Any) -> Any:
+            name, args = _asked(args)
+            steps = handler(*args, **kwargs)
             try:
-                yield from handler(*args, **kwargs)
-            except Exception as error:
-                raise _converted(error) from error
+                # each step may be taken in a thread of its own
+                while True:
+                    with who.being(name):
+                        try:
+                            update = next(steps)
+                        except StopIteration:
+                            return
+                        except Exception as error:
+                            raise _converted(error) from error
+                    yield update
+            finally:
+                steps.close()
 
-        return generator
+        return _like(handler, generator)
 
-    @functools.wraps(handler)
     def function(*args: Any, **kwargs: Any) -> Any:
+        name, args = _asked(args)
         try:
-            return handler(*args, **kwargs)
+            with who.being(name):
+                return handler(*args, **kwargs)
         except Exception as error:
             raise _converted(error) from error
 
-    return function
+    return _like(handler, function)
+
+
+def _asked(args: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
+    """(who asks, the handler's own arguments): Gradio puts the request first, other callers have none."""
+    if args and isinstance(args[0], gr.Request):
+        return who.asks(args[0]), args[1:]
+    return who.current(), args
+
+
+def _like(handler: Callable[..., Any], guard: Callable[..., Any]) -> Callable[..., Any]:
+    """The guard under the handler's name and signature, with the request before its arguments, which Gradio looks for."""
+    guard = functools.wraps(handler)(guard)
+    signature = inspect.signature(handler)
+    asking = inspect.Parameter("asking", inspect.Parameter.POSITIONAL_ONLY, annotation=gr.Request)
+    guard.__signature__ = signature.replace(parameters=[asking, *signature.parameters.values()])  # type: ignore[attr-defined]
+    guard.__annotations__ = {"asking": gr.Request, **handler.__annotations__}
+    return guard
 
 
 def _converted(error: Exception) -> Exception:

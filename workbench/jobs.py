@@ -44,6 +44,9 @@ def listed(jobs: list[runner.Job]) -> str:
 
 
 def _item(job: runner.Job) -> str:
+    if not job.own:
+        words = "computing" if job.state == "running" else job.state
+        return f'<li data-key="{job.number}" data-state="{job.state}"><header><b>{job.title}</b><span>{words}</span></header></li>'
     about = f"<span>{html.escape(job.about)}</span>" if job.about else ""
     since = f'<time datetime="{job.since:%Y-%m-%dT%H:%M:%S}">{job.since:%H:%M}</time>'
     buttons = []
@@ -82,6 +85,7 @@ def build(page: Page, shown: gr.HTML) -> dict[str, Any]:
     """Fills the view; the page asks again and again only while something is at work."""
     clock = gr.Timer(_SECONDS, active=False)
 
+    @guarded
     def now() -> dict[Any, Any]:
         jobs = runner.jobs()
         return {shown: listed(jobs), clock: gr.Timer(active=at_work(jobs) > 0)}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import itertools
 import time
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from ouro.progress import PARTS, mapped, staged
-from workbench import calib, contrast, engine, forms, grid, pace, runner, sets, stored, tradeoff
+from workbench import calib, contrast, engine, forms, grid, pace, runner, sets, stored, tradeoff, who
 from workbench.errors import guarded
 from workbench.page import DIMMED, PRIVATE, Page, lead
 from workbench.plot import nothing, plot_view
@@ -26,7 +27,7 @@ SCOPES = {
     "full": "Everything",
 }
 
-_RUNS: list[dict[str, Any]] = []
+_RUNS: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
 """What was measured since the app was started, whatever page asked for it."""
 _NUMBERS = itertools.count(1)
 _BATCH = 32
@@ -35,14 +36,14 @@ _BATCH = 32
 
 def known() -> list[dict[str, Any]]:
     """All rows that there are: those of this session, the newest first, then those in results/."""
-    return [*reversed(_RUNS), *stored.accuracies()]
+    return [*reversed(_RUNS[who.current()]), *stored.accuracies()]
 
 
 def keep(row: Mapping[str, Any]) -> None:
     """Adds a row to those of this session."""
     source = str(row["calib"])
     words = {path: said.removeprefix(f"{row['model']} · ") for said, path in sets.choices(row["model"])}
-    _RUNS.append({**row, "id": f"run {next(_NUMBERS)}", "set": words.get(source, source)})
+    _RUNS[who.current()].append({**row, "id": f"run {next(_NUMBERS)}", "set": words.get(source, source)})
 
 
 def compare(
@@ -235,7 +236,7 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
         # while it is being measured nobody needs to be told that nothing is
         empty = starting and not any(row["model"] == model for row in rows)
         return {
-            chart: nothing("") if empty else drawn, table: grid.grid(rows, model), clear: gr.Button(visible=bool(_RUNS))
+            chart: nothing("") if empty else drawn, table: grid.grid(rows, model), clear: gr.Button(visible=bool(_RUNS[who.current()]))
         }  # fmt: skip
 
     def follow(job: runner.Job, model: str) -> Iterator[dict[Any, Any]]:
@@ -245,9 +246,9 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
                 progress: runner.bar(job), go: gr.Button(interactive=job.over),
                 stop: gr.Button(interactive=not job.over), redo: gr.Button(visible=job.cached),
             }  # fmt: skip
-            if len(_RUNS) != seen or job.over:
+            if len(_RUNS[who.current()]) != seen or job.over:
                 update |= shown(model, starting=not job.over)
-                seen = len(_RUNS)
+                seen = len(_RUNS[who.current()])
             yield update
 
     def specs_of(
@@ -307,7 +308,7 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
 
     asked = [opened, kept, *settings]
     go.click(run, settings, followed, concurrency_limit=None, **PRIVATE).then(look, asked, told, **PRIVATE)
-    stop.click(lambda: runner.cancel(KIND) and None, None, None, queue=False, **PRIVATE)
+    stop.click(guarded(lambda: runner.cancel(KIND) and None), None, None, queue=False, **PRIVATE)
 
     @guarded
     def recompute(model: str) -> Iterator[dict[Any, Any]]:
@@ -348,7 +349,7 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
 
     @guarded
     def forget(model: str) -> dict[Any, Any]:
-        _RUNS.clear()
+        _RUNS[who.current()].clear()
         return shown(model)
 
     clear.click(forget, page.model, views, **PRIVATE)

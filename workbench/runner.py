@@ -19,6 +19,7 @@ from datetime import datetime
 from typing import Any
 
 from ouro.progress import drive
+from workbench import who
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Job:
     model: str = ""
     afresh: bool = False
     number: int = 0
+    whose: str = ""
     since: datetime = field(default_factory=datetime.now)
     state: str = "waiting"
     updates: int = 0
@@ -74,8 +76,15 @@ class Job:
         return self.state in ("done", "failed", "cancelled")
 
     @property
+    def own(self) -> bool:
+        """Whether it belongs to whoever asks."""
+        return self.whose == who.current()
+
+    @property
     def title(self) -> str:
-        """What it is, in a line."""
+        """What it is, in a line; of somebody else's no more than that it is one."""
+        if not self.own:
+            return "a job of another session"
         return f"{self.kind} · {self.about}" if self.about else self.kind
 
     @property
@@ -143,7 +152,8 @@ class Job:
         # every job has a thread of its own, so nobody else sees this
         _OWN.set(self)
         try:
-            result = drive(self.make(), self._watch)
+            with who.being(self.whose):
+                result = drive(self.make(), self._watch)
             if not self._stop.is_set():
                 self.result, self.state = result, "done"
         except _Cancelled:
@@ -245,7 +255,8 @@ def busy() -> bool:
     return _DEVICE.taken()
 
 
-_JOBS: dict[str, Job] = {}
+_JOBS: dict[tuple[str, str], Job] = {}
+"""(whose, kind) -> the last job."""
 _OLD: deque[Job] = deque(maxlen=_PAST)
 _NUMBERS = itertools.count(1)
 _GATE = threading.Lock()
@@ -270,13 +281,14 @@ def start(
         RuntimeError: one of the kind is at work.
     """
     with _GATE:
-        running = _JOBS.get(kind)
+        place = (who.current(), kind)
+        running = _JOBS.get(place)
         if running is not None and not running.over:
             raise RuntimeError(f"{kind} is already at work; wait for it or cancel it first")
         if running is not None:
             # what an older one left is shown nowhere any more
             _OLD.append(replace(running, make=_nothing, data={}, history=[], result=None))
-        job = _JOBS[kind] = Job(kind, make, about, computes, model, afresh, next(_NUMBERS))
+        job = _JOBS[place] = Job(kind, make, about, computes, model, afresh, next(_NUMBERS), who.current())
         if computes:
             _DEVICE.join(job)
     threading.Thread(target=job.run, name=f"job-{kind}", daemon=True).start()
@@ -293,7 +305,7 @@ def again(kind: str) -> Job:
     Raises:
         RuntimeError: there is none, or it is at work.
     """
-    job = _JOBS.get(kind)
+    job = latest(kind)
     if job is None:
         raise RuntimeError(f"there was no {kind} since the app was started; run it first")
     return start(kind, job.make, job.about, computes=job.computes, model=job.model, afresh=True)
@@ -309,9 +321,12 @@ def from_store(there: bool) -> bool:
 
 
 def jobs() -> list[Job]:
-    """All jobs of this process: those at the device and in line by their places, then the rest, the latest first."""
+    """All jobs of this process: those at the device and in line by their places, then the rest, the latest first.
+
+    Of other people's only those that are at work, which is why one's own have to wait.
+    """
     with _GATE:
-        known = [*_JOBS.values(), *_OLD]
+        known = [job for job in (*_JOBS.values(), *_OLD) if job.own or not job.over]
     places = {job.number: (len(_DEVICE.before(job)), job.state == "paused") for job in known if not job.over}
     working = sorted(
         (job for job in known if job.number in places), key=lambda job: (places[job.number][::-1], job.number)
@@ -320,19 +335,19 @@ def jobs() -> list[Job]:
 
 
 def numbered(number: int) -> Job | None:
-    """The job of this number, if it is at work or was the last of its kind."""
+    """One's own job of this number, if it is at work or was the last of its kind."""
     with _GATE:
-        return next((job for job in _JOBS.values() if job.number == number), None)
+        return next((job for job in _JOBS.values() if job.number == number and job.own), None)
 
 
 def latest(kind: str) -> Job | None:
-    """The last job of this kind, whether it is over or not."""
-    return _JOBS.get(kind)
+    """The last job of this kind of whoever asks, whether it is over or not."""
+    return _JOBS.get((who.current(), kind))
 
 
 def cancel(kind: str) -> bool:
     """Cancels the running job of this kind; False when there is none."""
-    job = _JOBS.get(kind)
+    job = latest(kind)
     if job is None or job.over:
         return False
     job.cancel()
@@ -341,7 +356,7 @@ def cancel(kind: str) -> bool:
 
 def pause(kind: str) -> bool:
     """Pauses the running job of this kind, or lets the paused one go on; False when there is neither."""
-    job = _JOBS.get(kind)
+    job = latest(kind)
     return job is not None and (job.pause() or job.resume())
 
 

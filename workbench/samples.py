@@ -236,8 +236,8 @@ def build(page: Page) -> dict[str, Any]:
     ]
     inputs = [page.model, method, num, steps, seed, batch, lr, chosen_settings]
     go.click(generate, inputs, followed, concurrency_limit=None, **PRIVATE)
-    hold.click(lambda: runner.pause(KIND) and None, None, None, queue=False, **PRIVATE)
-    stop.click(lambda: runner.cancel(KIND) and None, None, None, queue=False, **PRIVATE)
+    hold.click(guarded(lambda: runner.pause(KIND) and None), None, None, queue=False, **PRIVATE)
+    stop.click(guarded(lambda: runner.cancel(KIND) and None), None, None, queue=False, **PRIVATE)
 
     @guarded
     def go_on(path: str | None) -> Iterator[dict[Any, Any]]:

@@ -25,11 +25,9 @@ needs_weights = pytest.mark.skipif(not WEIGHTS.exists(), reason=f"the embedded w
 needs_browser = pytest.mark.skipif(find_browser() is None, reason=f"no browser found, looked for {', '.join(BROWSERS)}")
 
 
-def test_every_event_is_private_or_named():
-    from workbench.app import LAUNCH, demo
+def test_it_stays_on_this_machine():
+    from workbench.app import LAUNCH
 
-    assert set(demo.get_api_info()["named_endpoints"]) == {"/attention", "/models"}
-    assert not demo.get_api_info()["unnamed_endpoints"]
     assert LAUNCH["share"] is False and LAUNCH["server_name"] == "127.0.0.1"
 
 
@@ -54,16 +52,6 @@ def test_gradio_command_starts_it(home: Path):
     assert command is not None
     with started([command, "workbench/app.py"], home) as url, urllib.request.urlopen(f"{url}config") as answer:
         assert b"wb-attention-board" in answer.read()
-
-
-@needs_weights
-def test_endpoints_answer(server: str):
-    from gradio_client import Client
-
-    client = Client(server, verbose=False)
-    scores = client.predict(model="vim_nano", sample=1, layer=0, window=3, api_name="/attention")
-    assert set(scores["auroc"]) == {"h", "h_p"} and scores["layer"] == 0
-    assert "vim_nano" in [row["name"] for row in client.predict(api_name="/models")]
 
 
 @needs_browser

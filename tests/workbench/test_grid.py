@@ -6,7 +6,7 @@ import csv
 import itertools
 import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +181,7 @@ def test_what_is_not_paired_says_why_and_shows_both_intervals(changes, why):
 @needs_weights
 def test_runs_of_a_session_tell_classes_images_and_sections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OURO_HOME", str(tmp_path))
-    monkeypatch.setattr(quantize, "_RUNS", [])
+    monkeypatch.setattr(quantize, "_RUNS", defaultdict(list))
     spec = {"model": "vim_nano", "method": "minmax", "calib": "real:8", "scope": "lin", "seed": 0}
     rows = finish(quantize.compare([{**spec, "bits": bits} for bits in ("w3a3", "w8a8")], 40, "scenes", quantize.keep))
     assert len(rows) == 2 and [one["id"].split()[0] for one in quantize.known()[:2]] == ["run", "run"]

@@ -63,3 +63,20 @@ def test_a_foreign_name_for_this_machine_is_refused(server: str):
 def test_names_are_compared_whole(host: str, origin: str, refused: bool):
     scope = {"type": "http", "method": "POST", "headers": [(b"host", host.encode()), (b"origin", origin.encode())]}
     assert bool(SameOrigin(None, ["proxy.example"]).fault(scope)) is refused  # type: ignore[arg-type]
+
+
+def cookie_of(url: str) -> str:
+    place = urllib.parse.urlsplit(url)
+    connection = http.client.HTTPConnection(place.hostname, place.port, timeout=30)
+    connection.request("GET", "/")
+    given = connection.getresponse().getheader("set-cookie") or ""
+    connection.close()
+    return given
+
+
+def test_every_browser_gets_a_name_of_its_own(server: str):
+    first, second = (cookie_of(server) for _ in range(2))
+    for cookie in (first, second):
+        assert cookie.startswith("wb_browser=") and "HttpOnly" in cookie and "SameSite=Strict" in cookie
+    assert first.split(";")[0] != second.split(";")[0]
+    assert "set-cookie" not in asked(server, "GET", "/config")[1].lower()

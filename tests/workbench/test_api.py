@@ -1,0 +1,68 @@
+"""The jobs as a program calls them: by name, over HTTP, with numbers that the library gives too."""
+
+from __future__ import annotations
+
+import pytest
+
+from ouro.models.zoo import embedded_path
+
+gradio_client = pytest.importorskip("gradio_client")
+pytestmark = pytest.mark.skipif(not embedded_path("vim_nano.safetensors").exists(), reason="no embedded weights")
+NAMES = {"/models", "/attention", "/outliers", "/answer", "/generate", "/quantize", "/sensitivity"}
+
+
+@pytest.fixture(scope="module")
+def client(server: str):
+    return gradio_client.Client(server, verbose=False)
+
+
+def test_every_endpoint_says_what_it_is():
+    from workbench.app import demo
+
+    named = demo.get_api_info()["named_endpoints"]
+    assert set(named) == NAMES and not demo.get_api_info()["unnamed_endpoints"]
+    assert all(endpoint["description"].endswith(".") for endpoint in named.values())
+
+
+def test_what_is_looked_at(client):
+    scores = client.predict(model="vim_nano", sample=1, layer=0, window=3, api_name="/attention")
+    assert set(scores["auroc"]) == {"h", "h_p"} and scores["layer"] == 0
+    assert "vim_nano" in [row["name"] for row in client.predict(api_name="/models")]
+    found = client.predict(
+        model="vim_nano", sample=2, layer=5, tensor="in_proj", kappa=3, refresh=10, api_name="/outliers"
+    )
+    assert len(found["channels"]) == 197 and found["layer"] == 5
+    assert all(
+        0 <= channel < found["channels_total"] if "channels_total" in found else True for channel in found["static"]
+    )
+    said = client.predict(model="vim_nano", sample=0, api_name="/answer")
+    assert said["truth"]["label"] == "heart" and 0 < said["answers"]["float"]["confidence"] <= 1
+
+
+def test_what_takes_long(client):
+    from ouro.jobs.evaluate import EvaluateSpec, evaluate
+    from ouro.progress import finish
+
+    made = client.predict(model="vim_nano", method="noise", num=4, steps=10, seed=3, api_name="/generate")
+    assert made["num"] == 4 and made["run"] and "path" not in made
+    row = client.predict(
+        model="vim_nano", method="minmax", bits="w8a8", images="noise:4", limit=40, api_name="/quantize"
+    )
+    assert row["n"] == 40 and row["ci95"][0] <= row["top1"] <= row["ci95"][1] and "path" not in row
+    assert row["fp_top1"] == finish(evaluate(EvaluateSpec("vim_nano", limit=40))).values["top1"]
+    measured = client.predict(model="vim_nano", method="minmax", bits="w4a4", limit=20, api_name="/sensitivity")
+    assert measured["rows"] and measured["model"] == "vim_nano"
+
+
+@pytest.mark.parametrize(
+    ("words", "endpoint", "call"),
+    [
+        ("unknown model 'nope'", "/attention", {"model": "nope", "sample": 0, "layer": 0}),
+        ("sample is -1, expected 0 to", "/attention", {"model": "vim_nano", "sample": -1, "layer": 0}),
+        ("unknown bits 'w4x'", "/quantize", {"model": "vim_nano", "bits": "w4x"}),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(client, words: str, endpoint: str, call: dict):
+    with pytest.raises(Exception, match="(?i)" + words.replace("'", ".")) as failure:
+        client.predict(**call, api_name=endpoint)
+    assert "\n" not in str(failure.value).strip() and "Traceback" not in str(failure.value)
