@@ -27,6 +27,8 @@ from workbench import runner, workspace
 log = logging.getLogger(__name__)
 
 _REMEMBERED = 48
+_ROOM = 160 * 2**20
+"""Bytes of arrays that are remembered at most; the latest result stays, however large it is."""
 SHOWN = 12
 """Images that are offered, and read, at once."""
 LEAST = 8
@@ -68,9 +70,13 @@ def remembered(kind: str, spec: Mapping[str, Any], make: Callable[[], Result]) -
     result = make()
     with _LOCK:
         _KEPT[key] = result
-        while len(_KEPT) > _REMEMBERED:
+        while len(_KEPT) > 1 and (len(_KEPT) > _REMEMBERED or sum(map(_bytes, _KEPT.values())) > _ROOM):
             _KEPT.popitem(last=False)
     return result
+
+
+def _bytes(result: Result) -> int:
+    return sum(array.nbytes for array in result.arrays.values())
 
 
 def _stamp(spec: Mapping[str, Any]) -> str:
