@@ -105,6 +105,8 @@ class Visit:
         self.page.wait_for_function(
             "([id, words]) => (document.getElementById(id)?.getAttribute('aria-label') || '').includes(words)",
             arg=[elem_id, words],
+            # as often as a frame is drawn by default, which keeps a core busy where no GPU draws
+            polling=100,
         )
 
     def number(self, elem_id: str, value: object) -> None:

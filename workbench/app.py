@@ -112,8 +112,7 @@ def build() -> gr.Blocks:
 
         @guarded
         def restore(model: str, kept: str | None, *values: Any) -> dict[Any, Any]:
-            # the list of models takes its time, and most pages have nothing to put back
-            model = kept if any(values) and kept in engine.models() else model
+            model = kept or model
             update: dict[Any, Any] = {made["drawn"]: 1}
             for form, value in zip(restored, values, strict=True):
                 update |= form.restored(model, value)
@@ -122,8 +121,9 @@ def build() -> gr.Blocks:
         again = whole.load(
             restore, [chosen, kept, *(form.kept for form in restored)], [*places, made["drawn"]], **PRIVATE
         )
-        inputs, outputs = [chosen, kept, page.brought], [chosen, page.brought, tabs, wanted]
-        opened = again.then(_opened, inputs, outputs, **PRIVATE)
+        # at once, before anybody could have chosen something else; the list of models takes its time
+        begun = again.then(_begun, [chosen, kept], [chosen, tabs, wanted], **PRIVATE)
+        opened = begun.then(_listed, [chosen, wanted, page.brought], [chosen, page.brought], **PRIVATE)
         reader.select(_asked, [chosen, wanted], [chosen, tabs, wanted], trigger_mode="always_last", **PRIVATE)
         address.keep(page, "", model=chosen)
         address.settle(page, opened)
@@ -142,38 +142,61 @@ def build() -> gr.Blocks:
 
 
 @guarded
-def _opened(chosen: str, kept: str | None, brought: int, request: gr.Request) -> tuple:
-    """The page as its address says, or with the model that was looked at last; then pictures and sets are looked for."""
+def _begun(chosen: str, kept: str | None, request: gr.Request) -> tuple:
+    """The page as its address says, or with the model that was looked at last, whether it is there or not."""
     wanted = address.parsed(dict(request.query_params))
+    tab, wanted = _tab(wanted)
+    model = str(wanted.get("model") or kept or chosen)
+    choices = list(dict.fromkeys((chosen, model)))
+    return gr.Dropdown(choices=choices, value=model), tab, {**wanted, "model": model}
+
+
+@guarded
+def _listed(chosen: str, wanted: dict[str, Any], brought: int) -> tuple:
+    """All models, and the chosen one if there is one of that name; then pictures and sets are looked for."""
     names = engine.models() or [chosen]
-    before = kept if kept in names else chosen if chosen in names else names[0]
-    model, tab, wanted = _view(wanted, names, before)
-    return gr.Dropdown(choices=names, value=model), brought + 1, tab, wanted
+    _differing(chosen, wanted, names)
+    return _offered(chosen), brought + 1
 
 
 @guarded
 def _asked(chosen: str, before: dict[str, Any], event: gr.EventData) -> tuple:
     """The page as an address says that it was sent to by "back" or "forward"."""
-    model, tab, wanted = _view(address.parsed(event._data["query"], before), engine.models() or [chosen], chosen)
-    return model, tab, wanted
+    tab, wanted = _tab(address.parsed(event._data["query"], before))
+    names = engine.models() or [chosen]
+    model = wanted["model"] if wanted.get("model") in names else chosen
+    _differing(str(wanted.get("model", model)), wanted, names)
+    return model, tab, {**wanted, "model": model}
 
 
-def _view(wanted: dict[str, Any], models: list[str], model: str) -> tuple[str, Any, dict[str, Any]]:
-    """Model, tab and wishes of an address; says in a line what of it cannot be had."""
+def _tab(wanted: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The tab of an address, if it names one."""
     wrong: list[str] = []
-    model = address.model_of(wanted, models, model, wrong)
     tab = address.tab_of(wanted, wrong)
+    _warn(wrong)
+    return gr.Tabs(selected=tab) if "tab" in wanted else gr.skip(), {**wanted, "tab": tab}
+
+
+def _differing(model: str, wanted: dict[str, Any], names: list[str]) -> None:
+    """Says in a line if an address asks for a model that is not there, or for other weights of it."""
+    wrong: list[str] = []
+    address.model_of({"model": model}, names, names[0], wrong)
     made = wanted.get("weights")
-    if made and not wrong and not engine.digest(model).startswith(made):
+    if made and not wrong and wanted.get("model") == model and not engine.digest(model).startswith(made):
         wrong.append(f"the link was made with other weights of {model} ({made}, here {engine.digest(model)[:8]})")
+    _warn(wrong)
+
+
+def _warn(wrong: list[str]) -> None:
     if wrong:
         gr.Warning(f"{'; '.join(wrong)}.", duration=12)
-    return model, gr.Tabs(selected=tab) if "tab" in wanted else gr.skip(), {**wanted, "tab": tab, "model": model}
 
 
 @guarded
 def _offered(chosen: str) -> gr.Dropdown:
-    return start.offered(chosen)
+    """The list of models; another one is chosen only where that one is not there, for it may have been changed meanwhile."""
+    names = engine.models() or [chosen]
+    return gr.Dropdown(choices=names) if chosen in names else gr.Dropdown(choices=names, value=names[0])
 
 
 def _remembered(chosen: str) -> str:

@@ -165,12 +165,11 @@ def registered() -> list[str]:
 
 def models() -> list[str]:
     """What can be opened at once: one's own models, those in the package and those downloaded; mere judges last."""
-    from ouro.models import variant
+    from ouro.jobs.catalog import takes_pictures
     from ouro.registry import MODELS
 
-    # a model of latents has no picture to show; none is built to find out
-    pictured = (name for name in MODELS if getattr(variant(name).config, "channels", 3) == 3)
-    names = sorted(pictured, key=lambda name: name.endswith("_witness"))
+    # a model of latents has no picture to show
+    names = sorted(filter(takes_pictures, MODELS), key=lambda name: name.endswith("_witness"))
     own = [entry.alias for entry in workspace.models() if not entry.fault]
     return [*own, *filter(at_hand, names)]
 

@@ -203,7 +203,7 @@ def build(page: Page) -> dict[str, Any]:
         yield from follow(runner.start(KIND, make, sets.spec_name(spec), model=spec["model"]))
 
     @guarded
-    def generate(
+    def begin(
         model: str, method: str, num: int, steps: int, seed: float, batch: int, lr: float | None,
         values: Mapping[str, Any],
     ) -> Iterator[dict[Any, Any]]:  # fmt: skip
@@ -235,7 +235,7 @@ def build(page: Page) -> dict[str, Any]:
         redo,
     ]
     inputs = [page.model, method, num, steps, seed, batch, lr, chosen_settings]
-    go.click(generate, inputs, followed, concurrency_limit=None, **PRIVATE)
+    go.click(begin, inputs, followed, concurrency_limit=None, **PRIVATE)
     hold.click(guarded(lambda: runner.pause(KIND) and None), None, None, queue=False, **PRIVATE)
     stop.click(guarded(lambda: runner.cancel(KIND) and None), None, None, queue=False, **PRIVATE)
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from ouro.models import variant
+from ouro.models.zigma import ZigMaConfig
 from ouro.models.zoo import card, embedded_path
 from ouro.registry import MODELS
 from ouro.scan.order import scan_names
@@ -38,6 +39,12 @@ def catalog_row(name: str) -> dict[str, Any]:
     row = {"name": name, "data": entry.data, **described(model), "weights": weights_of(name)}
     published = None if entry.top1 is None else entry.top1 / 100
     return row | scored(facts.get(row["metric"], published), facts.get("n"), row)
+
+
+def takes_pictures(name: str) -> bool:
+    """Whether a model takes pictures, and not latents of them, known without building it."""
+    config = variant(name).config
+    return not isinstance(config, ZigMaConfig) or config.channels == 3
 
 
 def weights_of(name: str) -> str:

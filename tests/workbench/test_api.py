@@ -59,7 +59,7 @@ def test_what_takes_long(client):
     [
         ("unknown model 'nope'", "/attention", {"model": "nope", "sample": 0, "layer": 0}),
         ("sample is -1, expected 0 to", "/attention", {"model": "vim_nano", "sample": -1, "layer": 0}),
-        ("unknown bits 'w4x'", "/quantize", {"model": "vim_nano", "bits": "w4x"}),
+        ("bits .w4x. cannot be read", "/quantize", {"model": "vim_nano", "bits": "w4x"}),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(client, words: str, endpoint: str, call: dict):

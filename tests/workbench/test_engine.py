@@ -101,3 +101,11 @@ def test_the_machine_is_examined_once(monkeypatch):
         answers = list(pool.map(lambda _: engine.health(), range(3)))
     engine._health.cache_clear()
     assert len(calls) == 1 and answers[0] is answers[2]
+
+
+def test_the_list_of_models_is_that_of_the_catalog():
+    rows = {row["name"]: row for row in engine.catalog()}
+    listed = [name for name in engine.models() if name in rows]
+    expected = [name for name, row in rows.items() if row["input_size"][0] == 3 and row["weights"] == "embedded"]
+    assert set(expected) <= set(listed)
+    assert all(rows[name]["input_size"][0] == 3 and rows[name]["weights"] != "none" for name in listed)

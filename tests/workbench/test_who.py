@@ -72,7 +72,7 @@ def test_a_job_belongs_to_whoever_started_it():
 @needs_browser
 @pytest.mark.skipif(not embedded_path("vim_nano.safetensors").exists(), reason="no embedded weights")
 def test_two_browsers_do_not_see_each_other(server: str, browser):
-    people = [Visit(browser.new_context(), server) for _ in range(2)]
+    people = [Visit(browser, server) for _ in range(2)]
     for person in people:
         person.open("Samples")
         person.page.wait_for_selector("#wb-samples-go")
@@ -91,4 +91,4 @@ def test_two_browsers_do_not_see_each_other(server: str, browser):
     ann.ended("wb-samples-job", "cancelled")
     for person in people:
         assert not person.wrong
-        person.page.context.close()
+        person.page.close()

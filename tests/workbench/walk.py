@@ -114,7 +114,7 @@ class Person:
 
     def until(self, script: str) -> None:
         """Until some JavaScript is true."""
-        self.page.wait_for_function(script)
+        self.page.wait_for_function(script, polling=100)
 
 
 def t01_device(one: Person) -> None:
@@ -181,7 +181,7 @@ def t05_play(one: Person) -> None:
         "new MutationObserver(() => seen.add(map.getAttribute('aria-label'))).observe(map, { attributes: true }); }"
     )
     one.press(page.locator("#wb-outliers-step .wb-play"))
-    page.wait_for_function("seen.size >= 20")
+    one.until("seen.size >= 20")
     one.press(page.locator("#wb-outliers-step .wb-play"))
     one.write(page.locator("#wb-outliers-step").get_by_label("step number"), 57)
     one.reach(page.locator("#wb-outliers-step-map"))
@@ -253,7 +253,7 @@ def t09_config(one: Person) -> None:
     one.press(page.locator("#wb-quantize-keep"))
     one.write(page.locator("#wb-quantize-bits input").first, "w4a4o8")
     rows = page.locator("#wb-quantize-diff tbody tr")
-    page.wait_for_function("document.querySelectorAll('#wb-quantize-diff tbody tr').length === 3")
+    one.until("document.querySelectorAll('#wb-quantize-diff tbody tr').length === 3")
     words = " ".join(rows.all_inner_texts()).lower()
     assert all(key in words for key in ("weights", "activations", "outliers"))
     one.write(page.locator("#wb-quantize-bits input").first, "w4x")
