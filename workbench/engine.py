@@ -654,6 +654,10 @@ def _stored_run(model: str, asked: Any, **more: Any) -> Any:
     return Store().find(identity(asked, _model(model), **more))
 
 
+_OUTCOMES = "outcomes"
+"""File of a run that has what came of every image."""
+
+
 def _once(
     kind: str, run: Any, make: Callable[[], Generator[Any, None, Any]], *images: str
 ) -> Generator[Any, None, Any]:
@@ -670,9 +674,8 @@ def _once(
     if not runner.from_store(there):
         return (yield from make())
     yield Progress(1, 1, "found in the store")
-    return Report(
-        kind, report, run_info(report.get("seed", 0), time.perf_counter(), run.spec().get("device", "cpu")), {}
-    )
+    made = run_info(report.get("seed", 0), time.perf_counter(), run.spec().get("device", "cpu"))
+    return Report(kind, report, made, run.load_tensors(_OUTCOMES) or {})
 
 
 def measure_job(kind: str, **spec: Any) -> Generator[Any, None, Any]:
@@ -702,6 +705,8 @@ def measure_job(kind: str, **spec: Any) -> Generator[Any, None, Any]:
 
         def kept_after() -> Generator[Any, None, Any]:
             report = yield from measured()
+            # what came of every image first: a report says that the run is whole
+            run.save_tensors(report.arrays, name=_OUTCOMES)
             run.save_report(report.values)
             return report
 

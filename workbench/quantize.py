@@ -75,7 +75,9 @@ def compare(
         begun = time.monotonic()
         report = yield from mapped(staged(engine.quantize_job(**spec), begin, middle, where), with_rows)
         row = {**_UNMEASURED, **spec, **dict(report.values), "data": data, "seeds": 1}
-        row["block_error"] = report.arrays["block_error"].tolist()
+        # what comes out of the store has its numbers only
+        if "block_error" in report.arrays:
+            row["block_error"] = report.arrays["block_error"].tolist()
         kind, calibrated = calib.measured(spec["model"], data), time.monotonic()
         if kind:
             job = engine.measure_job(kind, model=row["path"], data=data, limit=limit, seed=spec["seed"], batch=_BATCH)

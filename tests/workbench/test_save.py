@@ -121,12 +121,13 @@ def test_a_view_is_shared_as_link_command_and_python(visit: Visit):
     visit.open("Attention")
     page.wait_for_url("**tab=attention**layer=3**")
     got = {}
-    for words in ("Copy link", "Copy as command", "Copy as Python"):
+    ways = {"Copy link": "The link to", "Copy as command": "Copied: ouro", "Copy as Python": "The lines for a notebook"}
+    for words, said in ways.items():
         page.locator("#wb-share summary").focus()
         page.keyboard.press("Enter")
         page.locator("#wb-share").get_by_text(words, exact=True).focus()
         page.keyboard.press("Enter")
-        page.wait_for_selector("#wb-copied.wb-on")
+        page.locator("#wb-copied.wb-on").get_by_text(said).wait_for()
         got[words] = page.evaluate("navigator.clipboard.readText()")
     values = VALUES | {"image": "0", "layer": "3", "window": "5"}
     assert got["Copy link"] == page.url
