@@ -58,7 +58,7 @@ def keep(
     def now(*values: Any) -> dict[str, Any]:
         return dict(zip(names, values, strict=True))
 
-    touched = [field.change if isinstance(field, gr.State) else field.input for field in fields.values()]
+    touched = [_touch(field) for field in fields.values()]
     gr.on(
         [*touched, *(button.click for button in sent)],
         now,
@@ -69,6 +69,13 @@ def keep(
         **PRIVATE,
     )
     return Form(fields, kept, more)
+
+
+def _touch(field: Any) -> Any:
+    """The event of a field that a person has set; a number that is being typed may be none that a slider can have."""
+    if isinstance(field, gr.State):
+        return field.change
+    return field.release if isinstance(field, gr.Slider) else field.input
 
 
 def allowed(field: Any, value: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from workbench import engine
 from workbench.page import PRIVATE
 
 _WIDTH = 100
+_DRAWING = threading.Lock()
 _LONGEST = 60
 """Characters of a setting's words that the form has room for."""
 
@@ -25,7 +27,9 @@ def form(method: gr.Radio) -> tuple[gr.State, gr.State]:
     # not whenever a value is set, or the field would be lost while somebody types
     @gr.render(inputs=[method, chosen], triggers=[drawn.change, method.change])
     def fields(method: str, values: Mapping[str, Mapping[str, Any]]) -> None:
-        draw(method, chosen, values.get(method, {}))
+        # Gradio goes through all events of the page for every one that is added, whoever adds others meanwhile
+        with _DRAWING:
+            draw(method, chosen, values.get(method, {}))
 
     return chosen, drawn
 

@@ -102,6 +102,11 @@ def grid(rows: Sequence[Row], model: str) -> str:
     )
 
 
+def _spread(metric: str, value: float) -> str:
+    # of a few seeds nobody knows more than two digits
+    return METRICS[metric].gap(value).lstrip("+") if METRICS[metric].share else f"{value:.2g}"
+
+
 def cells(row: Row) -> list[list[Any]]:
     """What the table says of a row, column by column: [words, what it is sorted by]."""
     metric, widths = metric_of(row), effective(row)
@@ -122,7 +127,7 @@ def cells(row: Row) -> list[list[Any]]:
         "score": (score(row, named=False), metric_sort(row, metric)),
         "ci95": (interval(row), low),
         # of a single seed there is nothing to spread
-        "spread": (NONE, None) if spread is None or seeds == 1 else (METRICS[metric].gap(spread).lstrip("+"), spread),
+        "spread": (NONE, None) if spread is None or seeds == 1 else (_spread(metric, spread), spread),
         "float": (score(row, f"fp_{metric}"), row.get(f"fp_{metric}")),
         "agreement": (percent(row.get("agreement")), row.get("agreement")),
         "images": (str(row.get("n", NONE)), row.get("n")),

@@ -341,7 +341,8 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
         pair = [rows[pin] for pin in event._data["pins"] if pin in rows]
         return contrast.contrast(pair), contrast.blocks(pair)
 
-    table.select(pinned, None, [versus, sections], **DIMMED)
+    # ticks come quickly after one another
+    table.select(pinned, None, [versus, sections], trigger_mode="always_last", **DIMMED)
 
     @guarded
     def other_model(model: str) -> dict[Any, Any]:

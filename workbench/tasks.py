@@ -73,7 +73,7 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
     )
     with gr.Row(visible=False, elem_classes="wb-controls", elem_id="wb-tasks-noise") as noise:
         seed = gr.Number(0, label="Seed of the noise", precision=0, minimum=0, elem_id="wb-tasks-seed", min_width=140)
-        steps = gr.Slider(2, 40, 10, step=1, label="Steps of the sampler", elem_id="wb-tasks-steps", min_width=200)
+        steps = gr.Slider(1, 40, 10, step=1, label="Steps of the sampler", elem_id="wb-tasks-steps", min_width=200)
     with gr.Column(elem_classes="wb-frame"):
         said = gr.HTML(elem_id="wb-tasks-verdict", apply_default_css=False)
         view = answers_view("wb-tasks-answers")
@@ -125,7 +125,7 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
             options,
             gr.Row(visible=engine.makes_pictures(model)),
             ask.number("seed", gr.skip(), 0, 2**31, 1),
-            ask.number("steps", gr.skip(), 2, 40, 1),
+            ask.number("steps", gr.skip(), 1, 40, 1),
             *reset(model, ask),
         )
 

@@ -72,7 +72,9 @@ def test_a_set_goes_by_its_name_wherever_it_calibrates(tmp_path: Path, monkeypat
     said = [progress.message for progress in engine.quantize_job(**QUANTIZED | {"calib": path})]
     assert any("4 noise (seed 3)" in words for words in said) and not any(str(tmp_path) in words for words in said)
     (row,) = stored.quantized("vim_nano")
-    assert calib.short_name(row["calib"]) == "4 noise (seed 3)" and str(tmp_path) not in str(grid.cells({**row, "id": "run 1"}))
+    assert calib.short_name(row["calib"]) == "4 noise (seed 3)" and str(tmp_path) not in str(
+        grid.cells({**row, "id": "run 1"})
+    )
     made = [entry for entry in runbook.entries() if entry.kind == "generation"]
     runbook.delete(made[0].name)
     assert calib.short_name(path) == "synthetic"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import itertools
 import re
 import sys
@@ -105,6 +106,10 @@ class Person:
         download.value.save_as(path)
         return path
 
+    def table(self, menu: str) -> list[dict[str, str]]:
+        """The numbers of a figure."""
+        return list(csv.DictReader(io.StringIO(self.save(menu, "CSV").read_text("utf-8"))))
+
     @contextmanager
     def within(self, name: str) -> Iterator[None]:
         """Measures what is done inside."""
@@ -151,7 +156,7 @@ def t04_strongest(one: Person) -> None:
     """Point at the strongest cell of h and read its value."""
     one.open("Attention")
     one.page.wait_for_selector("#wb-attention-h")
-    rows = list(csv.DictReader(one.save("#wb-attention-board .wb-save", "CSV").open()))
+    rows = one.table("#wb-attention-board .wb-save")
     best = max(rows, key=lambda row: float(row["h"]))
     canvas = one.page.locator("#wb-attention-h")
     if one.hand == "mouse":
@@ -219,7 +224,7 @@ def t07_two_steps(one: Person) -> None:
     one.write(number, 90)
     versus = page.locator("#wb-outliers-step-versus")
     versus.get_by_text("outliers at step 30 only").wait_for()
-    table = list(csv.DictReader(one.save("#wb-outliers-step .wb-save", "CSV").open()))
+    table = one.table("#wb-outliers-step .wb-save")
     at = {
         step: {row["channel"] for row in table if row["step"] == step and row["outlier"] == "1"}
         for step in ("30", "90")
@@ -266,8 +271,8 @@ def t10_accuracy(one: Person) -> None:
     one.open("Quantize")
     page = one.page
     page.wait_for_selector("#wb-quantize-method")
-    for box in page.locator("#wb-quantize-method input:checked").all():
-        box.uncheck()
+    while page.locator("#wb-quantize-method input:checked").count():
+        page.locator("#wb-quantize-method input:checked").first.uncheck()
     page.locator("#wb-quantize-method").get_by_label("MinMax", exact=True).check()
     one.number("wb-quantize-count", 8)
     one.press(
@@ -330,7 +335,7 @@ def t14_export(one: Person) -> None:
     one.open("Attention")
     one.page.wait_for_selector("#wb-attention-auroc .main-svg")
     assert one.save("#wb-attention-auroc .wb-save", "SVG").read_text("utf-8").startswith("<svg")
-    assert len(list(csv.reader(one.save("#wb-attention-auroc .wb-save", "CSV").open()))) == 19
+    assert len(one.table("#wb-attention-auroc .wb-save")) == 18
     page = one.page.context.browser.new_page()
     page.goto(one.save("#wb-share", "Save as HTML").as_uri())
     assert page.locator(".main-svg").count() >= 1 and page.locator("canvas").count() >= 5

@@ -7,6 +7,8 @@
     const root = element.querySelector(".wb-board"), id = root.dataset.key;
     const view = remembered.get(id) || { mode: "whole", patch: null, opacity: 0.8, shared: false, smooth: false, outline: true };
     remembered.set(id, view);
+    // what was looked at in another tab before this one was opened
+    view.patch ??= cursor.patch;
     const place = id.replace(/^wb-/, "");
     let data = null, sheets = {}, hover = null;
 

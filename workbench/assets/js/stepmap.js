@@ -307,6 +307,8 @@
         got.picture = sheet(w, h, (p) => { for (let i = 0; i < w * h; i++) { p.set(source.subarray(3 * i, 3 * i + 3), 4 * i); p[4 * i + 3] = 255; } });
       }
       data = got; layer = null;
+      // what was looked at in another tab before this one was opened
+      if (told === "" && view.step === 0 && cursor.patch !== null && got.cells) view.step = Math.max(0, got.cells.indexOf(cursor.patch));
       clip();
       channel.max = got.C - 1;
       steps.setCount(got.L);
