@@ -124,7 +124,9 @@ def build() -> gr.Blocks:
         # at once, before anybody could have chosen something else; the list of models takes its time
         begun = again.then(_begun, [chosen, kept], [chosen, tabs, wanted], **PRIVATE)
         opened = begun.then(_listed, [chosen, wanted, page.brought], [chosen, page.brought], **PRIVATE)
-        reader.select(_asked, [chosen, wanted], [chosen, tabs, wanted], trigger_mode="always_last", **PRIVATE)
+        reader.select(
+            _asked, [chosen, wanted], [chosen, tabs, wanted], trigger_mode="multiple", concurrency_limit=1, **PRIVATE
+        )
         address.keep(page, "", model=chosen)
         address.settle(page, opened)
         page.brought.change(_offered, chosen, chosen, **PRIVATE)

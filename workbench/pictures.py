@@ -162,7 +162,7 @@ def picker(tab: str, page: Page, model: str) -> Picker:
             return reset(model, Asked(tab, model, None))
         return _offered(model, picture), gr.skip(), gr.skip()
 
-    view.select(pick, chosen, chosen, trigger_mode="always_last", **PRIVATE)
+    view.select(pick, chosen, chosen, trigger_mode="multiple", concurrency_limit=1, **PRIVATE)
     more.click(turn, [page.model, chosen], [view, chosen], **PRIVATE)
     own.upload(take, [page.model, chosen, own], [view, chosen], **PRIVATE)
     data.input(switch, [page.model, chosen, data], [view, chosen], **PRIVATE)

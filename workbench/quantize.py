@@ -341,8 +341,8 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
         pair = [rows[pin] for pin in event._data["pins"] if pin in rows]
         return contrast.contrast(pair), contrast.blocks(pair)
 
-    # ticks come quickly after one another
-    table.select(pinned, None, [versus, sections], trigger_mode="always_last", **DIMMED)
+    # ticks come quickly after one another, and of "the last one" Gradio sends what was ticked when it had to wait
+    table.select(pinned, None, [versus, sections], trigger_mode="multiple", concurrency_limit=1, **DIMMED)
 
     @guarded
     def other_model(model: str) -> dict[Any, Any]:

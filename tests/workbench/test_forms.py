@@ -63,7 +63,9 @@ def test_a_reload_finds_the_forms_as_they_were(visit: Visit):
     visit.number("wb-samples-psaq-points", 33)
     page.wait_for_timeout(500)
     visit.reload()
-    page.wait_for_selector("#wb-start-models [data-act=open]", timeout=180_000)
+    # the address has the tab
+    page.wait_for_selector("#wb-samples-method")
+    page.wait_for_selector("#wb-device .wb-on", timeout=180_000)
     # whatever the page looks up as it opens has been looked up
     page.wait_for_timeout(1500)
     visit.open("Samples")
