@@ -157,17 +157,15 @@ def _begun(chosen: str, kept: str | None, request: gr.Request) -> tuple:
 def _listed(chosen: str, wanted: dict[str, Any], brought: int) -> tuple:
     """All models, and the chosen one if there is one of that name; then pictures and sets are looked for."""
     names = engine.models() or [chosen]
-    _differing(chosen, wanted, names)
-    return _offered(chosen), brought + 1
+    _model(wanted, names, names[0])
+    return _choices(chosen, names), brought + 1
 
 
 @guarded
 def _asked(chosen: str, before: dict[str, Any], event: gr.EventData) -> tuple:
     """The page as an address says that it was sent to by "back" or "forward"."""
     tab, wanted = _tab(address.parsed(event._data["query"], before))
-    names = engine.models() or [chosen]
-    model = wanted["model"] if wanted.get("model") in names else chosen
-    _differing(str(wanted.get("model", model)), wanted, names)
+    model = _model(wanted, engine.models() or [chosen], chosen)
     return model, tab, {**wanted, "model": model}
 
 
@@ -179,14 +177,15 @@ def _tab(wanted: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     return gr.Tabs(selected=tab) if "tab" in wanted else gr.skip(), {**wanted, "tab": tab}
 
 
-def _differing(model: str, wanted: dict[str, Any], names: list[str]) -> None:
-    """Says in a line if an address asks for a model that is not there, or for other weights of it."""
+def _model(wanted: dict[str, Any], names: list[str], default: str) -> str:
+    """The model of an address; says in a line if it is not there, or if other weights of it are meant."""
     wrong: list[str] = []
-    address.model_of({"model": model}, names, names[0], wrong)
+    model = address.model_of(wanted, names, default, wrong)
     made = wanted.get("weights")
-    if made and not wrong and wanted.get("model") == model and not engine.digest(model).startswith(made):
+    if made and not wrong and not engine.digest(model).startswith(made):
         wrong.append(f"the link was made with other weights of {model} ({made}, here {engine.digest(model)[:8]})")
     _warn(wrong)
+    return model
 
 
 def _warn(wrong: list[str]) -> None:
@@ -196,8 +195,11 @@ def _warn(wrong: list[str]) -> None:
 
 @guarded
 def _offered(chosen: str) -> gr.Dropdown:
+    return _choices(chosen, engine.models() or [chosen])
+
+
+def _choices(chosen: str, names: list[str]) -> gr.Dropdown:
     """The list of models; another one is chosen only where that one is not there, for it may have been changed meanwhile."""
-    names = engine.models() or [chosen]
     return gr.Dropdown(choices=names) if chosen in names else gr.Dropdown(choices=names, value=names[0])
 
 

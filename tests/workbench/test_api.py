@@ -32,8 +32,8 @@ def test_what_is_looked_at(client):
         model="vim_nano", sample=2, layer=5, tensor="in_proj", kappa=3, refresh=10, api_name="/outliers"
     )
     assert len(found["channels"]) == 197 and found["layer"] == 5
-    assert all(
-        0 <= channel < found["channels_total"] if "channels_total" in found else True for channel in found["static"]
+    assert found["static"] and all(
+        0 <= channel < 96 for step in [found["static"], *found["channels"]] for channel in step
     )
     said = client.predict(model="vim_nano", sample=0, api_name="/answer")
     assert said["truth"]["label"] == "heart" and 0 < said["answers"]["float"]["confidence"] <= 1

@@ -134,5 +134,6 @@ def test_a_view_is_shared_as_link_command_and_python(visit: Visit):
     assert got["Copy as command"] == recipes.COMMANDS["attention"].format(**values)
     assert got["Copy as Python"] == recipes.PYTHON["attention"].format(**values)
     visit.open("Paper")
+    page.wait_for_url("**tab=paper**")
     page.locator("#wb-share summary").click()
     assert page.locator("#wb-share > div").inner_text().splitlines() == ["Copy link", "Save as HTML"]

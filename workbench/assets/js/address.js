@@ -43,7 +43,6 @@
     });
     if (!of || of === tab) soon();
   };
-  const get = (of, name) => (tabs[of] || {})[name];
   // a view that reads values of its own: `read` is called with those of its tab now, and whenever the address was changed
   const follow = (element, of, read) => {
     readers.push({ element, of, read });
@@ -104,5 +103,5 @@
     };
   };
 
-  Object.assign(wb, { address: { start, settle, take, values, put, get, follow, ways } });
+  Object.assign(wb, { address: { start, settle, take, values, put, follow, ways } });
 })();

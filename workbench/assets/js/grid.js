@@ -159,9 +159,7 @@
       const rows = sorted(data.rows.filter(passes)).map((row) => row.cells.map((cell) => quoted(cell[0])));
       const text = [data.columns.map((column) => quoted(column.title)), ...rows].map((cells) => cells.join(",")).join("\r\n");
       // a spreadsheet takes the text for UTF-8 by its mark
-      const link = make("a", { href: URL.createObjectURL(new Blob(["\ufeff", text, "\r\n"], { type: "text/csv" })), download: `${data.model || "ouro"}-quantized.csv` });
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+      wb.save.file(`${data.model || "ouro"}-quantized.csv`, `\ufeff${text}\r\n`, "text/csv");
     };
     const load = () => {
       if (!props.value) return;

@@ -142,5 +142,5 @@
       + `<main>${blocks.join("\n")}</main>${plotly ? `${OPEN}>${inline(plotly)}${CLOSE}` : ""}${OPEN}>${inline(wb.source)}${CLOSE}${OPEN}>${inline(mount)}${CLOSE}</body></html>`, "text/html");
   };
 
-  Object.assign(wb, { save: { canvases, chart, csv, menu, view } });
+  Object.assign(wb, { save: { file, canvases, chart, menu, view } });
 })();
