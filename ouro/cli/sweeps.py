@@ -26,7 +26,7 @@ from ouro.cli.options import (
     numbers,
     takes_model,
 )
-from ouro.cli.tail import end, guarded, run
+from ouro.cli.tail import end, followed, guarded, run
 
 
 @guarded
@@ -45,6 +45,9 @@ def quantization(
     limit: Limit = 1000,
     workers: Workers = 1,
     engine: Engine = "",
+    extend: Annotated[
+        Path | None, typer.Option(help="A table that this command wrote: its cells are not measured again.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write JSON here, and the cells as CSV beside it.")] = None,
     device: Device = "auto",
     json_: Json = False,
@@ -53,12 +56,14 @@ def quantization(
 
     JSON: {model, data, scope, n, fp_top1, fp_ci95, rows: [{method, bits, calib, top1, spread, effective_bits}], cells}.
     """
-    from ouro.jobs.bench.compare import CompareSpec, as_csv, compare
+    from ouro.jobs.bench.compare import CompareSpec, as_csv, compare, take_over
     from ouro.jobs.bench.table import spread
-    from ouro.store import write_bytes
+    from ouro.store import read_json, write_bytes
 
     sets, over = labeled(calib, "--calib"), tuple(range(seeds))
     spec = CompareSpec(source, tuple(method), tuple(bits), sets, over, scope, limit=limit, data=data, device=device)
+    if extend is not None:
+        followed("extend", take_over(spec, read_json(extend)))
     values = run("compare", compare(spec) if workers == 1 and not engine else spread(spec, workers, engine))
     if out is not None:
         write_bytes(out.with_suffix(".csv"), as_csv(values).encode())

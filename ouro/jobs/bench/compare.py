@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import json
 import os
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -35,6 +36,9 @@ from ouro.store import Store
 from ouro.tasks import task_of
 from ouro.types import ModelSource, Progress, Report
 from ouro.vision import VisionModel
+
+_PLACE = ("method", "bits", "calib", "seed")
+"""What a table says of a cell beside what was measured of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +139,55 @@ def kept_cell(
     Raises:
         RuntimeError: the quantized model's audit has a hole.
     """
-    key = _key(model, spec, method) | {"bits": bits, "seed": seed, "set": images_digest(images, *conditions)}
-    key |= {"options": dict(chosen)} if (chosen := dict(spec.options).get(method)) else {}
+    key = _cell_key(model, images, spec, method, bits, seed, conditions)
     key |= {"site_bits": dict(site_bits)} if site_bits else {}
     return _once(store, key, lambda: _cell(model, images, spec, method, bits, seed, site_bits, conditions))
+
+
+def take_over(
+    spec: CompareSpec, values: Mapping[str, Any], *, root: str | os.PathLike[str] | None = None
+) -> Generator[Progress, None, int]:
+    """Keeps the cells of a stored table as if they had been measured here, so that `compare` adds what it lacks; how many.
+
+    A cell is taken where model, data, images, scope and options are the spec's and the set has the same name and source.
+    That the weights are the same is found out by the float model's score, which is measured and has to be the stored one.
+
+    Raises:
+        ValueError: a table of something else, or of other weights.
+    """
+    asked, stored = (json.loads(json.dumps(one)) for one in (asdict(spec), values.get("spec")))
+    if not stored:
+        raise ValueError(
+            "the table says no spec, so it cannot be extended; it is no result of `ouro bench quantization`"
+        )
+    for name in ("model", "data", "limit", "scope", "options"):
+        if asked[name] != stored[name]:
+            raise ValueError(
+                f"the table's {name} is {stored[name]}, asked for is {asked[name]}; only a table of the same is extended"
+            )
+    yield Progress(0, 1 + len(values["cells"]), "float model")
+    model, store = open_model(spec.model, spec.device), Store(root)
+    metric = task_of(model).metric
+    exact = _once(store, _key(model, spec, "float"), lambda: measured(model, spec))
+    if (exact["n"], exact[metric]) != (values["n"], values.get(f"fp_{metric}")):
+        raise ValueError(
+            f"the float model has {exact[metric]} on {exact['n']} images, in the table {values.get(f'fp_{metric}')} on "
+            f"{values['n']}: its weights or images are others; measure the table anew, without --extend"
+        )
+    taken = 0
+    sources = set(map(tuple, stored["calibs"])) & set(spec.calibs)
+    for (label, calib), seed in itertools.product(sorted(sources), spec.seeds):
+        same = [cell for cell in values["cells"] if (cell["calib"], cell["seed"]) == (label, seed)]
+        if not same:
+            continue
+        made = calibration_set(calib.format(seed=seed), spec.model, model, seed, root=root, device=spec.device)
+        for cell in same:
+            key = _cell_key(model, made.images, spec, cell["method"], cell["bits"], seed, made.conditions)
+            if (run := store.open(key)).report() is None:
+                run.save_report({name: value for name, value in cell.items() if name not in _PLACE})
+            taken += 1
+        yield Progress(1 + taken, 1 + len(values["cells"]), f"{label} seed {seed}: {len(same)} cells taken over")
+    return taken
 
 
 def require_classifier(model: VisionModel, what: str) -> None:
@@ -169,6 +218,19 @@ def _key(model: VisionModel, spec: CompareSpec, method: str) -> dict[str, Any]:
     key |= {"config": dict(spec.model.config)} if spec.model.config else {}
     key |= {} if model.device.type == "cpu" else {"device": model.device.type}
     return key | {"data": own_data(spec.data, model.info), "limit": spec.limit, "method": method}
+
+
+def _cell_key(
+    model: VisionModel,
+    images: torch.Tensor,
+    spec: CompareSpec,
+    method: str,
+    bits: str,
+    seed: int,
+    conditions: Sequence[torch.Tensor],
+) -> dict[str, Any]:
+    key = _key(model, spec, method) | {"bits": bits, "seed": seed, "set": images_digest(images, *conditions)}
+    return key | ({"options": dict(chosen)} if (chosen := dict(spec.options).get(method)) else {})
 
 
 def _cell(
