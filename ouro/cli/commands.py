@@ -353,18 +353,31 @@ def sample(
 def train(
     source: Source,
     out: Annotated[Path | None, typer.Option(help="Folder for the weights and the model card.")] = None,
-    data: Annotated[str, typer.Option(help="In place of the recipe's own set: cifar10:PATH is all of CIFAR-10.")] = "",
+    data: Annotated[
+        str,
+        typer.Option(
+            help="In place of the recipe's own set: cifar10:PATH, folder:PATH, masks:PATH, coco:FILE.json. The head is made for its classes."
+        ),
+    ] = "",
+    held_out: Annotated[str, typer.Option(help="The set to measure on; by default the test split of --data.")] = "",
+    steps: Annotated[
+        int | None, typer.Option(help="In place of the recipe's rounds: so many steps at full size.", min=1)
+    ] = None,
     device: Device = "auto",
     json_: Json = False,
 ) -> None:
-    """Rebuild an embedded checkpoint by its recipe, from new weights or from those of --weights. JSON: its model card."""
+    """Rebuild an embedded checkpoint by its recipe, or train its model on other data, from new weights or those of --weights.
+
+    JSON: its model card.
+    """
     from ouro.jobs.recipes import RECIPES
-    from ouro.jobs.train import train_job
+    from ouro.jobs.train import for_data, train_job
 
     if source.name not in RECIPES:
         raise ValueError(f"no recipe for {source.name!r}; known: {', '.join(RECIPES)}")
     recipe = RECIPES[source.name]
-    spec = replace(recipe, data=data or recipe.data, device=device, start=source if source.weights else None)
+    spec = replace(recipe, data=data or recipe.data, held_out=held_out, device=device)
+    spec = for_data(spec if steps is None else spec.shortened(steps), source)
     end(run("train", train_job(spec, out or Path("out"))), draw.train, json_=json_)
 
 
