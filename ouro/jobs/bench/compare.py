@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -70,6 +70,10 @@ class CompareSpec:
                 raise ValueError(f"{name} is empty; a table needs at least one")
         if self.limit < 1:
             raise ValueError(f"limit is {self.limit}, expected 1 or more")
+
+    def pieces(self) -> list[CompareSpec]:
+        """One table per seed and set."""
+        return [replace(self, seeds=(seed,), calibs=(calib,)) for seed in self.seeds for calib in self.calibs]
 
 
 def compare(spec: CompareSpec, *, root: str | os.PathLike[str] | None = None) -> Generator[Progress, None, Report]:
