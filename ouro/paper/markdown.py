@@ -10,8 +10,10 @@ from typing import Any
 from ouro.registry import QUANTIZERS
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "results"
-"""Measurements that are kept with the source; they come with a checkout, not with an installed package."""
+_INSTALLED = ROOT / "ouro" / "results"
+# an installed package has them inside, a checkout beside it
+RESULTS = _INSTALLED if _INSTALLED.is_dir() else ROOT / "results"
+"""Measurements that are kept with the source, one JSON file each."""
 Rows = list[Sequence[object]]
 
 
