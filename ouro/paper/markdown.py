@@ -1,4 +1,4 @@
-"""What the tables of README.md are made of: stored results, and Markdown."""
+"""What tables of pages are made of: stored results, and Markdown."""
 
 from __future__ import annotations
 
