@@ -35,8 +35,9 @@ def taken() -> bytes:
             # what is drawn fades in
             visit.page.wait_for_timeout(3000)
             shot = visit.page.screenshot()
-        browser.close()
-    assert not visit.wrong, visit.wrong
+            # before the app goes away, which the page would complain of
+            browser.close()
+            assert not visit.wrong, visit.wrong
     picture = BytesIO()
     Image.open(BytesIO(shot)).convert("RGB").quantize(192, dither=Image.Dither.NONE).save(picture, "PNG", optimize=True)
     return picture.getvalue()
