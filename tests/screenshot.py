@@ -32,8 +32,10 @@ def taken() -> bytes:
             visit.page.set_default_timeout(300_000)
             visit.until_label("wb-attention-input", "(no. 7)")
             visit.until_label("wb-attention-h", "layer 7")
+            visit.page.locator("#wb-device").get_by_text("core").wait_for()
             # what is drawn fades in
             visit.page.wait_for_timeout(3000)
+            assert not visit.page.locator(".toast-body").count(), visit.page.locator(".toast-body").all_inner_texts()
             shot = visit.page.screenshot()
             # before the app goes away, which the page would complain of
             browser.close()

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 import typer
+import yaml
 
+from ouro import __version__
 from ouro.cli import app
 from ouro.cli.reference import PAGE, page
 from ouro.models import variant
@@ -108,6 +110,20 @@ def test_the_front_page_names_all_that_is_registered() -> None:
     assert listed <= set(MODELS) and {name for name in listed if variant(name).embedded} == {
         name for name in listed if "nano" in name or "micro" in name
     }
+
+
+def test_what_is_cited_is_the_same_everywhere() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    front = (ROOT / "README.md").read_text("utf-8")
+    assert cited["cff-version"] == "1.2.0" and cited["version"] == __version__ and cited["license"] == "Apache-2.0"
+    assert f"\n## {__version__}" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+    titles = [one["title"] for one in cited["references"]]
+    assert re.findall(r"title     = \{(.+)\}", front) == titles and len(titles) == 2
+    entries = re.findall(r"@inproceedings\{.*?^\}", front, flags=re.DOTALL | re.MULTILINE)
+    for one, entry in zip(cited["references"], entries, strict=True):
+        names = " and ".join(f"{person['family-names']}, {person['given-names']}" for person in one["authors"])
+        assert f"{{{names}}}" in entry and f"{{{one['collection-title']}}}" in entry
+        assert f"{{{one['identifiers'][0]['value']}}}" in entry and f"{{{one['year']}}}" in entry
 
 
 @pytest.mark.slow
