@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -83,3 +84,20 @@ def test_a_number_of_the_prose_is_recognized() -> None:
         "<!-- table: t -->\n| 6.5 |\n<!-- end -->\n| 7.5 |\n"
     )
     assert numbers(prose) == ["2.5", "1,234,567"] and NUMBER.findall(tables) == ["6.5"]
+
+
+SIGNS = {
+    "0.5": "chance, and half of the way of a diffusion", "0.1": "a legend", "0.001": "a legend", "127.0": "an address",
+    "0.2": "the default of a field", "4.5": "an example of an entry",
+}  # fmt: skip
+"""Numbers in sentences of the app that nobody measured."""
+
+
+def test_the_app_has_no_measurement_in_its_own_words() -> None:
+    for path in sorted((ROOT / "workbench").glob("*.py")):
+        tree = ast.parse(path.read_text("utf-8"))
+        said = {node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+        # a string that is a statement is a docstring
+        said -= {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        found = {number for node in said if " " in node.value for number in numbers(node.value)}
+        assert found <= set(SIGNS), f"{path.name}: {found - set(SIGNS)}"
