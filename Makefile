@@ -3,7 +3,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help workbench lab notebooks test test-full prime coverage check compat bench clean
+.PHONY: help workbench lab notebooks test test-full prime coverage check compat bench wheel clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -32,6 +32,7 @@ help:
 	@echo "make check       formatting, lint, types, layers"
 	@echo "make compat      the oldest versions we promise: kernels compiled, core of the suite (downloads them; 10 minutes)"
 	@echo "make bench       check the scan backends against the reference, then time them"
+	@echo "make wheel       build it, install it into an environment of its own, try it from another folder (minutes)"
 	@echo "make clean       remove $(VENV), builds and caches"
 
 workbench: $(STAMP)
@@ -81,8 +82,16 @@ compat: $(STAMP)
 bench: $(STAMP)
 	@$(VENV)/bin/ouro bench scan
 
+# build/ would bring back modules that are gone
+wheel: $(STAMP)
+	@rm -rf build .wheel
+	@$(PY) -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@$(PY) -m venv .wheel
+	@.wheel/bin/python -m pip install --quiet -c constraints.txt dist/*.whl
+	@$(PY) tests/installed.py .wheel/bin
+
 clean:
-	rm -rf $(VENV) .compat build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .compat .wheel build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find ouro kernels workbench tests notebooks -name __pycache__ -prune -exec rm -rf {} +
 
 # no stamp: a set-up never began or was interrupted, so start from nothing; an old stamp: bring up to date in place

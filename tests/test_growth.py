@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -17,85 +14,25 @@ from ouro.jobs.bench.compare import CompareSpec, as_csv, compare
 from ouro.models import create_model
 from ouro.paper import markdown, render
 from ouro.progress import finish
-from ouro.registry import GENERATORS, QUANTIZERS
+from tests.growing import examples, grown
 from workbench import engine, generators
 
 runner = CliRunner()
 
-QUANTIZER = '''"""Powers of two: every step is one, so that scaling is a shift."""
-
-from dataclasses import dataclass
-from typing import Annotated
-
-from ouro.quant.method import Method
-from ouro.settings import Least
-
-
-@dataclass(frozen=True, slots=True)
-class PowerOfTwo(Method):
-    """above: whether steps are rounded up. shifts: of the exponent."""
-
-    title = "power-of-two steps"
-
-    above: bool = True
-    shifts: Annotated[int, Least(0)] = 0
-
-    def fit(self, seen):
-        state = Method.fit(self, seen)
-        if "scale" in state:
-            exponent = state["scale"].log2()
-            state["scale"] = 2 ** ((exponent.ceil() if self.above else exponent.round()) + self.shifts)
-        return state
-'''
-GENERATOR = '''"""Flat images: what smoothness alone makes of noise."""
-
-from typing import Annotated
-
-from ouro.gen.objective import Objective
-from ouro.settings import Least
-
-
-class Flat(Objective):
-    """Loss terms: class and smoothness, with more of the latter.
-
-    Args:
-        flatness: factor on the smoothness.
-    """
-
-    title = "Flat images"
-
-    def __init__(self, model, *, flatness: Annotated[float, Least(0)] = 2.0, **common):
-        super().__init__(model, **common)
-        self.smooth_weight *= flatness
-'''
-
-
-def one_file(tmp_path: Path, monkeypatch, name: str, text: str) -> None:
-    path = tmp_path / f"{name}.py"
-    path.write_text(text)
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, name, module)
-    spec.loader.exec_module(module)
-
 
 @pytest.fixture
-def power_of_two(tmp_path, monkeypatch):
-    monkeypatch.setattr(QUANTIZERS, "_targets", dict(QUANTIZERS._targets))
-    one_file(tmp_path, monkeypatch, "power_of_two", QUANTIZER)
-    QUANTIZERS.add("power2", "power_of_two:PowerOfTwo")
-    engine.method_titles.cache_clear()
-    yield
+def power_of_two(tmp_path):
+    with grown(examples()["A quantizer"], tmp_path):
+        engine.method_titles.cache_clear()
+        yield
     engine.method_titles.cache_clear()
 
 
 @pytest.fixture
-def flat(tmp_path, monkeypatch):
-    monkeypatch.setattr(GENERATORS, "_targets", dict(GENERATORS._targets))
-    one_file(tmp_path, monkeypatch, "flat_images", GENERATOR)
-    GENERATORS.add("flat", "flat_images:Flat")
-    engine.generator_titles.cache_clear()
-    yield
+def flat(tmp_path):
+    with grown(examples()["A generator"], tmp_path):
+        engine.generator_titles.cache_clear()
+        yield
     engine.generator_titles.cache_clear()
 
 

@@ -40,8 +40,7 @@ def texts(notebook):
 
 def test_what_the_ledger_names_is_there_and_every_notebook_is_listed():
     assert {entry.notebook for entry in ARTEFACTS if entry.notebook} <= set(IDS)
-    section = (ROOT / "README.md").read_text("utf-8").partition("\n## The notebooks\n")[2].partition("\n## ")[0]
-    listed = set(re.findall(r"^\| `(\w+)` \|", section, re.M))
+    listed = set(re.findall(r"^\| \[(\w+)\]\(\1\.ipynb\) \|", (FOLDER / "README.md").read_text("utf-8"), re.M))
     assert listed == set(IDS)
     (quickstart,) = (path for path in NOTEBOOKS if path.stem.startswith("00_"))
     links = re.findall(r"\[(\w+)\]\((\w+)\.ipynb\)", nbformat.read(quickstart, as_version=4).cells[-1].source)

@@ -234,10 +234,18 @@ LAUNCH = {
 
 demo = build()
 
-if __name__ == "__main__":
+
+def main() -> None:
+    """Serves the page: `ouro-workbench`, or this file as a script; GRADIO_SERVER_PORT names another port than 7860."""
     port = int(os.environ.get("GRADIO_SERVER_PORT", "7860"))
-    threading.Thread(target=engine.warm_up, name="warm-up", daemon=True).start()
     try:
-        demo.launch(server_port=port, **LAUNCH)
+        demo.launch(server_port=port, prevent_thread_lock=True, **LAUNCH)
     except OSError as error:
         sys.exit(f"cannot listen on port {port} ({str(error).splitlines()[0]}); set GRADIO_SERVER_PORT to another one")
+    # not before: gradio asks its own page whether it is there, and gives up where imports keep it from answering
+    threading.Thread(target=engine.warm_up, name="warm-up", daemon=True).start()
+    demo.block_thread()
+
+
+if __name__ == "__main__":
+    main()

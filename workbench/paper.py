@@ -52,7 +52,7 @@ def listed(rows: Sequence[Row], word: str = ALL) -> str:
     """The ledger as markup: a row per figure or table, its points behind it; only those of one verdict, if one is given."""
     shown = [row for row in rows if word in (ALL, row["verdict"])]
     if not rows:
-        return '<p class="wb-note">No stored runs: they come with a checkout, not with an installed package.</p>'
+        return '<p class="wb-note">No stored runs: the folder results/ is not there; a checkout and an installed package have it.</p>'
     if not shown:
         return f'<p class="wb-note">No figure and no table has the verdict “{html.escape(word)}”.</p>'
     return "".join(map(_entry, shown))

@@ -16,12 +16,10 @@ from typing import Any
 import numpy as np
 
 from ouro.metrics import metric_of
+from ouro.paper.markdown import RESULTS
 from workbench import engine, workspace
 
 log = logging.getLogger(__name__)
-
-RESULTS = Path(__file__).resolve().parent.parent / "results"
-"""Measured numbers, one JSON per run."""
 
 # ---- synthetic sets --------------------------------------------------------------------------------------------
 

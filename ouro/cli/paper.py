@@ -106,13 +106,15 @@ def _options(words: list[str]) -> set[str]:
 
 @guarded
 def render(json_: Json = False) -> None:
-    """Writes the tables of README.md and the ledger, results/README.md, from the stored results of a checkout.
+    """Writes what pages of a checkout have from programs: tables of stored results, the ledger, and every command's options.
 
     JSON: {written: [path]}.
     """
+    from ouro.cli.reference import write as write_commands
     from ouro.paper.render import write
 
-    end({"written": [str(path) for path in write()]}, lambda values: values["written"], json_=json_)
+    written = [*write(), write_commands()]
+    end({"written": [str(path) for path in written]}, lambda values: values["written"], json_=json_)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"list": list_, "run": run, "render": render}

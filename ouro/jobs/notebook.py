@@ -9,7 +9,6 @@ import json
 import warnings
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,6 +16,7 @@ import tqdm
 from IPython.display import Image, Markdown, clear_output, display
 from matplotlib.figure import Figure
 
+from ouro.paper.markdown import RESULTS
 from ouro.progress import drive
 from ouro.types import Progress, Report
 
@@ -25,8 +25,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore", tqdm.TqdmWarning)
     import tqdm.auto
 
-RESULTS = Path(__file__).resolve().parents[2] / "results"
-"""Measurements that were taken once and are kept with the source, one file per run and device."""
 DPI = 110
 
 Row = Mapping[str, Any]
@@ -57,8 +55,8 @@ def stored(name: str) -> dict[str, Any]:
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in RESULTS.glob("*.json")))
         raise FileNotFoundError(
-            f"no stored measurement {name!r} in results/ beside the package; "
-            + (f"known: {known}" if known else "that folder comes with a checkout, not with an installed package")
+            f"no stored measurement {name!r} in results/; "
+            + (f"known: {known}" if known else "that folder is empty or missing, take it from a checkout")
         )
     return json.loads(path.read_text("utf-8"))
 

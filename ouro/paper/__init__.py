@@ -1,1 +1,1 @@
-"""The papers' results as this project has them: stored measurements in, tables of the README out."""
+"""The papers' results as this project has them: stored measurements in, tables of its pages out."""

@@ -94,9 +94,9 @@ def table() -> str:
 def page() -> str:
     """The whole ledger as a page of Markdown: what is measured, by which command, and what decides every point."""
     parts = [
-        "# What of the papers holds here\n",
+        "# What of the papers holds here, point by point\n",
         "Made by `ouro paper render` from the files beside this one; `ouro paper list` prints it, `ouro paper run NAME` measures",
-        "one entry again. What failed on the way is in [LOG.md](LOG.md).\n",
+        "one entry again. What the tables mean is in [README.md](README.md), what failed on the way in [LOG.md](LOG.md).\n",
     ]
     for one in ledger():
         parts += [

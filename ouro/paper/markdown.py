@@ -1,4 +1,4 @@
-"""What the tables of README.md are made of: stored results, and Markdown."""
+"""What tables of pages are made of: stored results, and Markdown."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from typing import Any
 from ouro.registry import QUANTIZERS
 
 ROOT = Path(__file__).resolve().parents[2]
-RESULTS = ROOT / "results"
-"""Measurements that are kept with the source; they come with a checkout, not with an installed package."""
+_INSTALLED = ROOT / "ouro" / "results"
+# an installed package has them inside, a checkout beside it
+RESULTS = _INSTALLED if _INSTALLED.is_dir() else ROOT / "results"
+"""Measurements that are kept with the source, one JSON file each."""
 Rows = list[Sequence[object]]
 
 

@@ -1,4 +1,4 @@
-"""Tables of README.md on accuracy with intervals over seeds and images: sets, ranges, equal bits, parts of the quantizer."""
+"""Tables on accuracy with intervals over seeds and images: sets, ranges, equal bits, parts of the quantizer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fills the tables of README.md from the stored results: `ouro paper render`; nothing is typed by hand.
+"""Fills the tables of pages from the stored results: `ouro paper render`; nothing is typed by hand.
 
 A table stands between `<!-- table: NAME -->` and `<!-- end -->`; each names the command that made its file.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,15 @@ from typing import Any
 from ouro.figures.state import RULES
 from ouro.metrics import METRICS, metric_of
 from ouro.paper import ledger, real
+from ouro.paper.headlines import headlines
 from ouro.paper.markdown import RESULTS, ROOT, Rows, load, made, markdown, measured, share, title
 from ouro.paper.speed import alpha_cpu, fused_reference, gpu, packed, scan_cpu
 from ouro.registry import QUANTIZERS
 from ouro.store import write_bytes
 
+PAGES = (ROOT / "README.md", ROOT / "results" / "README.md")
+"""What has tables: the front page the headlines, the other all of them."""
+LEDGER = ROOT / "results" / "PAPER.md"
 SOURCES = {"h": "h", "h_p": "h_p", "delta": "Δ"}
 
 
@@ -288,7 +292,18 @@ def quality() -> str | None:
     return made(studies[0] | {"commit": commits}, "ouro quality MODEL") + markdown(head, rows, 2)
 
 
+def parity() -> str | None:
+    """Every family against its official code."""
+    values = load("parity.json")
+    if values is None:
+        return None
+    rows: Rows = [(f"`{row['model']}`", f"{row['largest']:.1e}", f"{row['size']:.1f}") for row in values["rows"]]
+    return made(values, "python -m tests.parity") + markdown(("model", "largest difference", "largest output"), rows)
+
+
 TABLES: dict[str, Callable[[], str | None]] = {
+    "headlines": headlines,
+    "parity": parity,
     "zoo": zoo,
     "attention": attention,
     "quantization": quantization,
@@ -318,27 +333,26 @@ def _filled(body: str, match: re.Match[str]) -> str:
     return f"{match[1]}\n{body}\n<!-- end -->"
 
 
-def render(text: str) -> str:
-    """README text with every table made anew; one without a stored result says so."""
-    for name, make in TABLES.items():
-        body = make() or "Not measured yet."
+def render(text: str, tables: Mapping[str, Callable[[], str | None]] = TABLES) -> str:
+    """A page's text with every table of its own made anew; one without a stored result says so."""
+    for name, make in tables.items():
         # a marker without an end is a table that is not there yet, and must not run into the next one
         pattern = re.compile(rf"(<!-- table: {name} -->)(?:(?:(?!<!-- table: ).)*?<!-- end -->)?", re.DOTALL)
-        # not as a template: a body may hold backslashes
-        text = pattern.sub(partial(_filled, body), text)
+        if pattern.search(text):
+            # not as a template: a body may hold backslashes
+            text = pattern.sub(partial(_filled, make() or "Not measured yet."), text)
     return text
 
 
 def write() -> list[Path]:
-    """Makes the tables of README.md and the ledger in results/README.md anew; the files that were written.
+    """Makes the tables of the pages and the ledger, point by point, anew; the files that were written.
 
     Raises:
         ValueError: this is no checkout.
     """
-    readme = ROOT / "README.md"
-    if not readme.is_file():
-        raise ValueError(f"there is no {readme}: the tables are made in a checkout")
-    texts = {readme: render(readme.read_text("utf-8")), RESULTS / "README.md": ledger.page()}
+    if missing := [path for path in PAGES if not path.is_file()]:
+        raise ValueError(f"there is no {missing[0]}: the tables are made in a checkout")
+    texts = {path: render(path.read_text("utf-8")) for path in PAGES} | {LEDGER: ledger.page()}
     return [write_bytes(path, text.encode()) for path, text in texts.items()]
 
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
-import textwrap
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-import ouro
 from ouro.data import IGNORED, batches, comes_along, kind, load, normalize, providing
 from ouro.data.boxes import present
 from ouro.registry import DATASETS
-
-README = Path(__file__).parents[3] / "README.md"
+from tests.growing import examples, grown
 
 
 @pytest.fixture(params=list(DATASETS))
@@ -97,26 +93,13 @@ def test_a_set_can_do_what_it_says_and_nothing_else(opened):
         opened(split="val", size=32)
 
 
-def test_a_set_is_one_file_and_one_line(tmp_path, monkeypatch):
-    # the example that the README gives
-    example = re.search(
-        r"^- \*\*A data set\*\*.*?```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL | re.MULTILINE
-    )
-    (tmp_path / "flags.py").write_text(textwrap.dedent(example[1]))
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(DATASETS, "_targets", dict(DATASETS._targets))
-    DATASETS.add("flags", "flags:Flags")
-    assert kind("flags").provides == {"masks"} and not kind("flags").files and comes_along("flags")
-    assert load("flags", split="calib", size=8).masks(2, 3).shape == (3, 8, 8)
-    with pytest.raises(ValueError, match="^unknown split 'val'; known: train, calib, test$"):
-        load("flags", split="val")
-    model = ouro.create_model("vim_nano", width=16, depth=1, image=8, num_classes=3, class_names=())
-    # answers the same whatever it sees
-    with torch.no_grad():
-        model.head.weight.zero_()
-        model.head.bias.copy_(torch.arange(3.0))
-    report = ouro.evaluate(model, data="flags")
-    assert report["data"] == "flags" and report["n"] == 300 and report["top1"] == pytest.approx(1 / 3)
+def test_a_set_is_one_file_and_one_line(tmp_path):
+    with grown(examples()["A data set"], tmp_path):
+        assert kind("flags").provides == {"masks"} and not kind("flags").files and comes_along("flags")
+        assert load("flags", split="calib", size=8).masks(2, 3).shape == (3, 8, 8)
+        with pytest.raises(ValueError, match="^unknown split 'val'; known: train, calib, test$"):
+            load("flags", split="val")
+    assert "flags" not in DATASETS
 
 
 def test_what_sets_provide_can_be_asked_before_they_are_opened():

@@ -49,10 +49,10 @@ def test_stored_reads_what_is_there(tmp_path, monkeypatch, name) -> None:
 
 def test_stored_names_what_is_there(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(notebook, "RESULTS", tmp_path)
-    with pytest.raises(FileNotFoundError, match="comes with a checkout"):
+    with pytest.raises(FileNotFoundError, match="take it from a checkout"):
         notebook.stored("other")
     (tmp_path / "some.json").write_text("{}")
-    with pytest.raises(FileNotFoundError, match=r"'other' in results/ .* known: some"):
+    with pytest.raises(FileNotFoundError, match=r"'other' in results/; known: some"):
         notebook.stored("other")
 
 

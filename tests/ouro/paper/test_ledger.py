@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from ouro.cli import app
 from ouro.paper import ledger, verdict
+from ouro.paper.headlines import HEADLINES, headlines
 from ouro.paper.ledger import ARTEFACTS, OURS, artefact, filled
 from ouro.paper.markdown import RESULTS, ROOT
 from ouro.paper.verdict import (
@@ -111,8 +112,18 @@ def test_points_on_real_images_decide():
 
 
 def test_the_pages_have_the_ledger():
-    assert ledger.table() in (ROOT / "README.md").read_text("utf-8")
-    assert (RESULTS / "README.md").read_text("utf-8") == ledger.page(), "run ouro paper render"
+    assert ledger.table() in (RESULTS / "README.md").read_text("utf-8")
+    assert (RESULTS / "PAPER.md").read_text("utf-8") == ledger.page(), "run ouro paper render"
+
+
+def test_headlines_are_points_of_the_ledger():
+    made = headlines()
+    rows = {row["name"]: row for row in ledger.ledger()}
+    for name, question, claims in HEADLINES:
+        assert question in made
+        for claim in claims:
+            (point,) = (point for point in rows[name]["points"] if point["claim"] == claim)
+            assert f"| {claim} | {point['why']} | **{point['word']}** |" in made
 
 
 def test_the_command_lists_it():
