@@ -175,7 +175,13 @@ def pickle_code(trial: Trial) -> Verdict:
     bomb = bombs(str(marker))
     payload = trial.rng.choice(bomb)
     state = dict(trial.material.states[made.MODEL])
-    places: list[Any] = [payload, {"model": state, "x": payload}, {**state, "x": payload}, [payload], {"model": payload}]
+    places: list[Any] = [
+        payload,
+        {"model": state, "x": payload},
+        {**state, "x": payload},
+        [payload],
+        {"model": payload},
+    ]
     content = trial.rng.choice(places)
     draw, file = trial.rng.random(), io.BytesIO()
     if draw < 0.5:
@@ -300,7 +306,9 @@ def _is_one_of(folder: Path, kinds: tuple[str, ...]) -> bool:
 def stored_chunks(trial: Trial) -> Verdict:
     home = damaged_home(trial, "generation")
     num = trial.rng.choice((4, 4, 4, 2))
-    return tried(lambda: _whole_set(finish(synthesize(made.synthesis(trial.material, num), root=home)).arrays["images"]))
+    return tried(
+        lambda: _whole_set(finish(synthesize(made.synthesis(trial.material, num), root=home)).arrays["images"])
+    )
 
 
 def _whole_set(images: Tensor) -> None:

@@ -92,7 +92,9 @@ def _jobs(material: Material) -> None:
     files["set.safetensors"] = Path(made.values["path"]).read_bytes()
     for packed in (False, True):
         for method, bits in (("minmax", "w4a4"), ("ouro", "w4a4o8")):
-            options: tuple[tuple[str, Any], ...] = (("steps_per_block", 1), ("candidates", 10)) if method == "ouro" else ()
+            options: tuple[tuple[str, Any], ...] = (
+                (("steps_per_block", 1), ("candidates", 10)) if method == "ouro" else ()
+            )
             spec = QuantizeSpec(source, method, bits, "noise:4", packed=packed, options=options)
             path = finish(quantize(spec, root=home)).values["path"]
             files[f"{'packed' if packed else 'quantized'}_{method}.safetensors"] = Path(path).read_bytes()

@@ -230,7 +230,7 @@ def damaged_tensors(rng: random.Random, tensors: Mapping[str, Tensor]) -> dict[s
             out[key] = value
         elif draw < 0.7:
             draws = (
-                value[None], value.flatten(), value[..., :0], value.mT if value.dim() > 1 else value[:1],
+                value[None], value.flatten(), value.flatten()[:0], value.mT if value.dim() > 1 else value[:1],
                 value[: max(1, len(value) // 2)] if value.dim() else value[None], torch.zeros(()), torch.zeros(3, 3, 3),
                 torch.cat([value, value]) if value.dim() else value,
             )  # fmt: skip
@@ -238,6 +238,8 @@ def damaged_tensors(rng: random.Random, tensors: Mapping[str, Tensor]) -> dict[s
         elif draw < 0.85:
             out.pop(key, None)
         else:
-            name = rng.choice(("extra", key + "x", f"module.{key}", "__metadata", "a" * 300, key.partition(".")[2] or "z"))
+            name = rng.choice(
+                ("extra", key + "x", f"module.{key}", "__metadata", "a" * 300, key.partition(".")[2] or "z")
+            )
             out[name] = out.pop(key, value) if rng.random() < 0.5 else value.clone()
     return out

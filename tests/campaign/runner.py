@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
@@ -16,12 +17,15 @@ from typing import Any
 
 from ouro.jobs.provenance import commit, device_name
 from ouro.store import write_bytes, write_json
-from tests.campaign.material import Material, prepared
+from tests.campaign import options
+from tests.campaign.material import prepared
 from tests.campaign.registry import KINDS, Kind
 from tests.campaign.worker import Outcome, Worker
 
 _LARGEST = 2**20
 """Bytes of an input that is kept."""
+_MOST = 200
+"""Files of an input that are kept."""
 _SHARED = Path("/dev/shm")
 
 
@@ -88,9 +92,7 @@ class Tally:
         lines = [f"{'kind':24}{'tried':>9}{'refused':>9}{'accepted':>9}{'offences':>9}{'ms each':>9}"]
         for name, count in sorted(self.counts.items()):
             each = 1000 * count.seconds / count.tried
-            lines.append(
-                f"{name:24}{count.tried:9}{count.refused:9}{count.accepted:9}{count.offences:9}{each:9.1f}"
-            )
+            lines.append(f"{name:24}{count.tried:9}{count.refused:9}{count.accepted:9}{count.offences:9}{each:9.1f}")
         lines.append(
             f"{self.total('mutation')} mutations, {self.total('kill')} kills, {self.total('machine')} trials of the machine, "
             f"{sum(self.offences.values())} offences of {len(self.offences)} sorts"
@@ -146,6 +148,9 @@ def campaign(
         place = _SHARED if os.access(_SHARED, os.W_OK) else None
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ouro-campaign-", dir=place)))
         material = prepared(folder / "material")
+        os.environ["OURO_HOME"] = str(folder / "home")
+        if any(kind.name == "options" for kind in kinds):
+            options.warm_up(material, folder / "commands")
         say(f"material after {time.monotonic() - began:.1f} s")
         workers = {group: Worker(group, folder, material, seed) for group in {kind.group for kind in kinds}}
         for worker in workers.values():
@@ -157,7 +162,9 @@ def campaign(
                 break
             if now > told + 30:
                 told = now
-                say(f"{now:.0f} s: {done} trials, {sum(tally.offences.values())} offences of {len(tally.offences)} sorts")
+                say(
+                    f"{now:.0f} s: {done} trials, {sum(tally.offences.values())} offences of {len(tally.offences)} sorts"
+                )
             worker = workers[kind.group]
             outcome = worker.run(kind, number)
             if tally.add(kind, number, outcome):
@@ -174,12 +181,17 @@ def kept(folder: Path, keep: Path, detail: str) -> None:
     """Copies a trial's input where it can be looked at."""
     target = keep / folder.name
     write_bytes(target / "what.txt", (detail + "\n").encode("utf-8", "replace"))
-    for path in sorted(folder.rglob("*")):
+    for path in itertools.islice(folder.rglob("*"), _MOST):
         if path.is_file() and not path.is_symlink() and path.stat().st_size <= _LARGEST:
             write_bytes(target / path.relative_to(folder), path.read_bytes())
 
 
 def written(out: Path, tally: Tally, seed: int, minutes: float) -> Path:
     """Stores what a campaign came to."""
-    made = {"commit": commit(), "seed": seed, "minutes": round(minutes, 2), "machine": f"{device_name()}, {os.cpu_count()} CPUs"}
+    made = {
+        "commit": commit(),
+        "seed": seed,
+        "minutes": round(minutes, 2),
+        "machine": f"{device_name()}, {os.cpu_count()} CPUs",
+    }
     return write_json(out, {**made, **tally.values()})

@@ -68,12 +68,15 @@ class Worker:
                 return self._pipe.recv()
             stacks = self._stack()
             self._kill()
-            return Outcome(Verdict(), time.monotonic() - started, f"hang over {kind.limit:g} s {_place(stacks)}", stacks)
+            return Outcome(
+                Verdict(), time.monotonic() - started, f"hang over {kind.limit:g} s {_place(stacks)}", stacks
+            )
         except EOFError:
             self._process.join(10)
             code = self._process.exitcode
             self._kill()
-            return Outcome(Verdict(), time.monotonic() - started, f"process died, exit code {code}", self._read())
+            stacks, seconds = self._read(), time.monotonic() - started
+            return Outcome(Verdict(), seconds, f"process died, exit code {code} {_place(stacks)}".strip(), stacks)
 
     def _start(self) -> None:
         self._pipe, other = get_context("fork").Pipe()
@@ -90,7 +93,7 @@ class Worker:
         return self._read()
 
     def _read(self) -> str:
-        return self._stacks.read_text(errors="replace")[-4000:] if self._stacks.exists() else ""
+        return self._stacks.read_text(errors="replace")[:6000] if self._stacks.exists() else ""
 
     def _kill(self) -> None:
         assert self._process is not None and self._process.pid is not None

@@ -1,0 +1,182 @@
+"""The app: files that it may not serve, endpoints with values that nobody would send, and stored runs that were damaged."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from tests.campaign import material as made
+from tests.campaign.containers import damaged_home
+from tests.campaign.material import MODEL
+from tests.campaign.mutate import damaged_json, drawn_value
+from tests.campaign.registry import Offence, Trial, Verdict, kind, readable
+
+_SECRET = secrets.token_hex(16)
+
+
+# ---- stored runs and what a person brought ---------------------------------------------------------------------
+
+
+@kind("runs on the page", 3, group="app")
+def runs_on_the_page(trial: Trial) -> Verdict:
+    """What the page lists of damaged runs: it passes over what cannot be read, and never fails as a whole."""
+    from workbench import runbook, stored
+
+    home = damaged_home(trial, "generation", "quantize", "sensitivity", "paired compare")
+    os.environ["OURO_HOME"] = str(home)
+    everything = len(list((home / "runs").iterdir()))
+    found = runbook.entries()
+    if len(found) < everything - 1:
+        raise Offence("a damaged run hides others")
+    for entry in found:
+        runbook.cells(entry)
+        runbook.shown(entry.spec)
+        runbook.losses(entry, found)
+        runbook.command(entry)
+    for sort in runbook.SORTS:
+        runbook.chosen(found, "noise", sort=sort)
+    runbook.differences(found)
+    runbook.disk_words(found) if hasattr(runbook, "disk_words") else None
+    sets = stored.sets()
+    stored.unfinished()
+    stored.quantized(MODEL)
+    for entry in sets:
+        try:
+            stored.pictures(entry)
+        except (ValueError, OSError) as error:
+            return Verdict(readable(error))
+    return Verdict()
+
+
+@kind("workspace", 3, group="app")
+def workspace_file(trial: Trial) -> Verdict:
+    from workbench import workspace
+
+    path = str(trial.material.weights)
+    content = {
+        "models": [{"alias": f"tiny.safetensors ({MODEL})", "name": MODEL, "path": path, "class_names": ["a", "b"], "read": {"x": 1},
+                    "row": {"name": "x"}, "digest": "0" * 16, "size": 3, "changed": 4, "kept": True}],
+        "pictures": [{"name": "mine", "path": str(trial.folder), "count": 3, "classes": ["a"], "kept": False}],
+    }  # fmt: skip
+    trial.write("home/workspace/workspace.json", damaged_json(trial.rng, content))
+    for entry in (*workspace.models(), *workspace.pictures()):
+        _ = entry.fault
+    workspace.model(f"tiny.safetensors ({MODEL})")
+    workspace.alias_of(MODEL, "0" * 16)
+    workspace.add_pictures(workspace.Pictures("new", str(trial.folder / "p"), 1))
+    if not any(entry.name.startswith("new") for entry in workspace.pictures()):
+        raise Offence("a damaged workspace takes nothing any more")
+    return Verdict()
+
+
+# ---- endpoints -------------------------------------------------------------------------------------------------
+
+
+@kind("endpoints", 1.5, group="app", limit=20)
+def endpoints(trial: Trial) -> Verdict:
+    """What programs call, with anything as its arguments."""
+    import gradio as gr
+
+    from workbench import api
+    from workbench.errors import guarded
+
+    rng = trial.rng
+    calls: list[tuple[Callable[..., Any], dict[str, Any]]] = [
+        (api.attention_maps, {"model": MODEL, "sample": 0, "layer": 0, "window": 3}),
+        (api.outlier_channels, {"model": MODEL, "sample": 0, "layer": 0, "tensor": "in_proj", "kappa": 3.0, "refresh": 10}),
+        (api.answer, {"model": MODEL, "sample": 0, "seed": 0, "steps": 1}),
+        (api.generate, {"model": MODEL, "method": "noise", "num": 1, "steps": 1, "seed": 0}),
+        (api.quantized, {"model": MODEL, "method": "minmax", "bits": "w4a4", "images": "noise:1", "scope": "lin", "limit": 1, "seed": 0}),
+    ]  # fmt: skip
+    function, arguments = rng.choice(calls)
+    for _ in range(rng.choice((1, 1, 2))):
+        name = rng.choice(list(arguments))
+        value = drawn_value(rng)
+        # honest work for hours is none of a trial's business
+        if name in ("num", "steps", "limit") and isinstance(value, int | float) and value > 2:
+            value = -value
+        arguments[name] = value
+    trial.write("call.txt", f"{function.__name__} {arguments!r}".encode("utf-8", "replace"))
+    try:
+        guarded(function)(**arguments)
+    except gr.Error as error:
+        if error.__cause__ is not None and not isinstance(error.__cause__, (ValueError, OSError)):
+            raise error.__cause__ from None
+        line = str(error.message)
+        if "\n" in line:
+            raise Offence(f"a toast of several lines\n{line}") from None
+        return Verdict(line)
+    return Verdict()
+
+
+# ---- files -----------------------------------------------------------------------------------------------------
+
+
+@cache
+def _client() -> Any:
+    """A program that talks to the app in this process."""
+    import gradio as gr
+    from starlette.testclient import TestClient
+
+    from workbench.app import LAUNCH, demo
+
+    options = LAUNCH["app_kwargs"]
+    app = gr.routes.App.create_app(demo, app_kwargs=dict(options))
+    return TestClient(app, base_url="http://127.0.0.1:7860", raise_server_exceptions=False)
+
+
+@kind("files of the app", 3, group="app", limit=60)
+def files_of_the_app(trial: Trial) -> Verdict:
+    """Requests for files: nothing that lies outside of what the page made may come back."""
+    rng = trial.rng
+    secret = trial.write("home/runs/0123456789abcdef/secret.txt", _SECRET.encode())
+    target = rng.choice((str(secret), "/etc/passwd", "/proc/self/environ", str(Path.home() / ".bashrc"), str(trial.material.weights),
+                         str(Path(made.__file__)), "workbench/app.py", ".git/config", "README.md"))  # fmt: skip
+    way = rng.choice((target, target.lstrip("/"), "../" * rng.randrange(12) + target.lstrip("/"), f"/tmp/gradio/../..{target}",
+                      f"//{target}", target.replace("/", "\\"), f"{target}\x00.png", f"file://{target}", f"./{target}", f"~{target}"))  # fmt: skip
+    way = rng.choice(
+        (
+            way,
+            quote(way),
+            quote(way, safe=""),
+            quote(quote(way, safe=""), safe=""),
+            way.replace("..", "%2e%2e"),
+            way.replace("..", "....//"),
+        )
+    )
+    path = rng.choice(("/gradio_api/file=", "/file=", "/gradio_api/file/", "/gradio_api/proxy=", "/static/", "/assets/", "/gradio_api/stream/",
+                       "/custom_component/", "/", "/gradio_api/upload_progress?upload_id=", "/theme.css/"))  # fmt: skip
+    before = {entry.name for entry in Path("/tmp").iterdir()}
+    try:
+        if rng.random() < 0.25:
+            name = rng.choice((way, "../../../x.png", "/etc/x", "a\x00b", "x" * 400, "."))
+            answer = _client().post("/gradio_api/upload", files={"files": (name.replace("\x00", "%00"), b"x")})
+            if answer.status_code == 200:
+                for made_at in answer.json():
+                    if not os.path.realpath(made_at).startswith(
+                        (os.path.realpath("/tmp/gradio"), os.environ.get("GRADIO_TEMP_DIR", "/tmp/gradio"))
+                    ):
+                        raise Offence(f"an upload lands outside of the page's folder\n{made_at}")
+                    os.unlink(made_at)
+        else:
+            answer = _client().get(path + way.replace("\x00", "%00"))
+    except (ValueError, UnicodeError) as error:
+        # what no client would send
+        return Verdict(f"{type(error).__name__}")
+    if (
+        _SECRET in answer.text
+        or "root:x:0" in answer.text
+        or "PATH=" in answer.text
+        or "repositoryformatversion" in answer.text
+    ):
+        raise Offence(f"the app serves a file that is not its own\n{path}{way}")
+    if answer.status_code >= 500:
+        raise Offence(f"status {answer.status_code} of {path}\n{path}{way}\n{answer.text[:300]}")
+    if new := {entry.name for entry in Path("/tmp").iterdir()} - before - {"gradio"}:
+        trial.write("new.txt", repr(new).encode())
+    return Verdict(str(answer.status_code) if answer.status_code != 200 else "")
