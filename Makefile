@@ -3,7 +3,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help workbench lab notebooks test check compat bench clean
+.PHONY: help workbench lab notebooks test check compat campaign bench clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -26,10 +26,15 @@ help:
 	@echo "make test        run the whole test suite"
 	@echo "make check       formatting, lint, types, layers"
 	@echo "make compat      the oldest versions we promise: kernels compiled, core of the suite (downloads them; 10 minutes)"
+	@echo "make campaign    damage files, folders and running jobs for ten minutes (longer: make campaign MINUTES=30)"
 	@echo "make bench       check the scan backends against the reference, then time them"
 	@echo "make clean       remove $(VENV), builds and caches"
 
-workbench: $(STAMP)
+work# damage to whatever is read or running, for MINUTES from SEED; offenders are kept in out/offenders
+campaign: $(STAMP)
+	@$(PY) -m tests.campaign --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) --keep out/offenders
+
+bench: $(STAMP)
 	@echo "workbench: http://127.0.0.1:$(PORT)"
 	@GRADIO_SERVER_PORT=$(PORT) $(PY) workbench/app.py
 

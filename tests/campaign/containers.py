@@ -336,7 +336,7 @@ def huge_header(trial: Trial) -> Verdict:
     header, body = mutate.split(trial.material.files[f"{name}.safetensors"])
     key = trial.rng.choice([key for key in header if key != "__metadata__"])
     side = trial.rng.choice((10**6, 10**9, 2**31))
-    header[key]["shape"] = [side, *header[key]["shape"][1:]] or [side]
+    header[key]["shape"] = [side, *header[key]["shape"][1:]]
     if trial.rng.random() < 0.5:
         # as long as it says, in a file that takes no room on disk
         size = 4

@@ -231,8 +231,10 @@ def masks(trial: Trial) -> Verdict:
 
 @kind("spelling of a set", 8)
 def spelling(trial: Trial) -> Verdict:
-    words = ("real", "noise", "synthetic", "folder", "coco", "masks", "ade20k", "cifar10", "scenes", "digits", "scenes_seg", "scenes_det",
-             "4", "0", "-1", "", "x", ":", "1e3", "9" * 40, "\u0664", "\u00b2", "/", "/dev/zero", str(trial.folder), "~", "\x00", "a.safetensors")  # fmt: skip
+    words = ("real", "noise", "synthetic", "folder", "coco", "masks", "ade20k", "cifar10", "scenes", "digits",
+             "scenes_seg", "scenes_det",
+             "4", "0", "-1", "", "x", ":", "1e3", "9" * 40, "\u0664", "\u00b2", "/", "/dev/zero",
+             str(trial.folder), "~", "\x00", "a.safetensors")  # fmt: skip
     text = ":".join(trial.rng.choice(words) for _ in range(trial.rng.choice((1, 2, 3, 4))))
     if trial.rng.random() < 0.1:
         value = drawn_value(trial.rng)

@@ -21,7 +21,10 @@ from tests.campaign.registry import Offence, Trial, Verdict, kind
 
 PATIENCE_S = 30.0
 """Seconds that a small job may take in a process of its own, on a machine that does other things too."""
-VOLATILE = ("seconds", "calibration_seconds", "train_seconds", "peak_mb", "path", "commit", "device", "versions", "load_seconds", "processor")  # fmt: skip
+VOLATILE = (
+    "seconds", "calibration_seconds", "train_seconds", "load_seconds", "peak_mb", "path", "commit", "device", "versions",
+    "processor",
+)  # fmt: skip
 """What differs from one run of a job to the next."""
 STRIKES = ("open", "fsync", "replace", "unlink")
 """Calls around which a file is half there, if ever."""
@@ -53,15 +56,25 @@ def command(trial: Trial, job: str, variant: int) -> list[str]:
     few = ["--limit", "4", "--data", "scenes:4"]
     lines = {
         "generate": ["generate", *weights, "--num", "6", "--batch", "2", "--steps", "2", "--seed", str(variant)],
-        "quantize": ["quantize", *weights, "--method", ("minmax", "dynamic", "smooth")[variant], "--bits", "w4a4", "--calib", "noise:4"],
-        "sensitivity": ["sensitivity", *weights, "--method", "minmax", "--bits", ("w4a4", "w8a8", "w6a6")[variant], "--calib", "noise:4", "--by", "group", *few],
-        "bench quantization": ["bench", "quantization", *weights, "--method", "minmax", "--method", "dynamic", "--bits", "w4a4", "--bits", "w8a8", "--calib", f"noise=noise:{2 + variant}", "--seeds", "1", *few],
+        "quantize": ["quantize", *weights, *_rounding(("minmax", "dynamic", "percentile")[variant], "w4a4"), *_NOISE],
+        "sensitivity": [
+            "sensitivity", *weights, *_rounding("minmax", ("w4a4", "w8a8", "w6a6")[variant]), *_NOISE, "--by", "group", *few,
+        ],
+        "bench quantization": [
+            "bench", "quantization", *weights, *_rounding("minmax", "w4a4"), *_rounding("dynamic", "w8a8"),
+            "--calib", f"noise=noise:{2 + variant}", "--seeds", "1", *few,
+        ],
         "train": ["train", "vim_nano", "--out", str(trial.folder / "out")],
     }  # fmt: skip
     return [*lines[job], "--json"]
 
 
+_NOISE = ("--calib", "noise:4")
 JOBS = ("generate", "quantize", "sensitivity", "bench quantization", "train")
+
+
+def _rounding(method: str, bits: str) -> list[str]:
+    return ["--method", method, "--bits", bits]
 
 
 def shorten_training() -> None:

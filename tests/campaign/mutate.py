@@ -134,7 +134,10 @@ def damaged_bytes(rng: random.Random, data: bytes) -> bytes:
 
 # ---- safetensors -----------------------------------------------------------------------------------------------
 
-_DTYPES = ("BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F4", "I16", "U16", "F16", "BF16", "I32", "U32", "F32", "F64", "I64", "U64", "C64", "F99", "")  # fmt: skip
+_DTYPES = (
+    "BOOL", "U8", "I8", "F8_E5M2", "F8_E4M3", "F8_E8M0", "F4", "I16", "U16", "F16", "BF16", "I32", "U32", "F32", "F64", "I64",
+    "U64", "C64", "F99", "",
+)  # fmt: skip
 
 
 def split(data: bytes) -> tuple[dict[str, Any], bytes]:

@@ -36,10 +36,13 @@ _BASES: dict[str, tuple[str, ...]] = {
 _LONG = {"steps", "seeds", "num", "n", "limit", "samples", "batch"}
 """Options whose large values are honest work for hours."""
 _WORDS = (
-    "", " ", "x", "-1", "0", "1", "2", "3", "0.5", "-0.5", "1e3", "nan", "inf", "-inf", "1_0", "0x10", "\u0663", "\u00b2", "true", "None", "[]",
-    "{}", "[1,2]", "a=b", "=", "a=", "=b", "a=[1", "real=real:2", "real=", "--", "-", "/", "/dev/null", "/dev/full", "/nonexistent/x", "..", "\x00", "é",
-    "\udcff", "%s", "a,b", "1,2", "1,,2", "w4a4", "w0a0", "w99a99", "w4", "w4a4o", "w-1a4", "lin", "full", "auto", "cuda:99", "cpu:1", "meta",
-    "noise:1", "noise:0", "real", "synthetic:1", "folder:/", "folder:", MODEL, "vim_tiny_patch16_224", "zigma_nano", "vmamba_nano_det", "x" * 5000,
+    "", " ", "x", "-1", "0", "1", "2", "3", "0.5", "-0.5", "1e3", "nan", "inf", "-inf", "1_0", "0x10", "\u0663", "\u00b2", "true", "None",
+    "[]", "{}", "[1,2]", "a=b", "=", "a=", "=b", "a=[1", "real=real:2", "real=", "--", "-", "/", "/dev/null",
+    "/dev/full", "/nonexistent/x", "..", "\x00",
+    "é", "\udcff", "%s", "a,b", "1,2", "1,,2", "w4a4", "w0a0", "w99a99", "w4", "w4a4o", "w-1a4", "lin", "full", "auto", "cuda:99",
+    "cpu:1", "meta",
+    "noise:1", "noise:0", "real", "synthetic:1", "folder:/", "folder:", MODEL, "vim_tiny_patch16_224", "zigma_nano", "vmamba_nano_det",
+    "x" * 5000,
 )  # fmt: skip
 _HUGE = (
     "2147483647",

@@ -20,26 +20,12 @@ from tests.campaign.mutate import damaged_bytes
 from tests.campaign.registry import MARKER, Offence, Trial, Verdict, kind, tried
 
 _MODES = (
-    "1",
-    "L",
-    "LA",
-    "La",
-    "P",
-    "PA",
-    "RGB",
-    "RGBA",
-    "RGBa",
-    "RGBX",
-    "CMYK",
-    "YCbCr",
-    "LAB",
-    "HSV",
-    "I",
-    "F",
-    "I;16",
-    "I;16B",
-)
-_FORMATS = ("PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "ICO", "TGA", "PCX", "DDS", "SGI", "JPEG2000", "AVIF", "MSP", "SPIDER", "IM", "DIB", "MPO", "QOI", "BLP", "EPS")  # fmt: skip
+    "1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "F", "I;16", "I;16B",
+)  # fmt: skip
+_FORMATS = (
+    "PNG", "JPEG", "GIF", "WEBP", "TIFF", "BMP", "PPM", "ICO", "TGA", "PCX", "DDS", "SGI", "JPEG2000", "AVIF", "MSP", "SPIDER",
+    "IM", "DIB", "MPO", "QOI", "BLP", "EPS",
+)  # fmt: skip
 
 
 def looked_at(trial: Trial, path: Path) -> Verdict:
@@ -148,7 +134,9 @@ def bomb(trial: Trial) -> Verdict:
         data, name = b"\x89PNG\r\n\x1a\n" + b"".join(parts), "b.png"
     elif draw < 0.7:
         low = min(side, 65535)
-        data, name = b"GIF89a" + struct.pack("<HHBBB", low, low, 0x80, 0, 0) + bytes(6) + b"," + struct.pack("<HHHHB", 0, 0, low, low, 0) + b"\x02\x01\x00\x00;", "b.gif"  # fmt: skip
+        screen = struct.pack("<HHBBB", low, low, 0x80, 0, 0) + bytes(6)
+        frame = b"," + struct.pack("<HHHHB", 0, 0, low, low, 0) + b"\x02\x01\x00\x00;"
+        data, name = b"GIF89a" + screen + frame, "b.gif"
     elif draw < 0.85:
         data, name = f"P{rng.choice((5, 6, 4))}\n{side} {side}\n255\n".encode() + bytes(100), "b.ppm"
     else:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -97,10 +98,8 @@ class Worker:
 
     def _kill(self) -> None:
         assert self._process is not None and self._process.pid is not None
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._process.join(10)
         self._process, self._pipe = None, None
 
