@@ -130,7 +130,7 @@ def spliced(trial: Trial, content: bytes) -> bytes:
         b"ccollections\nOrderedDict\n", b"\x85", b"\x86", b"\x87", b"I99999999999\n", b"G\x7f\xf8\x00\x00\x00\x00\x00\x00",
     )  # fmt: skip
     for _ in range(trial.rng.choice((1, 2, 5))):
-        at = trial.rng.randrange(2, len(content))
+        at = trial.rng.randrange(len(content) + 1)
         content = content[:at] + trial.rng.choice(operations) + content[at:]
     return content
 
@@ -217,7 +217,8 @@ def bombs(marker: str) -> list[Any]:
         _Calls("builtins", "open", marker, "w"), _Calls("subprocess", "call", ["touch", marker]), _Calls("io", "open", marker, "w"),
         _Calls("pathlib", "Path.touch", Path(marker)), _Calls("shutil", "copyfile", os.devnull, marker), _Calls("os", "mknod", marker),
         _Calls("torch", "save", 1, marker), _Calls("numpy", "savetxt", marker, [1.0]), _Calls("torch.hub", "load_state_dict_from_url", marker),
-        _Calls("builtins", "getattr", os, "system"), _Calls("functools", "partial", os.system, f"touch {marker}"),
+        _Calls("builtins", "getattr", _Calls("builtins", "__import__", "os"), "system"), 
+        _Calls("functools", "partial", os.system, f"touch {marker}"),
         _Calls("torch._utils", "_rebuild_tensor_v2", _Calls("os", "system", f"touch {marker}"), 0, (1,), (1,), False, OrderedDict()),
     ]  # fmt: skip
 
