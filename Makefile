@@ -3,7 +3,7 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help workbench lab notebooks test test-full prime coverage check compat bench wheel clean
+.PHONY: help workbench lab notebooks test test-full prime coverage check compat campaign bench wheel clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
@@ -31,6 +31,7 @@ help:
 	@echo "make coverage    run it under coverage and store what it misses in results/coverage.json"
 	@echo "make check       formatting, lint, types, layers"
 	@echo "make compat      the oldest versions we promise: kernels compiled, core of the suite (downloads them; 10 minutes)"
+	@echo "make campaign    damage files, folders and running jobs for ten minutes (longer: make campaign MINUTES=30)"
 	@echo "make bench       check the scan backends against the reference, then time them"
 	@echo "make wheel       build it, install it into an environment of its own, try it from another folder (minutes)"
 	@echo "make clean       remove $(VENV), builds and caches"
@@ -78,6 +79,10 @@ compat: $(STAMP)
 	@.compat/bin/python -m ouro.kernels.audit > .compat/audit.json || { echo "complaints in .compat/audit.json" >&2; exit 1; }
 	@.compat/bin/python -m pytest $(SIDE_BY_SIDE) -m "not slow" -o filterwarnings=ignore tests/ouro tests/kernels
 	@echo "the oldest versions do: $$(tr '\n' ' ' < .compat/oldest.txt)"
+
+# damage to whatever is read or running, for MINUTES from SEED; offenders are kept in out/offenders
+campaign: $(STAMP)
+	@$(PY) -m tests.campaign --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) --keep out/offenders
 
 bench: $(STAMP)
 	@$(VENV)/bin/ouro bench scan

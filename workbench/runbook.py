@@ -144,9 +144,9 @@ def entries() -> list[Entry]:
     found = []
     for run in Store().runs():
         try:
-            found.append(_entry(run))
-        except (ValueError, OSError) as error:
-            log.warning("run %s cannot be read: %s", run.path.name, error)
+            found.append(_showable(_entry(run)))
+        except stored.DAMAGED as error:
+            log.warning("run %s cannot be read: %r", run.path.name, error)
     found.sort(key=lambda entry: entry.when)
     # the newest comes last, and stays
     measured = {entry.spec["run"]: entry.report for entry in found if entry.report and "run" in entry.spec}
@@ -164,6 +164,15 @@ def _entry(run: Any) -> Entry:
     return Entry(run.path.name, run.spec(), report, datetime.fromtimestamp(written), sizes, kept)
 
 
+def _showable(entry: Entry) -> Entry:
+    """The run, if all that is shown of it can be: another program or version may have written anything into it."""
+    cells(entry), shown(entry.spec), losses(entry, ()), command(entry), _text(entry), entry.better, entry.title
+    hash(entry.spec.get("run"))
+    if not isinstance(entry.seconds, int | float | None):
+        raise ValueError(f"seconds is {entry.seconds!r}")
+    return entry
+
+
 def entry_of(name: str) -> Entry:
     """The run of this name.
 
@@ -173,7 +182,9 @@ def entry_of(name: str) -> Entry:
     from ouro.store import Run
 
     try:
-        return _entry(Run(_folder(name)))
+        return _showable(_entry(Run(_folder(name))))
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"run {name} is damaged ({error!r})") from error
     except OSError as error:
         raise ValueError(f"there is no run {name} any more; was it deleted meanwhile?") from error
 

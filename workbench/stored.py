@@ -36,11 +36,31 @@ def sets() -> list[dict[str, Any]]:
         # a run that is being written, or was damaged, is no finished set
         try:
             report, spec = run.report(), run.spec()
-        except (ValueError, OSError):
+            if report and "recognized" in report and Path(report.get("path", "")).is_file():
+                entries.append({**_set(report), "model": called(spec), "registered": report["model"]})
+        except DAMAGED:
             continue
-        if report and "recognized" in report and Path(report.get("path", "")).is_file():
-            entries.append({**report, "model": called(spec), "registered": report["model"]})
     return entries[::-1]
+
+
+DAMAGED = (ValueError, OSError, TypeError, KeyError, AttributeError)
+"""What comes of looking at a run that something else has written into."""
+
+
+def _set(report: dict[str, Any]) -> dict[str, Any]:
+    """The report of a set, if it has what the page shows of it.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: it has not.
+    """
+    texts = [report[name] for name in ("model", "method", "set_digest", "path")]
+    numbers = [report[name] for name in ("num", "steps", "seed", "seconds")]
+    shares = [report["recognized"]["self"], *report["judges"].values()]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(report["options"], dict):
+        raise TypeError("a text of a set is none")
+    if not all(isinstance(x, int | float) and not isinstance(x, bool) for x in (*numbers, *shares)):
+        raise TypeError("a number of a set is none")
+    return report
 
 
 def unfinished() -> list[dict[str, Any]]:
@@ -55,14 +75,14 @@ def unfinished() -> list[dict[str, Any]]:
     for run in Store().runs():
         try:
             spec, over = run.spec(), run.report() is not None
-        except (ValueError, OSError):
+            chunks = 0 if over or not asked <= set(spec) else len(run.chunks())
+            if chunks:
+                kept = {key: spec[key] for key in asked} | {"options": tuple(spec["options"].items())}
+                kept["model"] = called(spec)
+                finished = min(spec["num"], chunks * spec["batch"])
+                entries.append({"path": str(run.path), "spec": kept, "finished": finished})
+        except DAMAGED:
             continue
-        chunks = 0 if over or not asked <= set(spec) else len(run.chunks())
-        if chunks:
-            kept = {key: spec[key] for key in asked} | {"options": tuple(spec["options"].items())}
-            kept["model"] = called(spec)
-            finished = min(spec["num"], chunks * spec["batch"])
-            entries.append({"path": str(run.path), "spec": kept, "finished": finished})
     return entries[::-1]
 
 
@@ -82,11 +102,11 @@ def quantized(model: str) -> list[dict[str, Any]]:
     for run in Store().runs():
         try:
             spec, report = run.spec(), run.report()
-        except (ValueError, OSError):
+            made = bool(report) and spec.get("job") == "quantize" and Path(report["path"]).is_file()
+            if made and called(spec) == model and spec["weights"] == engine.digest(model):
+                entries.append({**report, "model": model})
+        except DAMAGED:
             continue
-        made = bool(report) and spec.get("job") == "quantize" and Path(report["path"]).is_file()
-        if made and called(spec) == model and spec["weights"] == engine.digest(model):
-            entries.append({**report, "model": model})
     return entries[::-1]
 
 
@@ -122,10 +142,10 @@ def qualities(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | No
     for run in Store().runs():
         try:
             spec, report = run.spec(), run.report()
-        except (ValueError, OSError):
+            if spec.get("job") == "quality" and report:
+                known.setdefault((spec["weights"], spec["real"]), {})[f"{spec['model']} {spec['set']}"] = report
+        except DAMAGED:
             continue
-        if spec.get("job") == "quality" and report:
-            known.setdefault((spec["weights"], spec["real"]), {})[f"{spec['model']} {spec['set']}"] = report
     wanted = [f"{values['registered']} {values['set_digest']}" for values in entries]
     fitting = [reports for reports in known.values() if all(name in reports for name in wanted)]
     return [fitting[-1][name] for name in wanted] if fitting else None

@@ -216,8 +216,22 @@ def read_set(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise FileNotFoundError(f"there is no calibration set {path!r}; write {SPELLINGS}")
     tensors, metadata = read_tensors(path)
     if "images" not in tensors:
-        raise ValueError(f"{path} holds no images but {', '.join(tensors) or 'nothing'}; is it a calibration set?")
+        raise ValueError(
+            f"{path} holds no images but {', '.join(list(tensors)[:6]) or 'nothing'}; is it a calibration set?"
+        )
+    images, labels = tensors["images"], tensors.get("labels")
+    if images.dim() != 4 or not len(images) or not images.is_floating_point() or not images.isfinite().all():
+        raise ValueError(
+            f"{path}: images are {tuple(images.shape)} {images.dtype}, expected finite numbers [s, 3, h, w] in floating point"
+        )
+    if labels is not None and (labels.dtype not in _LABELS or labels.shape[:1] != images.shape[:1]):
+        raise ValueError(
+            f"{path}: labels are {tuple(labels.shape)} {labels.dtype}, expected {len(images)} of int64, or boxes of float32"
+        )
     return tensors, metadata
+
+
+_LABELS = (torch.int64, torch.float32)
 
 
 def noise(info: ModelInfo, count: int, seed: int) -> Tensor:

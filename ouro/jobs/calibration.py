@@ -100,11 +100,17 @@ def _stored_set(path: str, name: str, model: VisionModel, seed: int) -> Calibrat
     tensors, metadata = read_set(path)
     images = tensors["images"]
     # images that one model dreamed up in its own pixel scale say little about another
-    made = json.loads(metadata.get("spec", "{}"))
+    try:
+        made = dict(json.loads(metadata.get("spec", "{}")))
+    except (ValueError, TypeError, RecursionError) as error:
+        words = f"{path} does not say in its header what made it ({type(error).__name__})"
+        raise ValueError(f"{words}; generate it again") from error
     made_by = made.get("model", name)
     if made_by != name:
         sizes = f"images {tuple(images.shape[1:])}, {name} takes {info.input_size}"
-        raise ValueError(f"{path} was made by {made_by} for itself, not for {name} ({sizes}); generate one with {name}")
+        raise ValueError(
+            f"{path} was made by {str(made_by)[:60]} for itself, not for {name} ({sizes}); generate one with {name}"
+        )
     if made.get("weights") not in (None, weights_digest(model)):
         _log.warning("%s was made with other weights of %s: its images show what those had learned", path, name)
     try:

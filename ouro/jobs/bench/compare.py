@@ -10,6 +10,7 @@ import csv
 import io
 import itertools
 import json
+import math
 import os
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -97,7 +98,7 @@ def compare(spec: CompareSpec, *, root: str | os.PathLike[str] | None = None) ->
     total = 1 + len(sets) * len(spec.bits) * len(spec.methods)
     yield Progress(0, total, "float model")
     metric = task_of(model).metric
-    exact = _once(store, _key(model, spec, "float"), lambda: measured(model, spec))
+    exact = _once(store, _key(model, spec, "float"), metric, lambda: measured(model, spec))
     for seed, (label, calib) in sets:
         made = calibration_set(calib.format(seed=seed), spec.model, model, seed, root=root, device=spec.device)
         for bits, method in itertools.product(spec.bits, spec.methods):
@@ -145,7 +146,8 @@ def kept_cell(
     """
     key = _cell_key(model, images, spec, method, bits, seed, conditions)
     key |= {"site_bits": dict(site_bits)} if site_bits else {}
-    return _once(store, key, lambda: _cell(model, images, spec, method, bits, seed, site_bits, conditions))
+    metric = task_of(model).metric
+    return _once(store, key, metric, lambda: _cell(model, images, spec, method, bits, seed, site_bits, conditions))
 
 
 def take_over(
@@ -172,7 +174,7 @@ def take_over(
     yield Progress(0, 1 + len(values["cells"]), "float model")
     model, store = open_model(spec.model, spec.device), Store(root)
     metric = task_of(model).metric
-    exact = _once(store, _key(model, spec, "float"), lambda: measured(model, spec))
+    exact = _once(store, _key(model, spec, "float"), metric, lambda: measured(model, spec))
     if (exact["n"], exact[metric]) != (values["n"], values.get(f"fp_{metric}")):
         raise ValueError(
             f"the float model has {exact[metric]} on {exact['n']} images, in the table {values.get(f'fp_{metric}')} on "
@@ -265,14 +267,61 @@ def _cell(
         detach(model)
 
 
-def _once(store: Store, key: Mapping[str, Any], work: Any) -> dict[str, Any]:
-    """The stored report of this key, or the work's result, stored."""
+def _once(store: Store, key: Mapping[str, Any], metric: str, work: Any) -> dict[str, Any]:
+    """The stored report of this key, or the work's result, stored.
+
+    Raises:
+        ValueError: what is stored is no cell.
+    """
     run = store.open(key)
     report = run.report()
     if report is None:
         report = work()
         run.save_report(report)
+    elif why := _flaw(report, metric, quantized="bits" in key):
+        raise ValueError(
+            f"{run.path / 'report.json'} is no cell of a table: {why}; remove it, and it is measured again"
+        )
     return report
+
+
+def _flaw(report: Any, metric: str, *, quantized: bool) -> str:
+    """In what a stored report differs from what `measured` and `_cell` make, "" where it does not."""
+    cell: Mapping[str, Any] = report if isinstance(report, dict) else {}
+    outcomes = "right" if "right" in cell else "resampled"
+    n, bits, ci95 = (cell.get(name) for name in ("n", "effective_bits", "ci95"))
+    costs = [cell.get(name, 0.0) for name in (["calibration_seconds", "peak_mb"] if quantized else [])]
+    low, high = ci95 if isinstance(ci95, list) and len(ci95) == 2 else (None, None)
+    if not (isinstance(n, int) and n > 0):
+        return f"n is {_short(n)}, expected a number of images"
+    if not _numbers(low, cell.get(metric), high) or not low <= cell[metric] <= high:
+        return f"{metric} is {_short(cell.get(metric))} and ci95 {_short(ci95)}, expected a score within its interval"
+    if METRICS[metric].share and not 0 <= cell[metric] <= 1:
+        return f"{metric} is {_short(cell[metric])}, expected a part of 1"
+    if not isinstance(bits, dict) or set(bits) != set(_BITS) or not _numbers(*bits.values()):
+        return f"effective_bits is {_short(bits)}, expected numbers for {', '.join(_BITS)}"
+    if not _numbers(*costs):
+        return f"calibration_seconds and peak_mb are {_short(costs)}, expected numbers"
+    try:
+        if outcomes == "right":
+            unpacked(cell["right"], n)
+        elif not _numbers(*cell["resampled"]) or not cell["resampled"]:
+            return f"resampled is {_short(cell['resampled'])}, expected scores"
+    except (KeyError, TypeError, ValueError) as error:
+        return f"{outcomes} cannot be read ({_short(error)})"
+    return ""
+
+
+_BITS = ("weights", "activations", "outlier_share", "states")
+
+
+def _numbers(*values: Any) -> bool:
+    return all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in values)
+
+
+def _short(value: Any) -> str:
+    """A value as it is shown where it is wrong."""
+    return repr(value)[:60]
 
 
 def measured(model: VisionModel, spec: CompareSpec) -> dict[str, Any]:
