@@ -98,7 +98,7 @@ def build() -> gr.Blocks:
             with gr.Tab("Sensitivity", id="sensitivity"):
                 ranked = sensitivity.build(page, model)
             with gr.Tab("Kernels", id="kernels"):
-                checked = kernels.build()
+                checked = kernels.build(page)
             with gr.Tab("Runs", id="runs") as board:
                 kept_runs = runs.build(page, board)
             with gr.Tab("Paper", id="paper"):
@@ -165,8 +165,9 @@ def _listed(chosen: str, wanted: dict[str, Any], brought: int) -> tuple:
 def _asked(chosen: str, before: dict[str, Any], event: gr.EventData) -> tuple:
     """The page as an address says that it was sent to by "back" or "forward"."""
     tab, wanted = _tab(address.parsed(event._data["query"], before))
-    model = _model(wanted, engine.models() or [chosen], chosen)
-    return model, tab, {**wanted, "model": model}
+    names = engine.models() or [chosen]
+    model = _model(wanted, names, chosen)
+    return gr.Dropdown(choices=list(dict.fromkeys([*names, model])), value=model), tab, {**wanted, "model": model}
 
 
 def _tab(wanted: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -619,8 +619,12 @@ def sensitivity_job(**spec: Any) -> Generator[Any, None, Any]:
 
     def job() -> Generator[Any, None, Any]:
         data = asked.data or own_data(spec["model"])
-        run = _stored_run(spec["model"], asked, job="sensitivity", data=data, options=dict(asked.options))
-        return (yield from _once("sensitivity", run, lambda: measure_sensitivity(asked), asked.calib, data))
+
+        def run() -> Any:
+            return _stored_run(spec["model"], asked, job="sensitivity", data=data, options=dict(asked.options))
+
+        report = yield from _once("sensitivity", run(), lambda: measure_sensitivity(asked), asked.calib, data)
+        return replace(report, values={**report.values, "run": run().path.name})
 
     return _worded(_named(job(), spec["model"]), asked.calib)
 
@@ -654,7 +658,7 @@ def _stored_run(model: str, asked: Any, **more: Any) -> Any:
     return Store().find(identity(asked, _model(model), **more))
 
 
-_OUTCOMES = "outcomes"
+OUTCOMES = "outcomes"
 """File of a run that has what came of every image."""
 
 
@@ -675,7 +679,7 @@ def _once(
         return (yield from make())
     yield Progress(1, 1, "found in the store")
     made = run_info(report.get("seed", 0), time.perf_counter(), run.spec().get("device", "cpu"))
-    return Report(kind, report, made, run.load_tensors(_OUTCOMES) or {})
+    return Report(kind, report, made, run.load_tensors(OUTCOMES) or {})
 
 
 def measure_job(kind: str, **spec: Any) -> Generator[Any, None, Any]:
@@ -706,7 +710,7 @@ def measure_job(kind: str, **spec: Any) -> Generator[Any, None, Any]:
         def kept_after() -> Generator[Any, None, Any]:
             report = yield from measured()
             # what came of every image first: a report says that the run is whole
-            run.save_tensors(report.arrays, name=_OUTCOMES)
+            run.save_tensors(report.arrays, name=OUTCOMES)
             run.save_report(report.values)
             return report
 

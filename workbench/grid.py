@@ -15,7 +15,7 @@ from typing import Any
 import gradio as gr
 
 from ouro.metrics import METRICS, metric_of
-from workbench import calib, pack
+from workbench import calib, pack, ways
 from workbench.page import headline, interval, percent, score
 
 Row = Mapping[str, Any]
@@ -94,6 +94,8 @@ def grid(rows: Sequence[Row], model: str) -> str:
                 {
                     "id": row["id"],
                     "own": not row.get("file"),
+                    "run": row.get("run", ""),
+                    "way": ways.made_by(row),
                     "cells": [said if said == order else [said, order] for said, order in cells(row)],
                 }
                 for row in rows

@@ -8,12 +8,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import PurePath
 from typing import Any
 
 import gradio as gr
 
 from ouro.progress import PARTS, mapped, staged
-from workbench import calib, contrast, engine, forms, grid, pace, runner, sets, stored, tradeoff, who
+from workbench import address, calib, contrast, engine, forms, grid, pace, runner, sets, stored, tradeoff, who
 from workbench.errors import guarded
 from workbench.page import DIMMED, PRIVATE, Page, lead
 from workbench.plot import nothing, plot_view
@@ -43,7 +44,18 @@ def keep(row: Mapping[str, Any]) -> None:
     """Adds a row to those of this session."""
     source = str(row["calib"])
     words = {path: said.removeprefix(f"{row['model']} · ") for said, path in sets.choices(row["model"])}
-    _RUNS[who.current()].append({**row, "id": f"run {next(_NUMBERS)}", "set": words.get(source, source)})
+    run = PurePath(row["path"]).parent.name
+    _RUNS[who.current()].append({**row, "id": f"run {next(_NUMBERS)}", "run": run, "set": words.get(source, source)})
+
+
+def recall(run: str) -> None:
+    """Takes what was measured of a run that is kept among the rows of this session, unless it is there.
+
+    Raises:
+        ValueError: it is no longer there, or nothing was measured of it.
+    """
+    if not any(row.get("run") == run for row in _RUNS[who.current()]):
+        keep(stored.measured(run))
 
 
 def compare(
@@ -369,6 +381,18 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
         return gr.CheckboxGroup(choices=[(words, name) for name, words in engine.method_titles().items()])
 
     fields = {"method": method, "bits": bits, "scope": scope, "limit": limit, "seed": seed, **images.fields}
+
+    def asked_of(ask: address.Asked, model: str) -> dict[Any, Any]:
+        update = {bits: ask.checked("bits", fault), **images.asked(ask, model)}
+        if "run" in ask.values:
+            try:
+                recall(str(ask.values["run"]))
+                return {**update, **shown(model)}
+            except ValueError as error:
+                ask.refuse("run", runner.first_line(error))
+        return update
+
+    address.form(page, "quantize", fields, asked_of, views)
     form = forms.keep(page.kept["quantize"], fields, go, more=images.restored)
     loads = [(resume, [page.model], followed)]
     return {"form": form, "loads": loads, "methods": (named, method), "images": images}
