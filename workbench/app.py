@@ -41,6 +41,7 @@ from workbench import (  # noqa: E402
     start,
     stored,
     tasks,
+    uploads,
     who,
 )
 from workbench.errors import guarded  # noqa: E402
@@ -138,9 +139,16 @@ def build() -> gr.Blocks:
             for resume, inputs, outputs in tab["loads"]:
                 whole.load(resume, inputs, outputs, concurrency_limit=None, **PRIVATE)
         made["use"].click(_use, made["chosen"], [tabs, *measured["images"].inputs, chosen], **PRIVATE)
+        whole.unload(_left)
         api.build()
     whole.queue(default_concurrency_limit=4, max_size=32)
     return whole
+
+
+@guarded
+def _left(request: gr.Request) -> None:
+    """A page was closed or loaded anew."""
+    uploads.end(str(request.session_hash))
 
 
 @guarded

@@ -156,6 +156,7 @@ _PARTS = (
     "acts",
     "grid",
     "jobs",
+    "limits",
     "page",
     "address",
     "save",
