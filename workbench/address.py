@@ -143,6 +143,8 @@ class Asked:
             return self.number(
                 key, gr.skip(), low, math.inf if high is None else high, 1 if field.precision == 0 else None
             )
+        if isinstance(field, gr.Textbox):
+            return str(self.values[key]) if key in self.values else gr.skip()
         known = [value for _, value in field.choices]
         if isinstance(field, gr.CheckboxGroup):
             return self.several(key, gr.skip(), known)

@@ -543,6 +543,46 @@ def known_pace(model: str) -> dict[str, float] | None:
     return _PACES.get(model + _stamp({"model": model}))
 
 
+def sites(model: str, scope: str) -> list[str]:
+    """Paths of all tensors of a model that a scope rounds."""
+    from ouro.quant.plan import scope_sites
+
+    return scope_sites(_model(model), scope)
+
+
+def kept_sites(model: str, scope: str, expression: str) -> list[str]:
+    """Those in whose path a regular expression is found.
+
+    Raises:
+        ValueError: it cannot be read, or is found in none.
+    """
+    from ouro.quant.bits import FLOAT
+    from ouro.quant.plan import kept_sites as found
+
+    return list(found(sites(model, scope), [(expression, FLOAT)]))
+
+
+def groups(model: str, scope: str, by: str) -> dict[str, tuple[str, ...]]:
+    """What counts as one where damage is measured -> paths of its tensors, see `ouro.evaluate.sensitivity.grouped`."""
+    return _groups(model, scope, by, _stamp({"model": model}))
+
+
+@lru_cache(maxsize=8)
+def _groups(model: str, scope: str, by: str, stamp: str) -> dict[str, tuple[str, ...]]:
+    import torch
+
+    from ouro.evaluate.sensitivity import grouped
+    from ouro.quant.plan import make_plan
+    from ouro.tasks import task_of
+
+    with _CLICK:
+        opened = _model(model)
+        _, plan = make_plan(opened, "minmax", "w4a4", scope, 0, {})
+        image = torch.zeros(1, *opened.info.input_size)
+        inputs, conditions = task_of(opened).calibration(image, None, opened.info, 0)
+        return {group.name: group.paths for group in grouped(opened, plan, inputs, by, conditions)}
+
+
 def check_bits(text: str) -> None:
     """Reads a spelling of bits.
 

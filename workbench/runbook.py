@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ouro.metrics import METRICS, metric_of
-from workbench import address, calib, compare, engine, quantize, runner, samples, sensitivity, stored, tasks, workspace
+from workbench import address, calib, compare, engine, quantize, runner, samples, sensitivity, stored, tasks, whatif, workspace
 from workbench.page import interval, percent, score
 
 log = logging.getLogger(__name__)
@@ -32,10 +32,10 @@ TABS = {GENERATION: "samples", "quantize": "tasks", "sensitivity": "sensitivity"
 
 _MADE_BY = {
     GENERATION: (samples.KIND,),
-    "quantize": (quantize.KIND, tasks.KIND, sensitivity.BUDGET),
+    "quantize": (quantize.KIND, tasks.KIND, sensitivity.BUDGET, whatif.KIND),
     "sensitivity": (sensitivity.KIND,),
-    "accuracy": (quantize.KIND, sensitivity.BUDGET),
-    "agreement": (quantize.KIND, sensitivity.BUDGET),
+    "accuracy": (quantize.KIND, sensitivity.BUDGET, whatif.KIND),
+    "agreement": (quantize.KIND, sensitivity.BUDGET, whatif.KIND),
 }
 """Kind of a run -> kinds of jobs that write it; of the rest any job might."""
 
@@ -155,7 +155,18 @@ def result_command(place: str) -> str:
     name = place.partition(":")[0]
     own = stored.result(name).get("commands")
     known = own or [command for entry in engine.ledger() if name in entry["results"] for command in entry["commands"]]
-    return " && ".join(dict.fromkeys(known)) or "no command is written down for this file; results/README.md says more"
+    # of an entry that several commands measure, the one that writes this file
+    writes = [command for command in known if _writes(command, name)]
+    return (
+        " && ".join(dict.fromkeys(writes or known))
+        or "no command is written down for this file; results/README.md says more"
+    )
+
+
+def _writes(command: str, name: str) -> bool:
+    """Whether a command, in which MODEL stands for a name, puts out this file."""
+    out = re.search(r"results/(\S+)", command)
+    return bool(out and re.fullmatch(re.escape(out[1]).replace("MODEL", ".+"), name))
 
 
 _MANY = 40
@@ -361,6 +372,8 @@ def command(entry: Entry) -> str:
         parts += [f"--{name}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]
     for key, value in spec["options"].items():
         parts += ["--option", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+    for expression, width in spec.get("keep", ()):
+        parts += ["--keep", f"{expression}={width}"]
     if spec.get("packed"):
         parts += ["--packed", "--floats", spec["floats"]]
     return " ".join(map(_quoted, parts))

@@ -302,7 +302,7 @@ def build(page: Page, tab: gr.Tab) -> dict[str, Any]:
             return dict.fromkeys([*filters.values(), *views, *details], gr.skip())
         words, kind, of, sort, ticked, _ = settings
         kind, of = ask.values.get("kind", kind), ask.values.get("of", of)
-        words, sort = ask.values.get("find", words), ask.one_of("sort", sort, runbook.SORTS)
+        words, sort = ask.values.get("find", words), ask.one_of("sort", sort, list(runbook.SORTS))
         name = str(ask.values.get("run", ""))
         try:
             update = detailed(name)

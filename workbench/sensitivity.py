@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from workbench import address, calib, damage, engine, forms, quantize, runner, stored, ways
+from workbench import address, calib, damage, engine, forms, guess, quantize, runner, stored, ways, whatif
 from workbench.errors import guarded
 from workbench.page import PRIVATE, Page, lead, title
 from workbench.plot import nothing, plot_view
@@ -129,6 +129,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
                     20, 2000, 200, step=20, label="Held-out images to measure on", elem_id="wb-sensitivity-limit"
                 )
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="wb-sensitivity-seed")
+            guessed, told = guess.build(page, scope, by)
             with gr.Row(elem_classes="wb-buttons"):
                 go = gr.Button("Measure", variant="primary", elem_id="wb-sensitivity-go", min_width=100)
                 stop = gr.Button("Cancel", interactive=False, elem_id="wb-sensitivity-cancel", min_width=80)
@@ -154,6 +155,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
             file = gr.DownloadButton(
                 "Download CSV", size="sm", interactive=False, elem_id="wb-sensitivity-file", min_width=140
             )
+    whatif.build(page, report, reports)
     title("Spend a budget of bits", "every site gets its own width, those that do harm more; the mean is yours to set")
     with gr.Row(elem_classes="wb-inline"):
         budget = gr.Number(
@@ -185,14 +187,15 @@ def build(page: Page, model: str) -> dict[str, Any]:
     def show(model: str, values: Mapping[str, Any] | None) -> dict[Any, Any]:
         return {**drawn(values), report: known(model, values)}
 
-    def follow(job: runner.Job) -> Iterator[dict[Any, Any]]:
+    def follow(job: runner.Job, guessed: str | None = None) -> Iterator[dict[Any, Any]]:
         for _ in runner.follow(job):
             update = {
                 progress: runner.bar(job), go: gr.Button(interactive=job.over), stop: gr.Button(interactive=not job.over),
                 redo: gr.Button(visible=job.cached),
             }  # fmt: skip
             values = job.result.values if job.state == "done" else None
-            yield update | ({} if values is None else show(values["model"], values))
+            update |= {} if values is None else {**show(values["model"], values), told: guess.verdict(guessed, values)}
+            yield update
 
     def settings(model: str, method: str, bits: str, scope: str, seed: float, *source: Any) -> dict[str, Any]:
         return {
@@ -203,7 +206,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
     @guarded
     def measure(
         model: str, method: str, bits: str, scope: str, seed: float, kind: str, count: float, path: str | None,
-        by: str, limit: int, data: str, mode: str,
+        by: str, limit: int, data: str, mode: str, guessed: str | None,
     ) -> Iterator[dict[Any, Any]]:  # fmt: skip
         spec = settings(model, method, bits, scope, seed, kind, count, path)
         kind = calib.measured(model, data)
@@ -211,7 +214,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
             raise ValueError(f"there are no images to measure {model} on: {calib.NO_PICTURES}")
         spec |= {"by": by, "limit": int(limit), "mode": mode, "data": data, "labels": kind == calib.ACCURACY}
         job = runner.start(KIND, lambda: engine.sensitivity_job(**spec), damage.about(spec), model=model)
-        yield from follow(job)
+        yield from follow(job, guessed)
 
     common = [page.model, method, bits, scope, seed, *images.inputs, by, limit, images.data]
 
@@ -219,9 +222,9 @@ def build(page: Page, model: str) -> dict[str, Any]:
     def recompute() -> Iterator[dict[Any, Any]]:
         yield from follow(runner.again(KIND))
 
-    followed = [progress, go, stop, redo, *shown]
+    followed = [progress, go, stop, redo, told, *shown]
     redo.click(recompute, None, followed, concurrency_limit=None, **PRIVATE)
-    go.click(measure, [*common, mode], followed, concurrency_limit=None, **PRIVATE)
+    go.click(measure, [*common, mode, guessed], followed, concurrency_limit=None, **PRIVATE)
     stop.click(guarded(lambda: runner.cancel(KIND) and None), None, None, queue=False, **PRIVATE)
 
     def follow_budget(job: runner.Job, before: list[dict[str, Any]]) -> Iterator[dict[Any, Any]]:

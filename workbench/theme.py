@@ -157,6 +157,7 @@ _PARTS = (
     "grid",
     "jobs",
     "limits",
+    "tour",
     "page",
     "address",
     "save",

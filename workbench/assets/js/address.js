@@ -110,8 +110,12 @@
   // what leaves the page as text; a view is computed elsewhere only from values that are known there
   const filled = (template) => {
     const known = values();
-    const missing = [...template.matchAll(/{(\w+)}/g)].some((match) => !(match[1] in known));
-    return missing || !wb.recipes.data.includes(known.data) ? null : template.replace(/{(\w+)}/g, (_, key) => known[key]);
+    // of the tabs that look at an image, only sets that are called the same everywhere; of what calibrates, only kinds
+    const elsewhere = "data" in known ? wb.recipes.data.includes(known.data) : !("calib" in known) || ["real", "noise", "synthetic"].includes(known.calib);
+    if (known.method) known.method = known.method.split(",")[0];
+    const kept = template.replace(/\[([^[\]]*{(\w+)}[^[\]]*)\]/g, (_, part, key) => (key in known ? part : ""));
+    const missing = [...kept.matchAll(/{(\w+)}/g)].some((match) => !(match[1] in known));
+    return missing || !elsewhere || ("image" in known && !("data" in known)) ? null : kept.replace(/{(\w+)}/g, (_, key) => known[key]);
   };
   const ways = () => {
     const command = filled(wb.recipes.commands[tab] || "{none}"), python = filled(wb.recipes.python[tab] || "{none}");
