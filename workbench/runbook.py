@@ -18,7 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from ouro.metrics import METRICS, metric_of
-from workbench import address, calib, compare, engine, quantize, runner, samples, sensitivity, stored, tasks, whatif, workspace
+from workbench import (
+    address,
+    calib,
+    compare,
+    engine,
+    quantize,
+    runner,
+    samples,
+    sensitivity,
+    stored,
+    tasks,
+    whatif,
+    workspace,
+)
 from workbench.page import interval, percent, score
 
 log = logging.getLogger(__name__)
