@@ -34,7 +34,7 @@ def reader() -> gr.HTML:
 
 def keep(page: Page, tab: str, **components: Any) -> None:
     """Has these components' values written into the address of a tab, under their names, whenever they change."""
-    page.addressed[tab] = components
+    page.addressed[tab] = {**page.addressed.get(tab, {}), **components}
     names, inputs = list(components), list(components.values())
     js = f"(...values) => {{ wb.address.put('{tab}', {names!r}, values); }}"
     for component in inputs:

@@ -25,6 +25,7 @@ from workbench import (  # noqa: E402
     api,
     attention,
     calib,
+    drift,
     engine,
     first_view,
     forms,
@@ -96,6 +97,7 @@ def build() -> gr.Blocks:
                 answered = tasks.build(page, model, looked)
             with gr.Tab("Quantize", id="quantize") as rounded:
                 measured = quantize.build(page, model, rounded)
+                drift.build(page, model)
             with gr.Tab("Sensitivity", id="sensitivity"):
                 ranked = sensitivity.build(page, model)
             with gr.Tab("Kernels", id="kernels"):

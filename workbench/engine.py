@@ -500,6 +500,19 @@ def answered(**spec: Any) -> Result:
     return remembered("answers", spec, make)
 
 
+def drifted(**spec: Any) -> Result:
+    """How far the state of a quantized file of a model is from the float one's, on one image, remembered."""
+
+    def make() -> Result:
+        from ouro.jobs.drift import DriftSpec, drift
+
+        with _CLICK:
+            models = _pair(spec["model"], spec["beside"], _stamp({key: spec[key] for key in ("model", "beside")}))
+            return plain(finish(_named(drift(DriftSpec(**_sourced(spec)), models), spec["model"])))
+
+    return remembered("drift", spec, make)
+
+
 @lru_cache(maxsize=2)
 def _pair(model: str, beside: str, stamp: str) -> Any:
     """What `ouro.jobs.evaluate.opened_beside` gives, kept between clicks."""

@@ -150,6 +150,7 @@ _PARTS = (
     "plot",
     "board",
     "channel",
+    "drift",
     "stepmap",
     "answers",
     "strip",

@@ -111,11 +111,11 @@
   const filled = (template) => {
     const known = values();
     // of the tabs that look at an image, only sets that are called the same everywhere; of what calibrates, only kinds
-    const elsewhere = "data" in known ? wb.recipes.data.includes(known.data) : !("calib" in known) || ["real", "noise", "synthetic"].includes(known.calib);
+    const elsewhere = "calib" in known ? ["real", "noise", "synthetic"].includes(known.calib) : wb.recipes.data.includes(known.data);
     if (known.method) known.method = known.method.split(",")[0];
     const kept = template.replace(/\[([^[\]]*{(\w+)}[^[\]]*)\]/g, (_, part, key) => (key in known ? part : ""));
     const missing = [...kept.matchAll(/{(\w+)}/g)].some((match) => !(match[1] in known));
-    return missing || !elsewhere || ("image" in known && !("data" in known)) ? null : kept.replace(/{(\w+)}/g, (_, key) => known[key]);
+    return missing || !elsewhere ? null : kept.replace(/{(\w+)}/g, (_, key) => known[key]);
   };
   const ways = () => {
     const command = filled(wb.recipes.commands[tab] || "{none}"), python = filled(wb.recipes.python[tab] || "{none}");
