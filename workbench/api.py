@@ -74,12 +74,13 @@ def attention_maps(model: str, sample: int, layer: int, window: int = 5) -> dict
 def outlier_channels(
     model: str, sample: int, layer: int, tensor: str = "in_proj", kappa: float = 3.0, refresh: int = 10
 ) -> dict:
-    """How many outliers one held-out image has in a tensor, and `channels`: those of every step."""
+    """How many outliers one held-out image has in a tensor, and which: `raw_by_step` of every step, `static_list` for all."""
     way = outliers.scans(model, layer)[0][1]
     spec = outliers.spec_of(model, _held_out(model, sample), layer, tensor, way, kappa, refresh)
     result = engine.outliers(**spec)
     steps = [row.nonzero()[0].tolist() for row in result.arrays["raw"] > 0]
-    return _values(result.values) | {"channels": steps, "static": (result.arrays["static"] > 0).nonzero()[0].tolist()}
+    static = (result.arrays["static"] > 0).nonzero()[0].tolist()
+    return _values(result.values) | {"raw_by_step": steps, "static_list": static}
 
 
 def answer(model: str, sample: int, seed: int = 0, steps: int = 10) -> dict:

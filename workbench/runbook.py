@@ -18,7 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from ouro.metrics import METRICS, metric_of
-from workbench import calib, compare, quantize, runner, samples, sensitivity, stored, tasks, workspace
+from workbench import (
+    address,
+    calib,
+    compare,
+    engine,
+    quantize,
+    runner,
+    samples,
+    sensitivity,
+    stored,
+    tasks,
+    whatif,
+    workspace,
+)
 from workbench.page import interval, percent, score
 
 log = logging.getLogger(__name__)
@@ -32,10 +45,10 @@ TABS = {GENERATION: "samples", "quantize": "tasks", "sensitivity": "sensitivity"
 
 _MADE_BY = {
     GENERATION: (samples.KIND,),
-    "quantize": (quantize.KIND, tasks.KIND, sensitivity.BUDGET),
+    "quantize": (quantize.KIND, tasks.KIND, sensitivity.BUDGET, whatif.KIND),
     "sensitivity": (sensitivity.KIND,),
-    "accuracy": (quantize.KIND, sensitivity.BUDGET),
-    "agreement": (quantize.KIND, sensitivity.BUDGET),
+    "accuracy": (quantize.KIND, sensitivity.BUDGET, whatif.KIND),
+    "agreement": (quantize.KIND, sensitivity.BUDGET, whatif.KIND),
 }
 """Kind of a run -> kinds of jobs that write it; of the rest any job might."""
 
@@ -132,6 +145,53 @@ class Entry:
         parts = (self.kind, self.model, self.spec.get("method"), self.spec.get("bits"), self.calibration)
         seed = f"seed {self.spec['seed']}" if "seed" in self.spec else None
         return " · ".join(str(part) for part in (*parts, seed) if part)
+
+
+def shown_at(entry: Entry) -> str:
+    """The address of what came of a run, in the tab that shows it; "" where there is none."""
+    tab = TABS.get(entry.kind)
+    if tab is None or entry.report is None:
+        return address.link(tab, model=entry.model) if tab else ""
+    if entry.kind == "quality":
+        return address.link(tab)
+    if tab == "quantize":
+        return address.link(tab, model=entry.model, run=entry.spec.get("run", ""), row="")
+    named = {"samples": "set", "tasks": "run", "sensitivity": "run"}.get(tab)
+    return address.link(tab, model=entry.model, **({named: entry.name} if named else {}))
+
+
+# ---- results/ --------------------------------------------------------------------------------------------------
+
+
+def result_command(place: str) -> str:
+    """What makes a file in results/ again."""
+    name = place.partition(":")[0]
+    own = stored.result(name).get("commands")
+    known = own or [command for entry in engine.ledger() if name in entry["results"] for command in entry["commands"]]
+    # of an entry that several commands measure, the one that writes this file
+    writes = [command for command in known if _writes(command, name)]
+    return (
+        " && ".join(dict.fromkeys(writes or known))
+        or "no command is written down for this file; results/README.md says more"
+    )
+
+
+def _writes(command: str, name: str) -> bool:
+    """Whether a command, in which MODEL stands for a name, puts out this file."""
+    out = re.search(r"results/(\S+)", command)
+    return bool(out and re.fullmatch(re.escape(out[1]).replace("MODEL", ".+"), name))
+
+
+_MANY = 40
+
+
+def brief(value: Any) -> Any:
+    """Values without what nobody reads: of long lists and long texts it is said how long they are."""
+    if isinstance(value, Mapping):
+        return {key: brief(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [brief(item) for item in value] if len(value) <= _MANY else f"{len(value)} values"
+    return f"{len(value)} characters" if isinstance(value, str) and len(value) > 400 else value
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------
@@ -336,6 +396,8 @@ def command(entry: Entry) -> str:
         parts += [f"--{name}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]
     for key, value in spec["options"].items():
         parts += ["--option", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+    for expression, width in spec.get("keep", ()):
+        parts += ["--keep", f"{expression}={width}"]
     if spec.get("packed"):
         parts += ["--packed", "--floats", spec["floats"]]
     return " ".join(map(_quoted, parts))

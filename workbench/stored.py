@@ -110,6 +110,52 @@ def quantized(model: str) -> list[dict[str, Any]]:
     return entries[::-1]
 
 
+def measured_sensitivities(model: str) -> list[dict[str, Any]]:
+    """Finished scans of a model on this machine, with its weights as they are now, newest first, each with its `run`."""
+    from ouro.store import Store
+
+    entries = []
+    for run in Store().runs():
+        try:
+            spec, report = run.spec(), run.report()
+        except (ValueError, OSError):
+            continue
+        made = bool(report) and spec.get("job") == "sensitivity" and called(spec) == model
+        if report and made and spec["weights"] == engine.digest(model):
+            entries.append({**report, "model": model, "run": run.path.name})
+    return entries[::-1]
+
+
+def measured(name: str) -> dict[str, Any]:
+    """What was last measured of a quantized model, as a row of scores; by the run that made it, or one that measured it.
+
+    Raises:
+        ValueError: the run is no longer there, or nothing was measured of it.
+    """
+    from ouro.store import Store
+    from ouro.types import Report
+
+    runs = {run.path.name: run for run in Store().runs()}
+    if name in runs and "run" in runs[name].spec():
+        name = str(runs[name].spec()["run"])
+    made = runs.get(name)
+    if made is None or not (report := made.report()):
+        raise ValueError(f"there is no finished run {name} any more; was it deleted meanwhile?")
+    looks = [run for run in runs.values() if run.spec().get("run") == name and run.report()]
+    if not looks:
+        raise ValueError(f"nothing was measured of the run {name}; Tasks shows what it answers")
+    spec, seen = made.spec(), looks[-1]
+    found = Report(str(seen.spec()["job"]), dict(seen.report() or {}), None, seen.load_tensors(engine.OUTCOMES) or {})  # type: ignore[arg-type]
+    asked = {key: spec[key] for key in ("method", "bits", "calib", "scope", "seed")}
+    row = {"ci95": None, "agreement": None, "agreement_ci95": None, **asked, **report, **found.values}
+    if found.kind == "agreement":
+        row["agreement_ci95"], row["ci95"] = row["ci95"], None
+    else:
+        row |= engine.kept(found)
+    place = {"model": called(spec), "path": report["path"], "data": seen.spec()["data"], "seeds": 1, "run": name}
+    return {**row, **place}
+
+
 def discard(path: str) -> None:
     """Removes what a stopped set left behind.
 
@@ -197,8 +243,12 @@ def budgets() -> list[dict[str, Any]]:
 
 
 def sensitivities() -> list[dict[str, Any]]:
-    """Reports of sensitivity that lie in results/*.json, without importing the library."""
-    return [report for report in _contents() if "whole" in report and "mode" in report and report.get("rows")]
+    """Reports of sensitivity that lie in results/*.json, each with its `file`, without importing the library."""
+    return [
+        {**report, "file": name}
+        for name, report in _files()
+        if "whole" in report and "mode" in report and report.get("rows")
+    ]
 
 
 def benchmarks() -> list[dict[str, Any]]:
@@ -210,8 +260,21 @@ def benchmarks() -> list[dict[str, Any]]:
     ]
 
 
-def _contents() -> Iterator[dict[str, Any]]:
-    return (content for _, content in _files())
+def result(name: str) -> dict[str, Any]:
+    """A file in results/ by its name.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    content = dict(_files()).get(name)
+    if content is None:
+        raise ValueError(f"there is no file {name} in results/; it may be of another version")
+    return content
+
+
+def row(place: str) -> dict[str, Any] | None:
+    """A row of a file in results/ by its id, as the file says it; None where there is none."""
+    return next((one for one in _rows() if one["id"] == place), None)
 
 
 def _files() -> Iterator[tuple[str, dict[str, Any]]]:

@@ -187,6 +187,12 @@ def quantize(
     by: Annotated[str, typer.Option(help="With --budget: a width per site, or per group (block and kind).")] = "site",
     packed: Annotated[bool, typer.Option("--packed", help="Write integer codes in place of the weights.")] = False,
     floats: Annotated[str, typer.Option(help="With --packed: fp32 or fp16 for what stays in floating point.")] = "fp32",
+    keep: Annotated[
+        list[str],
+        typer.Option(
+            help="Bits of some sites, as REGEX=BITS, 32 to leave them in float: 'layers\\.0\\..*=32'; repeatable."
+        ),
+    ] = [],
     out: Annotated[Path | None, typer.Option(help="Write the quantized model here (.safetensors).")] = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -195,15 +201,15 @@ def quantize(
     """Calibrate a quantized model.
 
     JSON: {model, method, bits, scope, calib, n, effective_bits, path, bytes, seconds, audit: {sites, sealed}, ...}; with
-    --budget also {budget, mean_bits: {weights, activations}, predicted_kl, measured_kl}, with --packed {packed: {ratio,
-    parts, load_seconds, agreement, max_error}}.
+    --budget also {budget, mean_bits: {weights, activations}, predicted_kl, measured_kl}, with --keep {keep: [{sites, bits,
+    count}]}, with --packed {packed: {ratio, parts, load_seconds, agreement, max_error}}.
     """
     from ouro.jobs.quantize import QuantizeSpec
     from ouro.jobs.quantize import quantize as job
 
     spec = QuantizeSpec(
         source, method, bits, calib, scope, seed, out=str(out) if out else None, options=pairs(option), budget=budget,
-        widths=numbers(widths, "widths"), by=by, packed=packed, floats=floats, device=device,
+        widths=numbers(widths, "widths"), by=by, packed=packed, floats=floats, device=device, keep=pairs(keep, "keep"),
     )  # fmt: skip
     end(run("quantize", job(spec)), draw.quantize, json_=json_)
 
