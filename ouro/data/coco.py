@@ -126,7 +126,9 @@ def _objects(
 ) -> list[list[list[float]]]:
     """Rows (x0, y0, x1, y1, class, crowd) of every picture, in its own pixels."""
     places = {key: place for place, (key, _) in enumerate(pictures)}
-    sizes = {entry["id"]: (entry.get("width"), entry.get("height")) for entry in content["images"]}
+    sizes: dict[Any, tuple[Any, Any]] = {
+        entry["id"]: (entry.get("width"), entry.get("height")) for entry in content["images"]
+    }
     objects: list[list[list[float]]] = [[] for _ in pictures]
     for entry in content["annotations"]:
         key = entry.get("image_id")

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ouro.data.source import space_of
 from ouro.gen.objective import Objective, check_generator, make_objective
 from ouro.gen.synthesize import (
     GROUP,
@@ -123,7 +124,7 @@ def synthesize(spec: SynthesisSpec, *, root: str | os.PathLike[str] | None = Non
         values = _values(spec, model, tensors["images"], tensors["labels"], spent)
         path = run.path / "tensors.safetensors" if spec.out is None else Path(spec.out)
         if ranks.rank == 0:
-            write_tensors(path, tensors, _metadata(key, values))
+            write_tensors(path, tensors, _metadata(key, values, model))
             run.save_report(values | {"path": str(path)})
     arrays = tensors | {"preview": to_pixels(tensors["images"], model.info)}
     if losses[0]:
@@ -263,5 +264,6 @@ def judges_of(name: str, model: VisionModel) -> Iterator[tuple[str, VisionModel]
             yield witness, judge
 
 
-def _metadata(key: dict[str, Any], values: dict[str, Any]) -> dict[str, str]:
-    return {"kind": "calibration set", "spec": json.dumps(key), "values": json.dumps(values)}
+def _metadata(key: dict[str, Any], values: dict[str, Any], model: VisionModel) -> dict[str, str]:
+    said = {"spec": json.dumps(key), "values": json.dumps(values), "space": space_of(model.info)}
+    return {"kind": "calibration set", **said}
