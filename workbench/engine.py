@@ -582,18 +582,10 @@ def groups(model: str, scope: str, by: str) -> dict[str, tuple[str, ...]]:
 
 @lru_cache(maxsize=8)
 def _groups(model: str, scope: str, by: str, stamp: str) -> dict[str, tuple[str, ...]]:
-    import torch
-
-    from ouro.evaluate.sensitivity import grouped
-    from ouro.quant.plan import make_plan
-    from ouro.tasks import task_of
+    from ouro.jobs.sensitivity import paths_of_groups
 
     with _CLICK:
-        opened = _model(model)
-        _, plan = make_plan(opened, "minmax", "w4a4", scope, 0, {})
-        image = torch.zeros(1, *opened.info.input_size)
-        inputs, conditions = task_of(opened).calibration(image, None, opened.info, 0)
-        return {group.name: group.paths for group in grouped(opened, plan, inputs, by, conditions)}
+        return paths_of_groups(_model(model), scope, by)
 
 
 def check_bits(text: str) -> None:

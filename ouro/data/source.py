@@ -177,17 +177,17 @@ class StoredImages(Dataset):
     def __init__(self, path: str, info: ModelInfo) -> None:
         tensors, metadata = read_set(path)
         images, self._labels = tensors["images"], tensors.get("labels")
-        if not images.is_floating_point() or not len(images):
-            raise ValueError(
-                f"{path}: images are {len(images)} of {images.dtype}, expected normalized floats, 1 or more"
-            )
         if tuple(images.shape[1:]) != info.input_size:
             raise ValueError(f"{path}: images are {tuple(images.shape)}, {info.name} takes {info.input_size}")
         space = space_in(metadata, path) or json.loads(space_of(info))
         self.mean, self.std = tuple(space["mean"]), tuple(space["std"])
         self.classes = tuple(space["classes"])
         self._pixels = to_pixels(images.float(), self.mean, self.std)
-        if self._labels is not None and not int(self._labels.max()) < len(self.classes):
+        if (
+            self._labels is not None
+            and self._labels.dtype == torch.int64
+            and not int(self._labels.max()) < len(self.classes)
+        ):
             raise ValueError(
                 f"{path} has an image of class {int(self._labels.max())}, its model {len(self.classes)} classes from 0 "
                 "on; was it made for another model?"
@@ -235,20 +235,26 @@ def read_set(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"{path} holds no images but {', '.join(list(tensors)[:6]) or 'nothing'}; is it a calibration set?"
         )
     images, labels = tensors["images"], tensors.get("labels")
-    if images.dim() != 4 or not len(images) or not images.is_floating_point() or not images.isfinite().all():
+    if images.dim() != 4 or not len(images) or not images.is_floating_point():
         raise ValueError(
-            f"{path}: images are {tuple(images.shape)} {images.dtype}, expected finite numbers [s, 3, h, w] in floating point"
+            f"{path}: images are {len(images) if images.dim() else 0} of {images.dtype}, expected normalized floats [s, 3, h, w]"
         )
-    if labels is not None and (labels.dtype not in _LABELS or labels.shape[:1] != images.shape[:1]):
+    if not images.isfinite().all():
+        raise ValueError(f"{path}: images hold NaN or infinity, expected finite numbers; was it damaged?")
+    known = labels is None or (
+        labels.shape[:1] == images.shape[:1]
+        and (
+            (labels.dtype == torch.int64 and bool((labels >= 0).all()))
+            or (labels.dtype == torch.float32 and labels.dim() == 3)
+        )
+    )
+    if labels is not None and not known:
+        given = f"{str(labels.dtype).removeprefix('torch.')} {tuple(labels.shape)}"
         raise ValueError(
-            f"{path}: labels are {tuple(labels.shape)} {labels.dtype}, expected {len(images)} of int64, or boxes of float32"
+            f"{path}: labels are {given}, expected int64 ({len(images)},), a class from 0 on for each image (for each pixel "
+            "int64, for boxes float32)"
         )
-    if labels is not None and labels.dtype == torch.int64 and not (labels >= 0).all():
-        raise ValueError(f"{path}: a label is {int(labels.min())}, expected classes from 0 on")
     return tensors, metadata
-
-
-_LABELS = (torch.int64, torch.float32)
 
 
 def space_of(info: ModelInfo) -> str:
