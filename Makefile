@@ -12,7 +12,8 @@ STAMP := $(VENV)/.complete
 # with a thread each: two processes that spin for each other's threads are slower than one
 test test-full prime coverage compat: export OMP_NUM_THREADS := 1
 test test-full prime coverage compat: export NUMBA_NUM_THREADS := 1
-SIDE_BY_SIDE := -q --numprocesses auto --maxprocesses 4 --dist loadfile
+WORKERS ?= auto
+SIDE_BY_SIDE := -q --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # what numba compiles is kept beside its source, and compiled before several processes would do it at once
 PRIMED := $(VENV)/.primed
 COMPILED := $(shell grep -rl --include='*.py' njit ouro)

@@ -32,19 +32,26 @@ _device_constructors()
 # a test may import timm before anything of ours
 declare_missing_ops()
 
+_LONGEST = ("tests/notebooks/", "tests/workbench/", "tests/kernels/", "tests/ouro/jobs/")
+"""Folders whose files take longest."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--full", action="store_true", help="every method on every family, every name of a small model")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what is marked `full`, unless it is asked for."""
-    if config.getoption("--full"):
-        return
-    left_out = [item for item in items if item.get_closest_marker("full")]
-    if left_out:
-        config.hook.pytest_deselected(items=left_out)
+    """Leaves out what is marked `full`, unless it is asked for, and begins with what takes longest."""
+    if not config.getoption("--full"):
+        left_out = [item for item in items if item.get_closest_marker("full")]
         items[:] = [item for item in items if not item.get_closest_marker("full")]
+        config.hook.pytest_deselected(items=left_out)
+    # workers that take a file each end together if the last files are short
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    return next((rank for rank, folder in enumerate(_LONGEST) if item.nodeid.startswith(folder)), len(_LONGEST))
 
 
 _DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]

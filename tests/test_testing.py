@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 
+from tests.measure import spans, summary
 from tests.testing import assert_close
 
 
@@ -49,3 +50,12 @@ def test_empty_memory_is_poisoned(device):
 @pytest.mark.unpoisoned
 def test_poison_can_be_left_out():
     assert torch.empty.__module__ != "tests.conftest" and not hasattr(torch.empty, "__wrapped__")
+
+
+def test_missed_lines_are_written_in_short() -> None:
+    assert spans([7, 1, 3, 2, 9, 10]) == "1-3 7 9-10" and spans([]) == ""
+    measured = {
+        "totals": {"percent_covered": 66.666, "num_statements": 9, "missing_lines": 3},
+        "files": {"b.py": {"missing_lines": [4, 5, 8]}, "a.py": {"missing_lines": []}},
+    }
+    assert summary(measured) == {"percent": 66.67, "lines": 9, "missed": 3, "files": {"b.py": "4-5 8"}}

@@ -62,17 +62,37 @@ def test_attention_figures_draw_four_panels(report, query):
     paper.savefig(io.BytesIO(), format="png")
 
 
-def test_attention_figures_work_without_a_mask(report):
+def drawn(report: Report) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The maps of h and h_p and their difference, on the screen and in print."""
+    screen = [trace.z for trace in attention_plotly(report).data if trace.type == "heatmap"]
+    paper = attention_matplotlib(report)
+    paper.savefig(io.BytesIO(), format="svg")
+    return screen, [np.asarray(axes.images[0].get_array()) for axes in paper.axes[1:4]]
+
+
+def outlines(report: Report) -> tuple[int, int]:
+    """How many panels have the object's outline, on the screen and in print."""
+    screen = [trace for trace in attention_plotly(report).data if trace.type == "contour"]
+    return len(screen), sum(bool(axes.collections) for axes in attention_matplotlib(report).axes[1:4])
+
+
+def test_attention_figures_without_a_mask_show_the_same_maps_and_no_outline(report):
+    before, outlined = drawn(report), outlines(report)
     del report.arrays["mask"]
-    assert not [trace for trace in attention_plotly(report).data if trace.type == "contour"]
-    attention_matplotlib(report).savefig(io.BytesIO(), format="svg")
+    assert outlined == (3, 3) and outlines(report) == (0, 0)
+    for maps, others in zip(before, drawn(report), strict=True):
+        assert len(maps) == len(others) == 3
+        np.testing.assert_array_equal(maps, others)
 
 
-def test_attention_figures_draw_dead_maps(report):
+def test_attention_figures_draw_dead_maps_as_nothing(report):
     for name in [name for name in report.arrays if name.startswith("map/")]:
         report.arrays[name].zero_()
-    attention_plotly(report).to_json()
-    attention_matplotlib(report).savefig(io.BytesIO(), format="png")
+    for maps in drawn(report):
+        assert len(maps) == 3 and not np.any(maps)
+    # a range of no width has no colors
+    *_, gap = (trace for trace in attention_plotly(report).data if trace.type == "heatmap")
+    assert gap.zmin < 0 < gap.zmax
 
 
 @pytest.mark.parametrize(

@@ -197,15 +197,13 @@ def test_every_method_rounds_everything_in_every_family(name, method) -> None:
     assert report["sealed"], report["failures"]
 
 
-def test_the_outlier_method_is_exact_in_batches(model) -> None:
-    images = zoo.inputs(model, 3)
-    calibration = quantize(model, images, method="ouro", bits="w4a4o8", **QUICK["ouro"])
-    attach_calibration(model, calibration)
-    try:
-        with torch.no_grad():
-            together = model(images)
-            alone = torch.cat([model(image[None]) for image in images])
-    finally:
-        detach(model)
-    # rounding turns the last bit of a sum into a whole step now and then: most outputs agree, none is far off
-    assert (together - alone).abs().median() < 1e-4
+def test_the_outlier_method_does_not_see_the_batch(model) -> None:
+    # in float32 a sum's last bit, which hangs on the batch's size, is now and then rounded to a whole step
+    exact = copy.deepcopy(model).double()
+    images = zoo.inputs(model, 3).double()
+    calibration = quantize(exact, images, method="ouro", bits="w4a4o8", **QUICK["ouro"])
+    attach_calibration(exact, calibration)
+    with torch.no_grad():
+        together = exact(images)
+        alone = torch.cat([exact(image[None]) for image in images])
+    assert_close(alone, together, name="one by one")
