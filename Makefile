@@ -65,9 +65,9 @@ compat: $(STAMP)
 bench: $(STAMP)
 	@$(VENV)/bin/ouro bench scan
 
-# build/ would bring back modules that are gone
+# build/ would bring back modules that are gone, dist/ older versions
 wheel: $(STAMP)
-	@rm -rf build .wheel
+	@rm -rf build dist .wheel
 	@$(PY) -m pip wheel --quiet --no-deps --wheel-dir dist .
 	@$(PY) -m venv .wheel
 	@.wheel/bin/python -m pip install --quiet -c constraints.txt dist/*.whl
