@@ -3,16 +3,19 @@
 
 SHELL := bash
 .DEFAULT_GOAL := help
-.PHONY: help workbench lab notebooks test check compat bench wheel clean
+.PHONY: help workbench lab notebooks test test-full prime coverage check compat campaign bench wheel clean
 
 VENV := .venv
 PY := $(VENV)/bin/python
 # written last, so that it only exists after a complete set-up; holds the folder that the set-up was made in
 STAMP := $(VENV)/.complete
 # with a thread each: two processes that spin for each other's threads are slower than one
-test compat: export OMP_NUM_THREADS := 1
-test compat: export NUMBA_NUM_THREADS := 1
+test test-full prime coverage compat: export OMP_NUM_THREADS := 1
+test test-full prime coverage compat: export NUMBA_NUM_THREADS := 1
 SIDE_BY_SIDE := -q --numprocesses auto --maxprocesses 4 --dist loadfile
+# what numba compiles is kept beside its source, and compiled before several processes would do it at once
+PRIMED := $(VENV)/.primed
+COMPILED := $(shell grep -rl --include='*.py' njit ouro)
 PORT ?= $(or $(GRADIO_SERVER_PORT),7860)
 PYTHONS := python3 python3.12 python3.11 python3.10 python
 
@@ -23,9 +26,12 @@ help:
 	@echo "make workbench   start the app on http://127.0.0.1:$(PORT) (another port: make workbench PORT=8000)"
 	@echo "make lab         open the notebooks in JupyterLab"
 	@echo "make notebooks   run them all again, in place (minutes)"
-	@echo "make test        run the whole test suite"
+	@echo "make test        run the test suite"
+	@echo "make test-full   the same, with every quantization method on every family"
+	@echo "make coverage    run it under coverage and store what it misses in results/coverage.json"
 	@echo "make check       formatting, lint, types, layers"
 	@echo "make compat      the oldest versions we promise: kernels compiled, core of the suite (downloads them; 10 minutes)"
+	@echo "make campaign    damage files, folders and running jobs for ten minutes (longer: make campaign MINUTES=30)"
 	@echo "make bench       check the scan backends against the reference, then time them"
 	@echo "make wheel       build it, install it into an environment of its own, try it from another folder (minutes)"
 	@echo "make clean       remove $(VENV), builds and caches"
@@ -42,8 +48,20 @@ notebooks: $(STAMP)
 	$(PY) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 	    --ExecutePreprocessor.timeout=1800 notebooks/*.ipynb
 
-test: $(STAMP)
+test: $(PRIMED)
 	@$(PY) -m pytest $(SIDE_BY_SIDE)
+
+test-full: $(PRIMED)
+	@$(PY) -m pytest $(SIDE_BY_SIDE) --full
+
+prime: $(PRIMED)
+
+$(PRIMED): $(STAMP) $(COMPILED)
+	@$(PY) -m tests.prime
+	@touch $@
+
+coverage: $(PRIMED)
+	@$(PY) -m tests.measure $(SIDE_BY_SIDE)
 
 check: $(STAMP)
 	$(PY) -m ruff format --check .
@@ -61,6 +79,10 @@ compat: $(STAMP)
 	@.compat/bin/python -m ouro.kernels.audit > .compat/audit.json || { echo "complaints in .compat/audit.json" >&2; exit 1; }
 	@.compat/bin/python -m pytest $(SIDE_BY_SIDE) -m "not slow" -o filterwarnings=ignore tests/ouro tests/kernels
 	@echo "the oldest versions do: $$(tr '\n' ' ' < .compat/oldest.txt)"
+
+# damage to whatever is read or running, for MINUTES from SEED; offenders are kept in out/offenders
+campaign: $(STAMP)
+	@$(PY) -m tests.campaign --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) --keep out/offenders
 
 bench: $(STAMP)
 	@$(VENV)/bin/ouro bench scan

@@ -8,6 +8,7 @@ A file is written beside its place, forced to disk and renamed into it, so a rea
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import stat
@@ -105,15 +106,29 @@ def write_json(path: str | os.PathLike[str], value: Any) -> Path:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Reads a JSON file.
+    """Reads a JSON file; NaN and infinity, which JSON cannot hold, are none.
 
     Raises:
         ValueError: the file is truncated or no JSON.
     """
     try:
-        return json.loads(Path(path).read_bytes())
+        return json.loads(Path(path).read_bytes(), parse_constant=_finite, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError(f"{path} is no readable JSON file (it is nested without end)") from error
     except ValueError as error:
         raise ValueError(f"{path} is no readable JSON file ({error}); was it cut off?") from error
+
+
+def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Reads a JSON file that holds an object.
+
+    Raises:
+        ValueError: the file is truncated, no JSON, or holds something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds {repr(value)[:60]}, expected a JSON object; was it written by another program?")
+    return value
 
 
 def write_tensors(
@@ -150,6 +165,13 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
             return {name: file.get_tensor(name).clone() for name in names}, file.metadata() or {}
     except SafetensorError as error:
         raise ValueError(f"{path} is no readable safetensors file ({error}); was it cut off?") from error
+    except MemoryError as error:
+        raise ValueError(too_large(path)) from error
+
+
+def too_large(path: str | os.PathLike[str]) -> str:
+    """What there is to say of a file whose tensors find no place in memory."""
+    return f"{path} holds {os.path.getsize(path) / 1e9:.1f} GB, more than the memory that is free; is it what it says?"
 
 
 class Store:
@@ -191,8 +213,12 @@ class Run:
         self.path = path
 
     def spec(self) -> dict[str, Any]:
-        """What the run was asked to do."""
-        return read_json(self.path / "spec.json")
+        """What the run was asked to do.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
+        return read_object(self.path / "spec.json")
 
     def save_tensors(
         self, tensors: Mapping[str, Tensor], name: str = "tensors", metadata: Mapping[str, str] | None = None
@@ -214,9 +240,13 @@ class Run:
         return write_json(self.path / "report.json", dict(report))
 
     def report(self) -> dict[str, Any] | None:
-        """The run's report, or None while it is unfinished."""
+        """The run's report, or None while it is unfinished.
+
+        Raises:
+            ValueError: the file is damaged.
+        """
         path = self.path / "report.json"
-        return read_json(path) if path.exists() else None
+        return read_object(path) if path.exists() else None
 
     def chunks(self) -> list[str]:
         """Names of the finished chunks by number, for `load_tensors`."""
@@ -227,6 +257,13 @@ class Run:
         if not _NAME.fullmatch(name):
             raise ValueError(f"{name!r} cannot name a file of a run; use letters, digits, '.', '_' and '-'")
         return self.path / f"{name}.safetensors"
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"it holds {text}, which is no number")
+    return number
 
 
 def _canonical(value: Any, where: str) -> str:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 _CUT_OFF = ("console: AbortError", "console: Unexpected error Connection errored out")
@@ -29,32 +29,85 @@ def free_port() -> int:
 def started(command: list[str], home: Path) -> Iterator[str]:
     """The address of the app, started by this command from the root of the repository."""
     port = free_port()
-    env = os.environ | {"GRADIO_SERVER_PORT": str(port), "OURO_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    log = (home / f"server-{port}.log").open("w+")
-    process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    env = _environment() | {"GRADIO_SERVER_PORT": str(port), "OURO_HOME": str(home)}
+    log = home / f"server-{port}.log"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    with _answering(process.pid, port, log, lambda: process.poll() is not None) as url:
+        yield url
+
+
+class Nursery:
+    """Starts apps as `python workbench/app.py` does, each by a fork of one process that has imported all of it."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.serving"], cwd=ROOT, env=_environment(), stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    def __enter__(self) -> Nursery:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate(timeout=30)
+
+    @contextmanager
+    def started(self, home: Path) -> Iterator[str]:
+        """The address of a new app that keeps what it keeps in this folder."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        port = free_port()
+        log = home / f"server-{port}.log"
+        log.touch()
+        self._process.stdin.write(json.dumps({"port": port, "home": str(home), "log": str(log)}) + "\n")
+        self._process.stdin.flush()
+        number = self._process.stdout.readline()
+        assert number, "the process that apps are forked from has ended; its words are above"
+        pid = int(number)
+        with _answering(pid, port, log, lambda: not _is_there(pid)) as url:
+            yield url
+
+
+def _environment() -> dict[str, str]:
+    # a thread each: processes that spin for each other's threads are slow, and a process with several cannot be forked
+    return os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+def _is_there(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@contextmanager
+def _answering(pid: int, port: int, log: Path, is_over: Callable[[], bool]) -> Iterator[str]:
+    """The address of this port once it answers; afterwards the process and its group are ended."""
     url = f"http://127.0.0.1:{port}/"
     try:
-        for _ in range(900):
+        deadline = time.monotonic() + 180
+        while True:
             try:
-                with urllib.request.urlopen(url, timeout=2) as answer:
+                with urllib.request.urlopen(url, timeout=10) as answer:
                     assert answer.status == 200
                 break
             except (urllib.error.URLError, ConnectionError, TimeoutError):
-                log.seek(0)
-                assert process.poll() is None, f"the app ended with {process.returncode}: {log.read()}"
-                time.sleep(0.2)
-        else:
-            log.seek(0)
-            pytest.fail(f"no answer within 180 s: {log.read()}")
+                assert not is_over(), f"the app has ended: {log.read_text()}"
+                assert time.monotonic() < deadline, f"no answer within 180 s: {log.read_text()}"
+                time.sleep(0.1)
         yield url
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        log.close()
+        for kind, seconds in ((signal.SIGTERM, 10), (signal.SIGKILL, 60)):
+            with suppress(ProcessLookupError):
+                os.killpg(pid, kind)
+            deadline = time.monotonic() + seconds
+            while not is_over() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            if is_over():
+                break
 
 
 class Visit:

@@ -32,6 +32,21 @@ _device_constructors()
 # a test may import timm before anything of ours
 declare_missing_ops()
 
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--full", action="store_true", help="every method on every family, every name of a small model")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what is marked `full`, unless it is asked for."""
+    if config.getoption("--full"):
+        return
+    left_out = [item for item in items if item.get_closest_marker("full")]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("full")]
+
+
 _DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 

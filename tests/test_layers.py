@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -74,9 +75,15 @@ def home(module: str) -> str:
     return next((name for end in range(len(parts), 0, -1) if (name := ".".join(parts[:end])) in LAYERS), module)
 
 
+@cache
+def parsed(path: Path) -> ast.Module:
+    """The tree of a file, which several rules look at."""
+    return ast.parse(path.read_text("utf-8"))
+
+
 def imports(path: Path) -> Iterator[tuple[int, str]]:
     """(line, module) of every import in a file, wherever it stands; `from p import m` gives p.m if that is a module."""
-    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -175,7 +182,7 @@ def test_circles_are_detected():
 
 
 def test_every_file_begins_with_a_docstring():
-    trees = {path: ast.parse(path.read_text("utf-8")) for path in sources("ouro", "kernels", "workbench", "tests")}
+    trees = {path: parsed(path) for path in sources("ouro", "kernels", "workbench", "tests")}
     missing = [str(path.relative_to(ROOT)) for path, tree in trees.items() if tree.body and not ast.get_docstring(tree)]
     assert not missing, f"no docstring at the top of {', '.join(missing)}"
 
@@ -184,7 +191,7 @@ def test_library_does_not_print():
     places = [
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path in sources("ouro", "kernels")
-        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        for node in ast.walk(parsed(path))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
     ]
     assert not places, f"print() in {', '.join(places)}; use logging"

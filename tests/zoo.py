@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -33,6 +34,19 @@ _SMALL: dict[str, dict[str, Any]] = {
 
 def small(name: str, seed: int = 0) -> Family:
     """A small model of this name; weights drawn by the seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = create_model(name, **_all_changes(name))
+        # layer scales and zeroed projections would hide what is in front of them
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.abs().max() < 1e-3:
+                    parameter.normal_(std=0.1)
+    return model
+
+
+def _all_changes(name: str) -> dict[str, Any]:
+    """What makes the config of this name small, its backbone's and its classes included."""
     config = variant(name).config
     changes = _changes(config)
     if hasattr(config, "body"):
@@ -42,16 +56,7 @@ def small(name: str, seed: int = 0) -> Family:
         count = body.depth if hasattr(body, "depth") else len(body.depths)
         features = [feature for feature in config.features if feature < count]
         changes |= {"features": tuple(features), "scales": config.scales[: len(features)]} if config.features else {}
-    classes = {"num_classes": 5, "class_names": ()} if getattr(config, "num_classes", 0) else {}
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = create_model(name, **changes, **classes)
-        # layer scales and zeroed projections would hide what is in front of them
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.abs().max() < 1e-3:
-                    parameter.normal_(std=0.1)
-    return model
+    return changes | ({"num_classes": 5, "class_names": ()} if getattr(config, "num_classes", 0) else {})
 
 
 def _changes(config: Any) -> dict[str, Any]:
@@ -63,6 +68,26 @@ def _changes(config: Any) -> dict[str, Any]:
         # as much overlap of patches as at full size
         changes["stride"] = config.stride * changes["patch"] // config.patch
     return changes
+
+
+def _distinct() -> list[str]:
+    """The first name of each small model: `vim_base`, for one, is `vim_tiny` of another size, and no other when small.
+
+    How pixels are normalized and what the classes of a backbone are called makes no other model either.
+    """
+    first: dict[Any, str] = {}
+    blank = {"mean": (), "std": (), "class_names": ()}
+    for name in NAMES:
+        config = replace(variant(name).config, **_all_changes(name))
+        if hasattr(config, "body"):
+            config = replace(config, body=replace(config.body, num_classes=0, **blank))
+        first.setdefault((variant(name).build, replace(config, **blank)), name)
+    return list(first.values())
+
+
+DISTINCT = _distinct()
+EACH = [name if name in DISTINCT else pytest.param(name, marks=pytest.mark.full) for name in NAMES]
+"""For `parametrize`: every name; those that repeat another one's small model in the full suite only."""
 
 
 def skeleton(name: str) -> Family:

@@ -7,11 +7,14 @@ import html
 import gradio as gr
 
 
-def acting_view(elem_id: str, *, value: str = "") -> gr.HTML:
-    """The text; its value is markup with `button`s. Event `select` carries `act` and `name` of the one that was pressed."""
+def acting_view(elem_id: str, *, value: str = "", tab: str = "", key: str = "") -> gr.HTML:
+    """The text; its value is markup with `button`s. Event `select` carries `act` and `name` of the one that was pressed.
+
+    tab, key: where the address keeps which `<details data-name>` is open, if it is to.
+    """
     return gr.HTML(
         value=value,
-        html_template='<div class="wb-acts"></div>',
+        html_template=f'<div class="wb-acts" data-tab="{tab}" data-key="{key}"></div>',
         js_on_load="wb.acts(element, props, trigger, watch); // 'select'",
         apply_default_css=False,
         elem_id=elem_id,

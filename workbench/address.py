@@ -7,8 +7,10 @@ here: the views take them from the address themselves.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 import gradio as gr
 
@@ -32,11 +34,16 @@ def reader() -> gr.HTML:
 
 def keep(page: Page, tab: str, **components: Any) -> None:
     """Has these components' values written into the address of a tab, under their names, whenever they change."""
-    page.addressed[tab] = components
+    page.addressed[tab] = {**page.addressed.get(tab, {}), **components}
     names, inputs = list(components), list(components.values())
     js = f"(...values) => {{ wb.address.put('{tab}', {names!r}, values); }}"
     for component in inputs:
         component.change(None, inputs, None, js=js, api_visibility="private")
+
+
+def link(tab: str, **values: Any) -> str:
+    """The address of a view, as an `href` that the page follows without being loaded anew; what is not said stays."""
+    return "?" + urlencode({"tab": tab, **values})
 
 
 def settle(page: Page, opened: Any) -> None:
@@ -70,8 +77,8 @@ class Asked:
         """A whole number, the nearest one that there is."""
         return int(self.number(key, default, low, high, 1))
 
-    def number(self, key: str, default: Any, low: float, high: float, step: float) -> Any:
-        """A number on the steps of a slider, the nearest one that there is."""
+    def number(self, key: str, default: Any, low: float, high: float, step: float | None) -> Any:
+        """A number on the steps of a slider, the nearest one that there is; without steps, any number in between."""
         text = self.values.get(key)
         if text is None:
             return default
@@ -79,14 +86,15 @@ class Asked:
             value = float(text)
         except ValueError:
             value = float("nan")
+        allowed = f"expected {low:g} to {high:g}" if high < math.inf else f"expected {low:g} or more"
         # a comparison with NaN is never true
-        if not low <= value <= high:
-            if value != value:
-                self._note(key, f"expected {low:g} to {high:g}", default)
-                return default
+        if not low <= value <= high or math.isinf(value):
             value = min(max(value, low), high)
-            self._note(key, f"expected {low:g} to {high:g}", f"{value:g}")
-        return min(low + round((value - low) / step) * step, high)
+            if not math.isfinite(value):
+                self._note(key, allowed, default)
+                return default
+            self._note(key, allowed, f"{value:g}")
+        return value if step is None else min(low + round((value - low) / step) * step, high)
 
     def one_of(self, key: str, default: Any, allowed: Iterable[Any]) -> Any:
         """One of some values, or what a mapping has under their names."""
@@ -98,6 +106,50 @@ class Asked:
             self._note(key, f"known: {', '.join(known) or 'none'}", default)
         return known.get(text, default)
 
+    def several(self, key: str, default: Any, allowed: Iterable[Any]) -> Any:
+        """Those of some values that are named, with commas between them; `default` where none of them is there."""
+        text = self.values.get(key)
+        if text is None:
+            return default
+        known = {str(value): value for value in allowed}
+        named = str(text).split(",")
+        chosen = [known[name] for name in named if name in known] or default
+        if any(name not in known for name in named):
+            self._note(
+                key, f"known: {', '.join(known)}", ", ".join(map(str, chosen)) if isinstance(chosen, list) else None
+            )
+        return chosen
+
+    def checked(self, key: str, fault: Callable[[str], str]) -> Any:
+        """A text of which `fault` says what is wrong with it, "" where nothing is; `gr.skip()` where it cannot be."""
+        text = self.values.get(key)
+        if text is None:
+            return gr.skip()
+        if words := fault(str(text)):
+            self.refuse(key, words)
+            return gr.skip()
+        return str(text)
+
+    def refuse(self, key: str, why: str) -> None:
+        """Notes a value that cannot be had, and why."""
+        self._note(key, why, None)
+
+    def field(self, key: str, field: Any) -> Any:
+        """A value that a field can have as it was built, `gr.skip()` where the address has none."""
+        if isinstance(field, gr.Slider):
+            return self.number(key, gr.skip(), field.minimum, field.maximum, field.step)
+        if isinstance(field, gr.Number):
+            low, high = (-math.inf if field.minimum is None else field.minimum), field.maximum
+            return self.number(
+                key, gr.skip(), low, math.inf if high is None else high, 1 if field.precision == 0 else None
+            )
+        if isinstance(field, gr.Textbox):
+            return str(self.values[key]) if key in self.values else gr.skip()
+        known = [value for _, value in field.choices]
+        if isinstance(field, gr.CheckboxGroup):
+            return self.several(key, gr.skip(), known)
+        return self.one_of(key, gr.skip(), known)
+
     def say(self) -> None:
         """Shows in a line what could not be had, if anything."""
         if self.wrong:
@@ -107,6 +159,12 @@ class Asked:
         # what stays as it was has no name here
         shown = f", shown is {instead}" if isinstance(instead, int | float | str) else ""
         self.wrong.append(f"{key}={self.values[key]} is not there ({allowed}){shown}")
+
+
+def opening(tab: str, request: gr.Request | None) -> Asked:
+    """What the address that the page was opened with asks of a tab, whatever the model."""
+    wanted = parsed(dict(request.query_params)) if request else {}
+    return Asked(tab, wanted.get("model", ""), wanted)
 
 
 def tab_of(wanted: Mapping[str, Any], wrong: list[str]) -> str:
@@ -151,3 +209,31 @@ def follow(
 
     page.model.change(other_model, [page.model, page.wanted, *inputs], outputs, **PRIVATE)
     page.wanted.change(asked, [page.model, page.wanted, *inputs], outputs, **PRIVATE)
+
+
+def form(
+    page: Page,
+    tab: str,
+    fields: Mapping[str, Any],
+    also: Callable[[Asked, str], Mapping[Any, Any]] = lambda ask, model: {},
+    more: Sequence[Any] = (),
+) -> None:
+    """Has a form written into the address, and set by an address that is asked for; another model leaves it as it is.
+
+    Args:
+        also: (asked, model) -> updates of fields that can have more than what they were built with, and of `more`.
+        more: components that an address sets beside the fields.
+    """
+
+    @guarded
+    def asked(model: str, wanted: Mapping[str, Any]) -> dict[Any, Any]:
+        ask = Asked(tab, model, wanted)
+        if not ask.values:
+            return dict.fromkeys([*fields.values(), *more], gr.skip())
+        own = dict(also(ask, model))
+        update = {field: ask.field(name, field) for name, field in fields.items() if field not in own}
+        ask.say()
+        return {**update, **own}
+
+    page.wanted.change(asked, [page.model, page.wanted], [*fields.values(), *more], **PRIVATE)
+    keep(page, tab, **fields)

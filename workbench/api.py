@@ -6,9 +6,11 @@ the command line gives them with --json; where a file was made, `run` names it o
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import gradio as gr
 
@@ -19,7 +21,42 @@ from workbench.errors import guarded
 def build() -> None:
     """Adds the endpoints to the page."""
     for function in (models, attention_maps, outlier_channels, answer, generate, quantized, sensitivity):
-        gr.api(guarded(function), api_name=_NAMES.get(function.__name__, function.__name__), concurrency_limit=4)
+        gr.api(endpoint(function), api_name=_NAMES.get(function.__name__, function.__name__), concurrency_limit=4)
+
+
+def endpoint(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function as programs call it: with arguments of the types it names, and failures of one line.
+
+    Programs send any JSON at all, and a job should not find out by a TypeError deep inside.
+    """
+    kinds = get_type_hints(function)
+
+    @functools.wraps(function)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        bound = inspect.signature(function).bind(*args, **kwargs)
+        given = {name: _as(kinds[name], name, value) for name, value in bound.arguments.items()}
+        return function(**given)
+
+    return guarded(checked)
+
+
+def _as(kind: type, name: str, value: Any) -> Any:
+    """The value as one of this type.
+
+    Raises:
+        ValueError: it is of another.
+    """
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST
+    if kind is str and isinstance(value, str):
+        return value
+    if (kind is int and is_number and value == int(value)) or (kind is float and is_number):
+        return kind(value)
+    words = {str: "a text", int: "a whole number", float: "a number"}[kind]
+    raise ValueError(f"{name} is {repr(value)[:60]}, expected {words}")
+
+
+_LARGEST = 2**63
+"""What no number reaches that a job takes; NaN and infinity are not below it either."""
 
 
 def models() -> list:
@@ -37,12 +74,13 @@ def attention_maps(model: str, sample: int, layer: int, window: int = 5) -> dict
 def outlier_channels(
     model: str, sample: int, layer: int, tensor: str = "in_proj", kappa: float = 3.0, refresh: int = 10
 ) -> dict:
-    """How many outliers one held-out image has in a tensor, and `channels`: those of every step."""
+    """How many outliers one held-out image has in a tensor, and which: `raw_by_step` of every step, `static_list` for all."""
     way = outliers.scans(model, layer)[0][1]
     spec = outliers.spec_of(model, _held_out(model, sample), layer, tensor, way, kappa, refresh)
     result = engine.outliers(**spec)
     steps = [row.nonzero()[0].tolist() for row in result.arrays["raw"] > 0]
-    return _values(result.values) | {"channels": steps, "static": (result.arrays["static"] > 0).nonzero()[0].tolist()}
+    static = (result.arrays["static"] > 0).nonzero()[0].tolist()
+    return _values(result.values) | {"raw_by_step": steps, "static_list": static}
 
 
 def answer(model: str, sample: int, seed: int = 0, steps: int = 10) -> dict:

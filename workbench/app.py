@@ -25,6 +25,7 @@ from workbench import (  # noqa: E402
     api,
     attention,
     calib,
+    drift,
     engine,
     first_view,
     forms,
@@ -41,6 +42,7 @@ from workbench import (  # noqa: E402
     start,
     stored,
     tasks,
+    uploads,
     who,
 )
 from workbench.errors import guarded  # noqa: E402
@@ -95,10 +97,11 @@ def build() -> gr.Blocks:
                 answered = tasks.build(page, model, looked)
             with gr.Tab("Quantize", id="quantize") as rounded:
                 measured = quantize.build(page, model, rounded)
+                drift.build(page, model)
             with gr.Tab("Sensitivity", id="sensitivity"):
                 ranked = sensitivity.build(page, model)
             with gr.Tab("Kernels", id="kernels"):
-                checked = kernels.build()
+                checked = kernels.build(page)
             with gr.Tab("Runs", id="runs") as board:
                 kept_runs = runs.build(page, board)
             with gr.Tab("Paper", id="paper"):
@@ -138,9 +141,16 @@ def build() -> gr.Blocks:
             for resume, inputs, outputs in tab["loads"]:
                 whole.load(resume, inputs, outputs, concurrency_limit=None, **PRIVATE)
         made["use"].click(_use, made["chosen"], [tabs, *measured["images"].inputs, chosen], **PRIVATE)
+        whole.unload(_left)
         api.build()
     whole.queue(default_concurrency_limit=4, max_size=32)
     return whole
+
+
+@guarded
+def _left(request: gr.Request) -> None:
+    """A page was closed or loaded anew."""
+    uploads.end(str(request.session_hash))
 
 
 @guarded
@@ -165,8 +175,9 @@ def _listed(chosen: str, wanted: dict[str, Any], brought: int) -> tuple:
 def _asked(chosen: str, before: dict[str, Any], event: gr.EventData) -> tuple:
     """The page as an address says that it was sent to by "back" or "forward"."""
     tab, wanted = _tab(address.parsed(event._data["query"], before))
-    model = _model(wanted, engine.models() or [chosen], chosen)
-    return model, tab, {**wanted, "model": model}
+    names = engine.models() or [chosen]
+    model = _model(wanted, names, chosen)
+    return gr.Dropdown(choices=list(dict.fromkeys([*names, model])), value=model), tab, {**wanted, "model": model}
 
 
 def _tab(wanted: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from workbench import engine, own, pack, workspace
+from workbench import engine, own, pack, uploads, workspace
 from workbench.acts import acting_view, button
 from workbench.errors import guarded, line_of
 from workbench.page import PRIVATE, Page, count, title
@@ -140,11 +140,14 @@ def build(page: Page) -> dict[str, Any]:
             **{part: gr.skip() if not here else type(part)(visible=True) for part in (path, folder, add)},
         }
 
-    def taken(given: str, uploaded: bool, called: str, classes: str | None, brought: int) -> Iterator[dict[Any, Any]]:
+    def taken(
+        given: str, session: str | None, called: str, classes: str | None, brought: int
+    ) -> Iterator[dict[Any, Any]]:
+        """Reads a file: an upload of a session, or one that lies on this machine."""
         yield {said: '<p class="wb-note" role="status">Reading …</p>', read: gr.Button(interactive=False)}
         update: dict[Any, Any] = {read: gr.Button(interactive=True)}
         try:
-            got = own.model(given, called or "", workspace.class_names(classes), uploaded=uploaded)
+            got = own.model(given, called or "", workspace.class_names(classes), uploaded=session is not None)
         except EXPECTED as error:
             yield update | {said: refused(line_of(error))}
             return
@@ -153,6 +156,8 @@ def build(page: Page) -> dict[str, Any]:
             facts = reading(got.facts) if got.facts["name"] else ""
             yield update | {said: facts + refused(got.refusal)}
             return
+        if session is not None:
+            uploads.forget(session, given, classes)
         cleared = {file: None, path: "", names: None, name: ""}
         yield update | cleared | shown() | {said: "", page.brought: brought + 1}
 
@@ -160,12 +165,14 @@ def build(page: Page) -> dict[str, Any]:
     def read_model(
         given: str | None, where: str, called: str, classes: str | None, brought: int, request: gr.Request
     ) -> Iterator[dict[Any, Any]]:
+        # what is refused may be read once more, under another name
+        uploads.hold(request.session_hash, given, classes)
         if not given and where.strip():
             if not local(request):
                 raise ValueError(_FAR)
-            yield from taken(where.strip(), False, called, classes, brought)
+            yield from taken(where.strip(), None, called, classes, brought)
         elif given:
-            yield from taken(given, True, called, classes, brought)
+            yield from taken(given, request.session_hash, called, classes, brought)
         else:
             raise ValueError("there is nothing to read yet; drop a file with weights, or give its path")
 
@@ -175,8 +182,9 @@ def build(page: Page) -> dict[str, Any]:
         event(read_model, inputs, outputs, concurrency_limit=None, **PRIVATE)
 
     @guarded
-    def take_files(paths: list[str] | None, brought: int) -> dict[Any, Any]:
+    def take_files(paths: list[str] | None, brought: int, request: gr.Request) -> dict[Any, Any]:
         own.uploaded(paths or [])
+        uploads.forget(request.session_hash, *(paths or []))
         return shown() | {files: None, page.brought: brought + 1}
 
     files.upload(take_files, [files, page.brought], [files, models, pictures, page.brought], **PRIVATE)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from ouro.metrics import METRICS
 from workbench import engine, sets, workspace
+from workbench.address import Asked
 from workbench.errors import guarded
 from workbench.page import PRIVATE, Page
 
@@ -36,6 +38,18 @@ class Source:
     def fields(self) -> dict[str, Any]:
         """By the names under which the browser keeps what was chosen."""
         return {"calib": self.kind, "count": self.count, "set": self.chosen, "measured": self.data}
+
+    def asked(self, ask: Asked, model: str) -> dict[Any, Any]:
+        """Updates that choose what an address asks for; never a person's own pictures, whose folder no address names."""
+        kinds, options = choices(model), sets.choices(model)
+        kind = ask.one_of("calib", None, [kind for _, kind in kinds])
+        path = ask.one_of("set", None, {Path(path).parent.name: path for _, path in options})
+        data = ask.one_of("measured", None, [data for _, data in measures(model)])
+        return {
+            self.kind: gr.skip() if kind is None else gr.Radio(choices=kinds, value=kind),
+            self.chosen: gr.skip() if path is None else gr.Dropdown(choices=options, value=path),
+            self.data: gr.skip() if data is None else gr.Dropdown(choices=measures(model), value=data),
+        }
 
     def restored(self, model: str, kept: Mapping[str, Any]) -> dict[Any, Any]:
         """Updates that choose again what was kept, as far as it is there for the model."""
@@ -139,7 +153,7 @@ def source(tab: str, page: Page) -> Source:
 
     @guarded
     def fitting(model: str, kind: str, path: str | None, data: str | None) -> tuple:
-        kinds, places = choices(model), measures(model)
+        kinds, places, given = choices(model), measures(model), (kind, path, data)
         # what was chosen stays as long as it is there
         kind = kind if kind in dict(map(reversed, kinds)) else kinds[0][1]
         data = data if data in dict(map(reversed, places)) else next((data for _, data in places), "")
@@ -148,16 +162,24 @@ def source(tab: str, page: Page) -> Source:
         value = path if path in paths else next(iter(paths), None)
         words = f"{len(options)} for this model" if options else "None for this model yet: make one in Samples."
         return (
-            gr.Radio(choices=kinds, value=kind),
+            gr.Radio(choices=kinds, **changed("value", kind, given[0])),
             gr.Slider(visible=kind != "set"),
-            gr.Dropdown(visible=kind == "set", choices=options, value=value, info=words),
-            gr.Dropdown(choices=places or [("Nothing yet", "")], value=data, info=verdict(model, data)),
+            gr.Dropdown(visible=kind == "set", choices=options, info=words, **changed("value", value, given[1])),
+            gr.Dropdown(
+                choices=places or [("Nothing yet", "")], info=verdict(model, data), **changed("value", data, given[2])
+            ),
         )
 
     inputs = [page.model, kind, chosen, data]
-    for event in (kind.input, data.input, page.model.change, page.brought.change):
+    # an address may choose something else meanwhile, after which this is asked once more
+    for event in (kind.change, data.change, page.model.change, page.brought.change):
         event(fitting, inputs, [kind, count, chosen, data], **PRIVATE)
     return Source(kind, count, chosen, data)
+
+
+def changed(name: str, value: Any, before: Any) -> dict[str, Any]:
+    """An option of an update, only where it says something new."""
+    return {} if value == before else {name: value}
 
 
 def spelled(kind: str, count: float, chosen: str | None) -> str:

@@ -12,7 +12,7 @@ from math import log10
 from typing import Any
 
 from ouro.metrics import METRICS, damaged, metric_of
-from workbench import calib
+from workbench import calib, ways
 from workbench.page import headline, interval, percent, score, table
 from workbench.plot import LEGEND, figure, nothing
 
@@ -218,7 +218,7 @@ def budget_table(rows: Sequence[Values]) -> str:
     several = len(metrics) > 1
     heads = [("Budget", True), ("Widths", False), ("Method", False), ("Bits w / a", True), ("KL predicted", True),
              ("KL measured", True), ("Score" if several else headline(*metrics), True),
-             ("95 % interval", True), ("Float", True)]  # fmt: skip
+             ("95 % interval", True), ("Float", True), ("From", False)]  # fmt: skip
     lines = []
     for row in reversed(rows):
         mean, name = row["mean_bits"], metric_of(row)
@@ -227,6 +227,7 @@ def budget_table(rows: Sequence[Values]) -> str:
                 f"{row['budget']:g}", " ".join(map(str, row["widths"])), html.escape(row["method"]),
                 f"{mean['weights']:.2f} / {mean['activations']:.2f}", _small(row["predicted_kl"]),
                 _small(row["measured_kl"]), score(row, named=several), interval(row), score(row, f"fp_{name}"),
+                ways.way(ways.said_of(row), ways.made_by(row)),
             ]
         )  # fmt: skip
     return table(heads, lines)

@@ -500,6 +500,19 @@ def answered(**spec: Any) -> Result:
     return remembered("answers", spec, make)
 
 
+def drifted(**spec: Any) -> Result:
+    """How far the state of a quantized file of a model is from the float one's, on one image, remembered."""
+
+    def make() -> Result:
+        from ouro.jobs.drift import DriftSpec, drift
+
+        with _CLICK:
+            models = _pair(spec["model"], spec["beside"], _stamp({key: spec[key] for key in ("model", "beside")}))
+            return plain(finish(_named(drift(DriftSpec(**_sourced(spec)), models), spec["model"])))
+
+    return remembered("drift", spec, make)
+
+
 @lru_cache(maxsize=2)
 def _pair(model: str, beside: str, stamp: str) -> Any:
     """What `ouro.jobs.evaluate.opened_beside` gives, kept between clicks."""
@@ -541,6 +554,38 @@ def pace(model: str) -> dict[str, float]:
 def known_pace(model: str) -> dict[str, float] | None:
     """What `pace` has measured, if it has."""
     return _PACES.get(model + _stamp({"model": model}))
+
+
+def sites(model: str, scope: str) -> list[str]:
+    """Paths of all tensors of a model that a scope rounds."""
+    from ouro.quant.plan import scope_sites
+
+    return scope_sites(_model(model), scope)
+
+
+def kept_sites(model: str, scope: str, expression: str) -> list[str]:
+    """Those in whose path a regular expression is found.
+
+    Raises:
+        ValueError: it cannot be read, or is found in none.
+    """
+    from ouro.quant.bits import FLOAT
+    from ouro.quant.plan import kept_sites as found
+
+    return list(found(sites(model, scope), [(expression, FLOAT)]))
+
+
+def groups(model: str, scope: str, by: str) -> dict[str, tuple[str, ...]]:
+    """What counts as one where damage is measured -> paths of its tensors, see `ouro.evaluate.sensitivity.grouped`."""
+    return _groups(model, scope, by, _stamp({"model": model}))
+
+
+@lru_cache(maxsize=8)
+def _groups(model: str, scope: str, by: str, stamp: str) -> dict[str, tuple[str, ...]]:
+    from ouro.jobs.sensitivity import paths_of_groups
+
+    with _CLICK:
+        return paths_of_groups(_model(model), scope, by)
 
 
 def check_bits(text: str) -> None:
@@ -619,8 +664,12 @@ def sensitivity_job(**spec: Any) -> Generator[Any, None, Any]:
 
     def job() -> Generator[Any, None, Any]:
         data = asked.data or own_data(spec["model"])
-        run = _stored_run(spec["model"], asked, job="sensitivity", data=data, options=dict(asked.options))
-        return (yield from _once("sensitivity", run, lambda: measure_sensitivity(asked), asked.calib, data))
+
+        def run() -> Any:
+            return _stored_run(spec["model"], asked, job="sensitivity", data=data, options=dict(asked.options))
+
+        report = yield from _once("sensitivity", run(), lambda: measure_sensitivity(asked), asked.calib, data)
+        return replace(report, values={**report.values, "run": run().path.name})
 
     return _worded(_named(job(), spec["model"]), asked.calib)
 
@@ -654,7 +703,7 @@ def _stored_run(model: str, asked: Any, **more: Any) -> Any:
     return Store().find(identity(asked, _model(model), **more))
 
 
-_OUTCOMES = "outcomes"
+OUTCOMES = "outcomes"
 """File of a run that has what came of every image."""
 
 
@@ -675,7 +724,7 @@ def _once(
         return (yield from make())
     yield Progress(1, 1, "found in the store")
     made = run_info(report.get("seed", 0), time.perf_counter(), run.spec().get("device", "cpu"))
-    return Report(kind, report, made, run.load_tensors(_OUTCOMES) or {})
+    return Report(kind, report, made, run.load_tensors(OUTCOMES) or {})
 
 
 def measure_job(kind: str, **spec: Any) -> Generator[Any, None, Any]:
@@ -706,7 +755,7 @@ def measure_job(kind: str, **spec: Any) -> Generator[Any, None, Any]:
         def kept_after() -> Generator[Any, None, Any]:
             report = yield from measured()
             # what came of every image first: a report says that the run is whole
-            run.save_tensors(report.arrays, name=_OUTCOMES)
+            run.save_tensors(report.arrays, name=OUTCOMES)
             run.save_report(report.values)
             return report
 

@@ -90,4 +90,6 @@ def allowed(field: Any, value: Any) -> bool:
         return isinstance(value, list) and all(item in known for item in value)
     if isinstance(field, gr.Dropdown) and field.allow_custom_value:
         return isinstance(value, str) and 0 < len(value) < 40
+    if isinstance(field, gr.Textbox):
+        return isinstance(value, str) and len(value) < 200
     return isinstance(field, gr.Radio | gr.Dropdown) and value in known

@@ -15,7 +15,7 @@ from typing import Any
 import gradio as gr
 
 from ouro.metrics import METRICS, metric_of
-from workbench import calib, pack
+from workbench import calib, pack, ways
 from workbench.page import headline, interval, percent, score
 
 Row = Mapping[str, Any]
@@ -23,6 +23,8 @@ Row = Mapping[str, Any]
 SCOPES = {"lin": "linear layers", "ssm": "and scan inputs", "rec": "and state", "full": "everything"}
 """What is quantized, in the width of a column; each holds those before it."""
 
+_ROUNDED = 8
+"""The most bits that a part has that is rounded."""
 NONE = "–"
 """What a cell says that knows nothing."""
 
@@ -94,6 +96,8 @@ def grid(rows: Sequence[Row], model: str) -> str:
                 {
                     "id": row["id"],
                     "own": not row.get("file"),
+                    "run": row.get("run", ""),
+                    "way": ways.made_by(row),
                     "cells": [said if said == order else [said, order] for said, order in cells(row)],
                 }
                 for row in rows
@@ -154,7 +158,12 @@ def nominal(row: Row) -> str:
 
 
 def effective(row: Row) -> tuple[float, float] | None:
-    """Mean bits of weights and of activations as measured, None where nobody did."""
+    """Mean bits of weights and of activations as measured, None where nobody did.
+
+    What is kept in floating point is counted by nobody, so that a row with such parts has no mean.
+    """
+    if any(rule["bits"] > _ROUNDED for rule in row.get("keep") or ()):
+        return None
     known = row.get("effective_bits")
     if known:
         return known["weights"], known["activations"]
@@ -195,6 +204,9 @@ def calibrated_on(row: Row) -> str:
 def details(row: Row) -> str:
     """What else tells a row from others: options of the method, and what the file that it is from varies."""
     told = [f"{name.replace('_', ' ')} {value}" for name, value in dict(row.get("options") or {}).items()]
+    for rule in row.get("keep") or ():
+        width = f"{rule['bits']} bits" if rule["bits"] <= _ROUNDED else "float"
+        told.append(f"{width}: {shortened(rule['sites'])} ({rule['count']} sites)")
     if "factor" in row:
         told.append(f"ranges × {row['factor']:g}")
     if "target" in row:
@@ -205,6 +217,11 @@ def details(row: Row) -> str:
     if not row.get("file") and row.get("seed"):
         told.append(f"seed {row['seed']}")
     return ", ".join(told)
+
+
+def shortened(text: str, most: int = 34) -> str:
+    """The text, or what of it fits."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def origin(row: Row) -> str:

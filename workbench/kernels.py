@@ -7,9 +7,9 @@ from typing import Any
 
 import gradio as gr
 
-from workbench import checks, engine, runner, stored, times
+from workbench import address, checks, engine, runner, stored, times
 from workbench.errors import guarded
-from workbench.page import PRIVATE, lead, title
+from workbench.page import PRIVATE, Page, lead, title
 from workbench.plot import plot_view
 
 KIND = "kernels"
@@ -33,7 +33,7 @@ def _stored() -> tuple[list[dict[str, Any]], list[str]]:
     return files, times.devices(files)
 
 
-def build() -> dict[str, Any]:
+def build(page: Page) -> dict[str, Any]:
     """Fills the tab; returns the components that others need."""
     files, devices = _stored()
     device = devices[0] if devices else None
@@ -129,6 +129,16 @@ def build() -> dict[str, Any]:
 
     at.input(other_device, at, [what, *shown], **PRIVATE)
     what.input(other_topic, [at, what], shown, **PRIVATE)
+
+    def asked(ask: address.Asked, model: str) -> dict[Any, Any]:
+        files, known = _stored()
+        device = ask.one_of("device", next(iter(known), None), known)
+        topics = times.topics(files, device)
+        topic = ask.one_of("topic", next(iter(topics), None), topics)
+        chosen = {at: gr.Dropdown(choices=known, value=device), what: gr.Dropdown(choices=topics, value=topic)}
+        return {**chosen, **stored_views(files, device, topic)}
+
+    address.form(page, "kernels", {"kernel": which, "device": at, "topic": what}, asked, shown)
 
     @guarded
     def resume(which: str) -> Iterator[dict[Any, Any]]:

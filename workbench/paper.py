@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from workbench import engine
+from workbench import address, engine, ways
 from workbench.acts import acting_view, button
 from workbench.errors import guarded
 from workbench.page import PRIVATE, Page, lead
@@ -76,13 +76,14 @@ def _entry(row: Row) -> str:
         for point in row["points"]
     )
     origin = [f"<code>{html.escape(command)}</code>" for command in row["commands"]]
-    origin += [f"results/{html.escape(name)}" for name in row["results"]]
+    origin += [ways.way(f"results/{name}", address.link("runs", run=name)) for name in row["results"]]
     origin += [f"notebooks/{html.escape(row['notebook'])}.ipynb"] if row["notebook"] else []
     source = f'<p class="wb-note">{" · ".join(origin)}</p>' if origin else ""
     tab = _TABS.get(row["name"])
     way = button("Try it", "open", f"{tab} {model_of(row)}".strip()) if tab else ""
+    name = html.escape(row["name"])
     return (
-        f'<details class="wb-claim" id="wb-paper-{html.escape(row["name"])}"><summary>{chip(row["verdict"])}'
+        f'<details class="wb-claim" data-name="{name}" id="wb-paper-{name}"><summary>{chip(row["verdict"])}'
         f"<b>{html.escape(row['paper'])}, {html.escape(row['title'])}</b><span>{html.escape(row['shows'])}</span></summary>"
         f"<div><p>Here: {html.escape(row['ours'])}.</p><ul>{points}</ul>{source}{way}</div></details>"
     )
@@ -104,12 +105,22 @@ def build(page: Page) -> dict[str, Any]:
         "with the interval that decides it, drawn around the line that it has to be clear of."
     )
     which = gr.Radio([("All", ALL)], value=ALL, show_label=False, container=False, elem_id="wb-paper-filter")
-    ledger = acting_view("wb-paper-ledger")
+    ledger = acting_view("wb-paper-ledger", tab="paper", key="entry")
+
+    def choose(ask: address.Asked) -> dict[Any, Any]:
+        rows = engine.ledger()
+        word = ask.one_of("verdict", ALL, [value for _, value in counted(rows)])
+        entry = ask.one_of("entry", None, {row["name"]: row for row in rows})
+        if entry is not None and word not in (ALL, entry["verdict"]):
+            # what is asked for by name is shown
+            word = ALL
+        return {which: gr.Radio(counted(rows), value=word), ledger: listed(rows, word)}
 
     @guarded
-    def opened() -> tuple[gr.Radio, str]:
-        rows = engine.ledger()
-        return gr.Radio(counted(rows), value=ALL), listed(rows)
+    def opened(request: gr.Request) -> dict[Any, Any]:
+        return choose(address.opening("paper", request))
+
+    address.form(page, "paper", {"verdict": which}, lambda ask, model: choose(ask), [ledger])
 
     @guarded
     def filtered(word: str) -> str:

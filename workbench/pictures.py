@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from workbench import engine, workspace
+from workbench import engine, uploads, workspace
 from workbench.address import Asked
 from workbench.errors import guarded
 from workbench.page import DIMMED, PRIVATE, Page
@@ -146,7 +146,8 @@ def picker(tab: str, page: Page, model: str) -> Picker:
         return _strip(tab, model, picture), picture
 
     @guarded
-    def take(model: str, picture: dict[str, Any], path: str) -> tuple[str, dict[str, Any]]:
+    def take(model: str, picture: dict[str, Any], path: str, request: gr.Request) -> tuple[str, dict[str, Any]]:
+        uploads.hold(request.session_hash, path)
         picture = {**picture, "path": engine.check_picture(path)}
         return _strip(tab, model, picture), picture
 

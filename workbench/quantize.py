@@ -8,12 +8,13 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import PurePath
 from typing import Any
 
 import gradio as gr
 
 from ouro.progress import PARTS, mapped, staged
-from workbench import calib, contrast, engine, forms, grid, pace, runner, sets, stored, tradeoff, who
+from workbench import address, calib, contrast, engine, forms, grid, pace, runner, sets, stored, tradeoff, who
 from workbench.errors import guarded
 from workbench.page import DIMMED, PRIVATE, Page, lead
 from workbench.plot import nothing, plot_view
@@ -27,6 +28,9 @@ SCOPES = {
     "full": "Everything",
 }
 
+FLOAT = 32
+"""Bits of what is not rounded, see `ouro.quant.bits.FLOAT`."""
+
 _RUNS: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
 """What was measured since the app was started, whatever page asked for it."""
 _NUMBERS = itertools.count(1)
@@ -39,11 +43,28 @@ def known() -> list[dict[str, Any]]:
     return [*reversed(_RUNS[who.current()]), *stored.accuracies()]
 
 
+def kept_in_float(expression: str | None) -> dict[str, Any]:
+    """What a configuration says of parts that are left in float, nothing where none are."""
+    words = (expression or "").strip()
+    return {"keep": ((words, FLOAT),)} if words else {}
+
+
 def keep(row: Mapping[str, Any]) -> None:
     """Adds a row to those of this session."""
     source = str(row["calib"])
     words = {path: said.removeprefix(f"{row['model']} · ") for said, path in sets.choices(row["model"])}
-    _RUNS[who.current()].append({**row, "id": f"run {next(_NUMBERS)}", "set": words.get(source, source)})
+    run = PurePath(row["path"]).parent.name
+    _RUNS[who.current()].append({**row, "id": f"run {next(_NUMBERS)}", "run": run, "set": words.get(source, source)})
+
+
+def recall(run: str) -> None:
+    """Takes what was measured of a run that is kept among the rows of this session, unless it is there.
+
+    Raises:
+        ValueError: it is no longer there, or nothing was measured of it.
+    """
+    if not any(row.get("run") == run for row in _RUNS[who.current()]):
+        keep(stored.measured(run))
 
 
 def compare(
@@ -116,7 +137,7 @@ def _stages(specs: Sequence[Mapping[str, Any]], limit: int, data: str) -> list[f
 
 def configuration(
     model: str, methods: Sequence[str], bits: str, kind: str, count: float, chosen: str | None, scope: str, limit: float,
-    seed: float | None, data: str,
+    seed: float | None, data: str, ignored: str = "",
 ) -> dict[str, str]:  # fmt: skip
     """The form in words, setting by setting."""
     found = grid.widths(_spelled(bits))
@@ -135,6 +156,7 @@ def configuration(
         "Measured on": calib.called(data) or "nothing",
         "Held-out images": f"{limit:g}",
         "Seed": f"{seed or 0:g}",
+        "Left in float": ignored.strip() or "nothing",
     }  # fmt: skip
 
 
@@ -157,6 +179,20 @@ def fault(bits: str | None) -> str:
     except ValueError as error:
         return runner.first_line(error)
     return ""
+
+
+def found(model: str, scope: str, ignored: str | None) -> tuple[str, str]:
+    """(what is wrong with an expression of parts to leave in float, else which these are); "" and "" for an empty one."""
+    if not (ignored or "").strip():
+        return "", ""
+    try:
+        kept = engine.kept_sites(model, scope, str(ignored).strip())
+    except ValueError as error:
+        return runner.first_line(error), ""
+    names = "".join(f"<li><code>{html.escape(path)}</code></li>" for path in kept)
+    words = f"{len(kept)} of {len(engine.sites(model, scope))} tensors stay in float"
+    listed = f'<ul tabindex="0" aria-label="tensors that stay in float">{names}</ul>'
+    return "", f'<details class="wb-matches"><summary role="status">{words}</summary>{listed}</details>'
 
 
 def _spelled(bits: str | None) -> str:
@@ -203,6 +239,11 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
                     50, 5000, 500, step=50, label="Held-out images to measure on", elem_id="wb-quantize-limit"
                 )
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="wb-quantize-seed")
+                ignored = gr.Textbox(
+                    label="Leave in float", placeholder=r"layers\.0\.|out_proj", max_lines=1, elem_id="wb-quantize-ignore",
+                    info="a regular expression, looked for in the names of tensors; empty rounds all",
+                )  # fmt: skip
+                matched = gr.HTML(elem_id="wb-quantize-matched", apply_default_css=False)
             with gr.Row(elem_classes="wb-buttons"):
                 go = gr.Button("Run", variant="primary", elem_id="wb-quantize-go", min_width=110)
                 stop = gr.Button("Cancel", interactive=False, elem_id="wb-quantize-cancel", min_width=90)
@@ -228,7 +269,7 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
                 "Forget the runs of this session", size="sm", visible=False, elem_id="wb-quantize-clear", min_width=200
             )
 
-    settings = [page.model, method, bits, *images.inputs, scope, limit, seed, images.data]
+    settings = [page.model, method, bits, *images.inputs, scope, limit, seed, images.data, ignored]
     views = [chart, table, clear]
     followed = [progress, eta, go, stop, redo, *views]
 
@@ -255,20 +296,21 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
 
     def specs_of(
         model: str, methods: Sequence[str], bits: str, kind: str, count: float, chosen: str | None, scope: str,
-        seed: float | None,
+        seed: float | None, ignored: str,
     ) -> list[dict[str, Any]]:  # fmt: skip
         source = calib.spelled(kind, count, chosen)
         shared = {"model": model, "bits": _spelled(bits), "calib": source, "scope": scope, "seed": int(seed or 0)}
+        shared |= kept_in_float(ignored)
         return [{**shared, "method": name} for name in methods]
 
     @guarded
     def run(
         model: str, methods: list[str], bits: str, kind: str, count: int, chosen: str | None, scope: str, limit: int,
-        seed: float, data: str,
+        seed: float, data: str, ignored: str,
     ) -> Iterator[dict[Any, Any]]:  # fmt: skip
         if not methods:
             raise ValueError("no method is chosen; tick at least one")
-        specs = specs_of(model, methods, bits, kind, count, chosen, scope, seed)
+        specs = specs_of(model, methods, bits, kind, count, chosen, scope, seed, ignored)
         about = f"{model} · {', '.join(methods)} · {specs[0]['bits']}"
         job = runner.start(KIND, lambda: compare(specs, int(limit), data, keep), about, model=model)
         yield {eta: ""} | shown(model, starting=True)
@@ -276,13 +318,13 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
 
     def estimated(
         model: str, methods: list[str], bits: str, kind: str, count: int, chosen: str | None, scope: str, limit: int,
-        seed: float, data: str,
+        seed: float, data: str, ignored: str,
     ) -> str:  # fmt: skip
         """How long a run would take, in words."""
         # what cannot be run takes no time, and beside a job nothing can be timed
         if not methods or (kind == "set" and not chosen) or (runner.busy() and not engine.known_pace(model)):
             return ""
-        specs = specs_of(model, methods, bits, kind, count, chosen, scope, seed)
+        specs = specs_of(model, methods, bits, kind, count, chosen, scope, seed, ignored)
         counted = min(int(limit), engine.image_count(model, data)) if data else 0
         return f"This takes {pace.about(pace.estimate(specs, counted))} on this machine."
 
@@ -290,14 +332,16 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
         """What is said of the form: its fault or how long it takes, and in what it differs from A."""
         words, job = fault(form[2]), runner.latest(KIND)
         waits = job is not None and not job.over
+        refused, listed = found(form[0], form[6], form[-1])
         return {
             wrong: _fault_line(words),
-            go: gr.Button(interactive=not words and not waits),
-            eta: "" if words or waits else _eta(estimated(*form)),
+            matched: _fault_line(refused) or listed,
+            go: gr.Button(interactive=not words and not refused and not waits),
+            eta: "" if words or refused or waits else _eta(estimated(*form)),
             differing: differences(kept, configuration(*form)),
         }
 
-    told = [wrong, go, eta, differing]
+    told = [wrong, matched, go, eta, differing]
 
     @guarded
     def look(seen: bool, kept: Mapping[str, str] | None, *form: Any) -> dict[Any, Any]:
@@ -368,7 +412,27 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
     def named() -> Any:
         return gr.CheckboxGroup(choices=[(words, name) for name, words in engine.method_titles().items()])
 
-    fields = {"method": method, "bits": bits, "scope": scope, "limit": limit, "seed": seed, **images.fields}
+    fields = {
+        "method": method,
+        "bits": bits,
+        "scope": scope,
+        "limit": limit,
+        "seed": seed,
+        "ignore": ignored,
+        **images.fields,
+    }
+
+    def asked_of(ask: address.Asked, model: str) -> dict[Any, Any]:
+        update = {bits: ask.checked("bits", fault), **images.asked(ask, model)}
+        if "run" in ask.values:
+            try:
+                recall(str(ask.values["run"]))
+                return {**update, **shown(model)}
+            except ValueError as error:
+                ask.refuse("run", runner.first_line(error))
+        return update
+
+    address.form(page, "quantize", fields, asked_of, views)
     form = forms.keep(page.kept["quantize"], fields, go, more=images.restored)
     loads = [(resume, [page.model], followed)]
     return {"form": form, "loads": loads, "methods": (named, method), "images": images}

@@ -1,6 +1,7 @@
 """A view as a command and as lines of Python: the way from the page into a terminal or a notebook.
 
-What stands in braces is filled in by the page with the values of its address, see `workbench.address`.
+What stands in braces is filled in by the page with the values of its address, see `workbench.address`; what stands in
+brackets is left out where it has none of them. Of several methods the first is taken.
 """
 
 from __future__ import annotations
@@ -12,6 +13,11 @@ COMMANDS = {
     "attention": (
         "ouro attention {model} --data {data} --sample {image} --layer {layer} --window {window} "
         "--window-weights {neighbors} --out attention.png"
+    ),
+    "quantize": (
+        "ouro quantize {model} --method {method} --bits {bits} --calib {calib}:{count} --scope {scope} --seed {seed}"
+        "[ --keep '{ignore}=32'] --out quantized.safetensors && "
+        "ouro evaluate quantized.safetensors --limit {limit} --seed {seed}"
     ),
     "tasks": "ouro show {model} --data {data} --sample {image} --steps {steps} --seed {seed} --out answer.png",
 }
@@ -37,6 +43,17 @@ spec = OutlierSpec(
 )
 report = finish(outliers(spec))
 paper(report)
+""",
+    "quantize": """\
+from ouro.jobs.evaluate import EvaluateSpec, evaluate
+from ouro.jobs.quantize import QuantizeSpec, quantize
+from ouro.progress import finish
+
+spec = QuantizeSpec(
+    "{model}", "{method}", "{bits}", "{calib}:{count}", "{scope}", seed={seed}[, keep=((r"{ignore}", 32),)]
+)
+made = finish(quantize(spec)).values["path"]
+finish(evaluate(EvaluateSpec(made, limit={limit}, seed={seed}))).values
 """,
     "tasks": """\
 from ouro.figures.tasks import paper

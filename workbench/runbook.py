@@ -18,7 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from ouro.metrics import METRICS, metric_of
-from workbench import calib, compare, quantize, runner, samples, sensitivity, stored, tasks, workspace
+from workbench import (
+    address,
+    calib,
+    compare,
+    engine,
+    quantize,
+    runner,
+    samples,
+    sensitivity,
+    stored,
+    tasks,
+    whatif,
+    workspace,
+)
 from workbench.page import interval, percent, score
 
 log = logging.getLogger(__name__)
@@ -32,10 +45,10 @@ TABS = {GENERATION: "samples", "quantize": "tasks", "sensitivity": "sensitivity"
 
 _MADE_BY = {
     GENERATION: (samples.KIND,),
-    "quantize": (quantize.KIND, tasks.KIND, sensitivity.BUDGET),
+    "quantize": (quantize.KIND, tasks.KIND, sensitivity.BUDGET, whatif.KIND),
     "sensitivity": (sensitivity.KIND,),
-    "accuracy": (quantize.KIND, sensitivity.BUDGET),
-    "agreement": (quantize.KIND, sensitivity.BUDGET),
+    "accuracy": (quantize.KIND, sensitivity.BUDGET, whatif.KIND),
+    "agreement": (quantize.KIND, sensitivity.BUDGET, whatif.KIND),
 }
 """Kind of a run -> kinds of jobs that write it; of the rest any job might."""
 
@@ -134,6 +147,53 @@ class Entry:
         return " · ".join(str(part) for part in (*parts, seed) if part)
 
 
+def shown_at(entry: Entry) -> str:
+    """The address of what came of a run, in the tab that shows it; "" where there is none."""
+    tab = TABS.get(entry.kind)
+    if tab is None or entry.report is None:
+        return address.link(tab, model=entry.model) if tab else ""
+    if entry.kind == "quality":
+        return address.link(tab)
+    if tab == "quantize":
+        return address.link(tab, model=entry.model, run=entry.spec.get("run", ""), row="")
+    named = {"samples": "set", "tasks": "run", "sensitivity": "run"}.get(tab)
+    return address.link(tab, model=entry.model, **({named: entry.name} if named else {}))
+
+
+# ---- results/ --------------------------------------------------------------------------------------------------
+
+
+def result_command(place: str) -> str:
+    """What makes a file in results/ again."""
+    name = place.partition(":")[0]
+    own = stored.result(name).get("commands")
+    known = own or [command for entry in engine.ledger() if name in entry["results"] for command in entry["commands"]]
+    # of an entry that several commands measure, the one that writes this file
+    writes = [command for command in known if _writes(command, name)]
+    return (
+        " && ".join(dict.fromkeys(writes or known))
+        or "no command is written down for this file; results/README.md says more"
+    )
+
+
+def _writes(command: str, name: str) -> bool:
+    """Whether a command, in which MODEL stands for a name, puts out this file."""
+    out = re.search(r"results/(\S+)", command)
+    return bool(out and re.fullmatch(re.escape(out[1]).replace("MODEL", ".+"), name))
+
+
+_MANY = 40
+
+
+def brief(value: Any) -> Any:
+    """Values without what nobody reads: of long lists and long texts it is said how long they are."""
+    if isinstance(value, Mapping):
+        return {key: brief(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [brief(item) for item in value] if len(value) <= _MANY else f"{len(value)} values"
+    return f"{len(value)} characters" if isinstance(value, str) and len(value) > 400 else value
+
+
 # ---- reading ---------------------------------------------------------------------------------------------------
 
 
@@ -144,9 +204,9 @@ def entries() -> list[Entry]:
     found = []
     for run in Store().runs():
         try:
-            found.append(_entry(run))
-        except (ValueError, OSError) as error:
-            log.warning("run %s cannot be read: %s", run.path.name, error)
+            found.append(_showable(_entry(run)))
+        except stored.DAMAGED as error:
+            log.warning("run %s cannot be read: %r", run.path.name, error)
     found.sort(key=lambda entry: entry.when)
     # the newest comes last, and stays
     measured = {entry.spec["run"]: entry.report for entry in found if entry.report and "run" in entry.spec}
@@ -164,6 +224,15 @@ def _entry(run: Any) -> Entry:
     return Entry(run.path.name, run.spec(), report, datetime.fromtimestamp(written), sizes, kept)
 
 
+def _showable(entry: Entry) -> Entry:
+    """The run, if all that is shown of it can be: another program or version may have written anything into it."""
+    cells(entry), shown(entry.spec), losses(entry, ()), command(entry), _text(entry), entry.better, entry.title
+    hash(entry.spec.get("run"))
+    if not isinstance(entry.seconds, int | float | None):
+        raise ValueError(f"seconds is {entry.seconds!r}")
+    return entry
+
+
 def entry_of(name: str) -> Entry:
     """The run of this name.
 
@@ -173,7 +242,9 @@ def entry_of(name: str) -> Entry:
     from ouro.store import Run
 
     try:
-        return _entry(Run(_folder(name)))
+        return _showable(_entry(Run(_folder(name))))
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"run {name} is damaged ({error!r})") from error
     except OSError as error:
         raise ValueError(f"there is no run {name} any more; was it deleted meanwhile?") from error
 
@@ -325,6 +396,8 @@ def command(entry: Entry) -> str:
         parts += [f"--{name}", ",".join(map(str, value)) if isinstance(value, list) else str(value)]
     for key, value in spec["options"].items():
         parts += ["--option", f"{key}={value if isinstance(value, str) else json.dumps(value)}"]
+    for expression, width in spec.get("keep", ()):
+        parts += ["--keep", f"{expression}={width}"]
     if spec.get("packed"):
         parts += ["--packed", "--floats", spec["floats"]]
     return " ".join(map(_quoted, parts))

@@ -70,10 +70,20 @@ class Job:
     origins: set[bool] = field(default_factory=set)
     _stop: threading.Event = field(default_factory=threading.Event)
     _go: threading.Event = field(default_factory=threading.Event)
+    _ended: threading.Event = field(default_factory=threading.Event)
 
     @property
     def over(self) -> bool:
         return self.state in ("done", "failed", "cancelled")
+
+    @property
+    def working(self) -> bool:
+        """Whether its thread is there: one that is cancelled goes on to its next progress."""
+        return not self._ended.is_set()
+
+    def wait(self) -> None:
+        """Until its thread has ended."""
+        self._ended.wait()
 
     @property
     def own(self) -> bool:
@@ -138,13 +148,14 @@ class Job:
 
     def run(self) -> None:
         """Iterates the generator to its end, or to the cancellation."""
-        if self.computes:
-            _DEVICE.enter(self)
         try:
+            if self.computes:
+                _DEVICE.enter(self)
             if not self._stop.is_set():
                 self._run()
         finally:
             _DEVICE.leave(self)
+            self._ended.set()
 
     def _run(self) -> None:
         self.state, self.started = "running", time.monotonic()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
 import gradio as gr
 
-from workbench import engine, runbook, runner, start, stored
-from workbench.acts import acting_view, button
+from workbench import address, runbook, runner, stored
+from workbench.acts import acting_view
 from workbench.errors import guarded
 from workbench.page import PRIVATE, Page, interval, lead, table, title
 from workbench.runbook import Entry
@@ -51,9 +51,11 @@ def _row(entry: Entry, ticked: bool, opened: bool) -> list[str]:
         kind += ' <span class="wb-unfinished">unfinished</span>'
     if entry.notes:
         kind += f'<span class="wb-noted" title="{said(entry.notes, quote=True)}">{said(entry.notes)}</span>'
-    acts = button("Hide" if opened else "Details", "details", entry.name, about=entry.title)
-    if entry.kind in runbook.TABS:
-        acts += button("Open", "open", entry.name, about=entry.title)
+    acts = _way(
+        "Hide" if opened else "Details", "details", address.link("runs", run="" if opened else entry.name), entry
+    )
+    if place := runbook.shown_at(entry):
+        acts += _way("Open", "open", place, entry)
     method, bits = str(spec.get("method", "–")), str(values.get("bits", spec.get("bits", "–")))
     took = "–" if entry.seconds is None else runner.clock(entry.seconds)
     return [
@@ -62,6 +64,14 @@ def _row(entry: Entry, ticked: bool, opened: bool) -> list[str]:
         f'<time datetime="{entry.when:%Y-%m-%dT%H:%M:%S}">{entry.when:%Y-%m-%d %H:%M}</time>', took,
         runbook.size(entry.size), acts,
     ]  # fmt: skip
+
+
+def _way(words: str, act: str, href: str, entry: Entry) -> str:
+    about = html.escape(f"{words} {entry.title}", quote=True)
+    return (
+        f'<a class="wb-small" href="{html.escape(href, quote=True)}" data-act="{act}" data-name="{entry.name}" '
+        f'aria-label="{about}">{words}</a>'
+    )
 
 
 def summary(shown: Sequence[Entry], found: Sequence[Entry]) -> str:
@@ -93,17 +103,41 @@ def beside(entries: Sequence[Entry]) -> str:
 
 def detail(entry: Entry) -> str:
     """Spec and report of a run as JSON."""
-    report = entry.report
-    found = "It is not finished." if report is None else json.dumps(runbook.shown(report), indent=2, ensure_ascii=False)
-    asked = json.dumps(runbook.shown(entry.spec), indent=2, ensure_ascii=False)
     files = ", ".join(f"{name} {runbook.size(number)}" for name, number in sorted(entry.files.items()))
+    found = "It is not finished." if entry.report is None else entry.report
+    return _jsons(f"{entry.title} · run {entry.name}", files, {"Spec": entry.spec, "Report": found})
+
+
+def stored_detail(place: str) -> str:
+    """A file in results/ as JSON, or a row of it with what the file says of them all.
+
+    Raises:
+        ValueError: there is none.
+    """
+    name, _, number = place.partition(":")
+    content = stored.result(name)
+    made = ", ".join(f"{key} {content[key]}" for key in ("device", "commit") if key in content)
+    row = stored.row(place) if number else None
+    if number and row is None:
+        raise ValueError(f"there is no row {number} in results/{name}")
+    spec = content.get("spec") or {key: value for key, value in content.items() if not isinstance(value, dict | list)}
+    found = content if row is None else row
+    title = f"results/{name}" + (f" · row {number}" if number else "")
+    return _jsons(title, made, {"Spec": spec, "Report" if row is None else "Row": runbook.brief(found)})
+
+
+def _jsons(title: str, about: str, parts: Mapping[str, Any]) -> str:
+    """Values as JSON side by side; a text stays as it is."""
+    texts = {
+        head: value if isinstance(value, str) else json.dumps(runbook.shown(value), indent=2, ensure_ascii=False)
+        for head, value in parts.items()
+    }
     blocks = "".join(
         f'<section><h4>{head}</h4><pre tabindex="0" role="region" aria-label="{head} of the run">{html.escape(text)}</pre></section>'
-        for head, text in (("Spec", asked), ("Report", found))
+        for head, text in texts.items()
     )
-    words = f"{entry.title} · run {entry.name}"
     return (
-        f'<p class="wb-lead">{html.escape(words)}</p><p class="wb-note">{html.escape(files)}</p>'
+        f'<p class="wb-lead">{html.escape(title)}</p><p class="wb-note">{html.escape(about)}</p>'
         f'<div class="wb-two wb-jsons">{blocks}</div>'
     )
 
@@ -152,7 +186,7 @@ def build(page: Page, tab: gr.Tab) -> dict[str, Any]:
             elem_id="wb-runs-command",
             lines=1,
         )
-        with gr.Row(elem_classes="wb-inline"):
+        with gr.Row(elem_classes="wb-inline") as own:
             notes = gr.Textbox(label="Notes", elem_id="wb-runs-notes", lines=2, max_lines=6, scale=4, min_width=220)
             keep = gr.Button("Save notes", elem_id="wb-runs-keep", min_width=110)
             drop = gr.Button("Delete …", elem_id="wb-runs-delete", min_width=100)
@@ -165,7 +199,7 @@ def build(page: Page, tab: gr.Tab) -> dict[str, Any]:
 
     settings = [find, of_kind, of_model, order, ticks, one]
     views = [total, rows, of_kind, of_model, ticks, compared, file]
-    details = [one, panel, said, line, notes, sure]
+    details = [one, panel, said, line, notes, sure, own]
 
     def show(words: str, kind: str, model: str, sort: str, ticked: Sequence[str], opened: str) -> dict[Any, Any]:
         """All that depends on the filters and on what is ticked; what is gone is no longer ticked."""
@@ -192,12 +226,13 @@ def build(page: Page, tab: gr.Tab) -> dict[str, Any]:
         """The panel of one run, or none of it."""
         if not name:
             return {one: "", panel: gr.Column(visible=False), sure: gr.Row(visible=False)}
+        update = {one: name, panel: gr.Column(visible=True), sure: gr.Row(visible=False)}
+        if ".json" in name:
+            # what came along is nobody's to annotate or delete
+            return {**update, said: stored_detail(name), line: runbook.result_command(name), own: gr.Row(visible=False)}
         entry = runbook.entry_of(name)
         command = runbook.command(entry) or "no command makes exactly this: it is a part of a longer job"
-        return {
-            one: name, panel: gr.Column(visible=True), said: detail(entry), line: command, notes: entry.notes,
-            sure: gr.Row(visible=False),
-        }  # fmt: skip
+        return {**update, said: detail(entry), line: command, notes: entry.notes, own: gr.Row(visible=True)}
 
     @guarded
     def look(*settings: Any) -> dict[Any, Any]:
@@ -210,21 +245,13 @@ def build(page: Page, tab: gr.Tab) -> dict[str, Any]:
     @guarded
     def act(*given: Any) -> dict[Any, Any]:
         *filters, ticked_now, opened_now, event = given
-        wanted, name = str(event["act"]), str(event["name"])
-        if wanted == "tick":
-            chosen = [one for one in ticked_now if one != name] + ([name] if event.get("on") else [])
-            if len(chosen) > MOST:
-                gr.Info(f"{MOST} runs fit beside each other; the one that was ticked first is left out", duration=6)
-            update = show(*filters, chosen[-MOST:], opened_now)
-            # the box shows already what was done to it, and another may have been ticked meanwhile
-            return update if len(chosen) > MOST else {**update, rows: gr.skip()}
-        if wanted == "open":
-            entry = runbook.entry_of(name)
-            if entry.model not in engine.models():
-                raise ValueError(f"{entry.model} is not at hand; add or download it on Start")
-            return {page.model: start.offered(entry.model), page.tabs: gr.Tabs(selected=runbook.TABS[entry.kind])}
-        name = "" if name == opened_now else name
-        return show(*filters, ticked_now, name) | detailed(name)
+        name = str(event["name"])
+        chosen = [one for one in ticked_now if one != name] + ([name] if event.get("on") else [])
+        if len(chosen) > MOST:
+            gr.Info(f"{MOST} runs fit beside each other; the one that was ticked first is left out", duration=6)
+        update = show(*filters, chosen[-MOST:], opened_now)
+        # the box shows already what was done to it, and another may have been ticked meanwhile
+        return update if len(chosen) > MOST else {**update, rows: gr.skip()}
 
     def acted(
         words: str, kind: str, model: str, sort: str, ticked: list[str], opened: str, event: gr.EventData
@@ -235,7 +262,7 @@ def build(page: Page, tab: gr.Tab) -> dict[str, Any]:
     rows.select(
         acted,
         settings,
-        [*views, *details, page.model, page.tabs],
+        views,
         trigger_mode="multiple",
         concurrency_limit=1,
         **PRIVATE,
@@ -264,6 +291,32 @@ def build(page: Page, tab: gr.Tab) -> dict[str, Any]:
 
     # other tabs have lists of sets and of quantized models
     gone = really.click(remove, [one, *settings], [*views, *details], **PRIVATE)
+    gone.success(None, None, None, js="() => wb.address.put('runs', ['run'], [''])", api_visibility="private")
     gone.success(lambda brought: brought + 1, page.brought, page.brought, **PRIVATE)
 
+    @guarded
+    def asked(model: str, wanted: Mapping[str, Any], *settings: Any) -> dict[Any, Any]:
+        """The list and the run that an address asks for."""
+        ask = address.Asked("runs", model, wanted)
+        if not ask.values:
+            return dict.fromkeys([*filters.values(), *views, *details], gr.skip())
+        words, kind, of, sort, ticked, _ = settings
+        kind, of = ask.values.get("kind", kind), ask.values.get("of", of)
+        words, sort = ask.values.get("find", words), ask.one_of("sort", sort, list(runbook.SORTS))
+        name = str(ask.values.get("run", ""))
+        try:
+            update = detailed(name)
+        except ValueError as error:
+            ask.refuse("run", runner.first_line(error))
+            name, update = "", detailed("")
+        seen = show(words, kind, of, sort, ticked, name)
+        for key, value, field in (("kind", kind, of_kind), ("of", of, of_model)):
+            if key in ask.values and seen[field]["value"] != value:
+                ask.refuse(key, "no run is of it")
+        ask.say()
+        return {**seen, **update, find: words, order: sort}
+
+    filters = {"find": find, "kind": of_kind, "of": of_model, "sort": order}
+    page.wanted.change(asked, [page.model, page.wanted, *settings], [*filters.values(), *views, *details], **PRIVATE)
+    address.keep(page, "runs", **filters)
     return {"loads": [(look, settings, views)]}

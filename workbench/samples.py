@@ -12,7 +12,7 @@ import gradio as gr
 import numpy as np
 
 from ouro.progress import mapped
-from workbench import compare, engine, first_samples, forms, generators, runner, sets, stored
+from workbench import address, compare, engine, first_samples, forms, generators, runner, sets, stored
 from workbench.errors import guarded
 from workbench.page import PRIVATE, Page, lead, title
 from workbench.plot import LEGEND, figure, nothing, plot_view
@@ -263,10 +263,15 @@ def build(page: Page) -> dict[str, Any]:
 
     drop.click(discard, halves, [rest, halves], **PRIVATE)
 
+    def set_asked(ask: address.Asked) -> dict[str, Any] | None:
+        """The finished set that an address asks for, by the name of its run."""
+        known = {Path(entry["path"]).parent.name: entry for entry in stored.sets()}
+        return ask.one_of("set", None, known)
+
     @guarded
-    def resume() -> Iterator[dict[Any, Any]]:
+    def resume(request: gr.Request) -> Iterator[dict[Any, Any]]:
         job = runner.latest(KIND)
-        own = next(iter(stored.sets()), None)
+        own = set_asked(address.opening("samples", request)) or next(iter(stored.sets()), None)
         update = chosen(own["path"] if own else None)
         if own and (job is None or "preview" not in job.data):
             update |= shelved(stored.pictures(own, _MOST)[0])
@@ -312,6 +317,15 @@ def build(page: Page) -> dict[str, Any]:
 
     fields = {"method": method, "num": num, "steps": steps, "seed": seed, "batch": batch, "lr": lr}
     form = forms.keep(page.kept["samples"], {**fields, "options": chosen_settings}, go, more=settings_of)
+
+    def asked(ask: address.Asked, model: str) -> dict[Any, Any]:
+        entry = set_asked(ask)
+        if entry is None:
+            return {finished: gr.skip()}
+        return chosen(entry["path"]) | shelved(stored.pictures(entry, _MOST)[0])
+
+    opened = [use, file, details, several, gallery, example]
+    address.form(page, "samples", {**fields, "set": finished}, asked, opened)
 
     return {
         "form": form,

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from workbench import calib, damage, engine, forms, quantize, runner, stored
+from workbench import address, calib, damage, engine, forms, guess, quantize, runner, stored, ways, whatif
 from workbench.errors import guarded
 from workbench.page import PRIVATE, Page, lead, title
 from workbench.plot import nothing, plot_view
@@ -19,12 +19,35 @@ WIDTHS = (2, 3, 4, 5, 6, 7, 8)
 _CANDIDATES = (3, 4, 6, 8)
 
 
+def reports(model: str) -> dict[str, Mapping[str, Any]]:
+    """Everything that was measured of this model, by its run or the file that it lies in: this machine's first, newest first."""
+    kept = [report for report in stored.sensitivities() if report["model"] == model]
+    return {report.get("run") or report["file"]: report for report in (*stored.measured_sensitivities(model), *kept)}
+
+
 def latest(model: str) -> Mapping[str, Any] | None:
-    """The last report about this model: of this process, or else of results/."""
+    """What is shown first: the last report about this model of this person's, or else of results/."""
     job = runner.latest(KIND)
     if job is not None and job.state == "done" and job.result.values["model"] == model:
         return job.result.values
     return next((report for report in stored.sensitivities() if report["model"] == model), None)
+
+
+def known(model: str, values: Mapping[str, Any] | None) -> gr.Dropdown:
+    """The list of reports with this one chosen; nothing to see where there is no choice."""
+    there = reports(model)
+    if values is not None:
+        there = {_key(values): values, **there}
+    options = [(f"{damage.about(report).partition(' · ')[2]} · {_from(report)}", key) for key, report in there.items()]
+    return gr.Dropdown(choices=options, value=None if values is None else _key(values), visible=len(options) > 1)
+
+
+def _key(values: Mapping[str, Any]) -> str:
+    return str(values.get("run") or values["file"])
+
+
+def _from(values: Mapping[str, Any]) -> str:
+    return f"results/{values['file']}" if values.get("file") else f"run {values['run'][:6]}"
 
 
 def budgets(model: str) -> list[dict[str, Any]]:
@@ -37,7 +60,8 @@ def verdict(values: Mapping[str, Any] | None) -> str:
     if values is None:
         return ""
     about, said = damage.about(values), damage.summary(values)
-    return f'<p class="wb-note">{html.escape(about)}</p><p class="wb-lead">{html.escape(said)}</p>'
+    origin = ways.way(ways.said_of(values), ways.made_by(values))
+    return f'<p class="wb-note">{html.escape(about)} · {origin}</p><p class="wb-lead">{html.escape(said)}</p>'
 
 
 def more(values: Mapping[str, Any] | None) -> str:
@@ -105,6 +129,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
                     20, 2000, 200, step=20, label="Held-out images to measure on", elem_id="wb-sensitivity-limit"
                 )
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="wb-sensitivity-seed")
+            guessed, told = guess.build(page, scope, by)
             with gr.Row(elem_classes="wb-buttons"):
                 go = gr.Button("Measure", variant="primary", elem_id="wb-sensitivity-go", min_width=100)
                 stop = gr.Button("Cancel", interactive=False, elem_id="wb-sensitivity-cancel", min_width=80)
@@ -118,6 +143,10 @@ def build(page: Page, model: str) -> dict[str, Any]:
                 elem_classes="wb-narrow",
                 min_width=110,
             )
+            report = gr.Dropdown(
+                [], label="Shown", visible=False, filterable=False, elem_id="wb-sensitivity-report",
+                info="what was measured of this model before",
+            )  # fmt: skip
             views = _views(first)
             said = gr.HTML(views[0], elem_id="wb-sensitivity-verdict", apply_default_css=False)
             grid = plot_view("wb-sensitivity-map", value=views[1])
@@ -126,6 +155,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
             file = gr.DownloadButton(
                 "Download CSV", size="sm", interactive=False, elem_id="wb-sensitivity-file", min_width=140
             )
+    whatif.build(page, report, reports)
     title("Spend a budget of bits", "every site gets its own width, those that do harm more; the mean is yours to set")
     with gr.Row(elem_classes="wb-inline"):
         budget = gr.Number(
@@ -147,20 +177,25 @@ def build(page: Page, model: str) -> dict[str, Any]:
     bought = gr.HTML(damage.budget_table(spent), elem_id="wb-sensitivity-budgets", apply_default_css=False)
     done = gr.State([])
 
-    shown = [said, grid, curve, rows, file]
+    shown = [said, grid, curve, rows, file, report]
 
-    def show(values: Mapping[str, Any] | None) -> dict[Any, Any]:
+    def drawn(values: Mapping[str, Any] | None) -> dict[Any, Any]:
         path = _table_file(values)
         update = dict(zip(shown, _views(values), strict=False))
         return {**update, file: gr.DownloadButton(value=path, interactive=path is not None)}
 
-    def follow(job: runner.Job) -> Iterator[dict[Any, Any]]:
+    def show(model: str, values: Mapping[str, Any] | None) -> dict[Any, Any]:
+        return {**drawn(values), report: known(model, values)}
+
+    def follow(job: runner.Job, guessed: str | None = None) -> Iterator[dict[Any, Any]]:
         for _ in runner.follow(job):
             update = {
                 progress: runner.bar(job), go: gr.Button(interactive=job.over), stop: gr.Button(interactive=not job.over),
                 redo: gr.Button(visible=job.cached),
             }  # fmt: skip
-            yield update | (show(job.result.values) if job.state == "done" else {})
+            values = job.result.values if job.state == "done" else None
+            update |= {} if values is None else {**show(values["model"], values), told: guess.verdict(guessed, values)}
+            yield update
 
     def settings(model: str, method: str, bits: str, scope: str, seed: float, *source: Any) -> dict[str, Any]:
         return {
@@ -171,7 +206,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
     @guarded
     def measure(
         model: str, method: str, bits: str, scope: str, seed: float, kind: str, count: float, path: str | None,
-        by: str, limit: int, data: str, mode: str,
+        by: str, limit: int, data: str, mode: str, guessed: str | None,
     ) -> Iterator[dict[Any, Any]]:  # fmt: skip
         spec = settings(model, method, bits, scope, seed, kind, count, path)
         kind = calib.measured(model, data)
@@ -179,7 +214,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
             raise ValueError(f"there are no images to measure {model} on: {calib.NO_PICTURES}")
         spec |= {"by": by, "limit": int(limit), "mode": mode, "data": data, "labels": kind == calib.ACCURACY}
         job = runner.start(KIND, lambda: engine.sensitivity_job(**spec), damage.about(spec), model=model)
-        yield from follow(job)
+        yield from follow(job, guessed)
 
     common = [page.model, method, bits, scope, seed, *images.inputs, by, limit, images.data]
 
@@ -187,9 +222,9 @@ def build(page: Page, model: str) -> dict[str, Any]:
     def recompute() -> Iterator[dict[Any, Any]]:
         yield from follow(runner.again(KIND))
 
-    followed = [progress, go, stop, redo, *shown]
+    followed = [progress, go, stop, redo, told, *shown]
     redo.click(recompute, None, followed, concurrency_limit=None, **PRIVATE)
-    go.click(measure, [*common, mode], followed, concurrency_limit=None, **PRIVATE)
+    go.click(measure, [*common, mode, guessed], followed, concurrency_limit=None, **PRIVATE)
     stop.click(guarded(lambda: runner.cancel(KIND) and None), None, None, queue=False, **PRIVATE)
 
     def follow_budget(job: runner.Job, before: list[dict[str, Any]]) -> Iterator[dict[Any, Any]]:
@@ -225,15 +260,27 @@ def build(page: Page, model: str) -> dict[str, Any]:
 
     @guarded
     def other_model(model: str, rows: list[dict[str, Any]]) -> dict[Any, Any]:
-        return show(latest(model)) | spent_on(model, rows)
+        return show(model, latest(model)) | spent_on(model, rows)
 
     page.model.change(other_model, [page.model, done], [*shown, frontier, bought, done], **PRIVATE)
 
     @guarded
-    def resume(model: str) -> Iterator[dict[Any, Any]]:
-        yield show(latest(model))
+    def other_report(model: str, key: str) -> dict[Any, Any]:
+        values = reports(model).get(key)
+        if values is None:
+            raise ValueError(f"the run {key} is no longer there; was it deleted meanwhile?")
+        return drawn(values)
+
+    report.input(other_report, [page.model, report], [said, grid, curve, rows, file], **PRIVATE)
+
+    @guarded
+    def resume(model: str, request: gr.Request) -> Iterator[dict[Any, Any]]:
+        ask = address.opening("sensitivity", request)
+        model = str(ask.values.get("model", model))
+        wanted = ask.one_of("run", None, reports(model)) if "run" in ask.values else None
+        yield show(model, wanted or latest(model))
         job = runner.latest(KIND)
-        if job is not None:
+        if job is not None and (wanted is None or not job.over):
             yield from follow(job)
 
     @guarded
@@ -245,15 +292,22 @@ def build(page: Page, model: str) -> dict[str, Any]:
             yield from follow_budget(job, [])
 
     @guarded
-    def known() -> gr.Dropdown:
+    def named() -> gr.Dropdown:
         return gr.Dropdown(choices=[(words, name) for name, words in engine.method_titles().items()])
 
     fields = {
         "mode": mode, "by": by, "method": method, "bits": bits, "scope": scope, "limit": limit, "seed": seed,
         "budget": budget, "widths": widths, **images.fields,
     }  # fmt: skip
+
+    def asked(ask: address.Asked, model: str) -> dict[Any, Any]:
+        wanted = ask.one_of("run", None, reports(model)) if "run" in ask.values else None
+        update = {bits: ask.checked("bits", quantize.fault), report: gr.skip(), **images.asked(ask, model)}
+        return update | ({} if wanted is None else show(model, wanted))
+
+    address.form(page, "sensitivity", {**fields, "run": report}, asked, [said, grid, curve, rows, file])
     return {
         "form": forms.keep(page.kept["sensitivity"], fields, go, spend, more=images.restored),
-        "methods": (known, method),
+        "methods": (named, method),
         "loads": [(resume, [page.model], followed), (resume_budget, [], budgeted)],
     }

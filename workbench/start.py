@@ -125,6 +125,10 @@ def build(page: Page, model: str) -> dict[str, Any]:
     """Fills the tab; returns the components that others need."""
     pics = pictures(model)
     gr.HTML(_HERO, apply_default_css=False)
+    gr.HTML(
+        html_template='<p class="wb-invite" hidden></p>', js_on_load="wb.tour.invite(element)", elem_id="wb-start-tour",
+        apply_default_css=False,
+    )  # fmt: skip
     cards = {
         "attention": (
             "Explore attention",

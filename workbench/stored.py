@@ -36,11 +36,31 @@ def sets() -> list[dict[str, Any]]:
         # a run that is being written, or was damaged, is no finished set
         try:
             report, spec = run.report(), run.spec()
-        except (ValueError, OSError):
+            if report and "recognized" in report and Path(report.get("path", "")).is_file():
+                entries.append({**_set(report), "model": called(spec), "registered": report["model"]})
+        except DAMAGED:
             continue
-        if report and "recognized" in report and Path(report.get("path", "")).is_file():
-            entries.append({**report, "model": called(spec), "registered": report["model"]})
     return entries[::-1]
+
+
+DAMAGED = (ValueError, OSError, TypeError, KeyError, AttributeError)
+"""What comes of looking at a run that something else has written into."""
+
+
+def _set(report: dict[str, Any]) -> dict[str, Any]:
+    """The report of a set, if it has what the page shows of it.
+
+    Raises:
+        ValueError, TypeError, KeyError, AttributeError: it has not.
+    """
+    texts = [report[name] for name in ("model", "method", "set_digest", "path")]
+    numbers = [report[name] for name in ("num", "steps", "seed", "seconds")]
+    shares = [report["recognized"]["self"], *report["judges"].values()]
+    if not all(isinstance(text, str) for text in texts) or not isinstance(report["options"], dict):
+        raise TypeError("a text of a set is none")
+    if not all(isinstance(x, int | float) and not isinstance(x, bool) for x in (*numbers, *shares)):
+        raise TypeError("a number of a set is none")
+    return report
 
 
 def unfinished() -> list[dict[str, Any]]:
@@ -55,14 +75,14 @@ def unfinished() -> list[dict[str, Any]]:
     for run in Store().runs():
         try:
             spec, over = run.spec(), run.report() is not None
-        except (ValueError, OSError):
+            chunks = 0 if over or not asked <= set(spec) else len(run.chunks())
+            if chunks:
+                kept = {key: spec[key] for key in asked} | {"options": tuple(spec["options"].items())}
+                kept["model"] = called(spec)
+                finished = min(spec["num"], chunks * spec["batch"])
+                entries.append({"path": str(run.path), "spec": kept, "finished": finished})
+        except DAMAGED:
             continue
-        chunks = 0 if over or not asked <= set(spec) else len(run.chunks())
-        if chunks:
-            kept = {key: spec[key] for key in asked} | {"options": tuple(spec["options"].items())}
-            kept["model"] = called(spec)
-            finished = min(spec["num"], chunks * spec["batch"])
-            entries.append({"path": str(run.path), "spec": kept, "finished": finished})
     return entries[::-1]
 
 
@@ -82,12 +102,58 @@ def quantized(model: str) -> list[dict[str, Any]]:
     for run in Store().runs():
         try:
             spec, report = run.spec(), run.report()
+            made = bool(report) and spec.get("job") == "quantize" and Path(report["path"]).is_file()
+            if made and called(spec) == model and spec["weights"] == engine.digest(model):
+                entries.append({**report, "model": model})
+        except DAMAGED:
+            continue
+    return entries[::-1]
+
+
+def measured_sensitivities(model: str) -> list[dict[str, Any]]:
+    """Finished scans of a model on this machine, with its weights as they are now, newest first, each with its `run`."""
+    from ouro.store import Store
+
+    entries = []
+    for run in Store().runs():
+        try:
+            spec, report = run.spec(), run.report()
         except (ValueError, OSError):
             continue
-        made = bool(report) and spec.get("job") == "quantize" and Path(report["path"]).is_file()
-        if made and called(spec) == model and spec["weights"] == engine.digest(model):
-            entries.append({**report, "model": model})
+        made = bool(report) and spec.get("job") == "sensitivity" and called(spec) == model
+        if report and made and spec["weights"] == engine.digest(model):
+            entries.append({**report, "model": model, "run": run.path.name})
     return entries[::-1]
+
+
+def measured(name: str) -> dict[str, Any]:
+    """What was last measured of a quantized model, as a row of scores; by the run that made it, or one that measured it.
+
+    Raises:
+        ValueError: the run is no longer there, or nothing was measured of it.
+    """
+    from ouro.store import Store
+    from ouro.types import Report
+
+    runs = {run.path.name: run for run in Store().runs()}
+    if name in runs and "run" in runs[name].spec():
+        name = str(runs[name].spec()["run"])
+    made = runs.get(name)
+    if made is None or not (report := made.report()):
+        raise ValueError(f"there is no finished run {name} any more; was it deleted meanwhile?")
+    looks = [run for run in runs.values() if run.spec().get("run") == name and run.report()]
+    if not looks:
+        raise ValueError(f"nothing was measured of the run {name}; Tasks shows what it answers")
+    spec, seen = made.spec(), looks[-1]
+    found = Report(str(seen.spec()["job"]), dict(seen.report() or {}), None, seen.load_tensors(engine.OUTCOMES) or {})  # type: ignore[arg-type]
+    asked = {key: spec[key] for key in ("method", "bits", "calib", "scope", "seed")}
+    row = {"ci95": None, "agreement": None, "agreement_ci95": None, **asked, **report, **found.values}
+    if found.kind == "agreement":
+        row["agreement_ci95"], row["ci95"] = row["ci95"], None
+    else:
+        row |= engine.kept(found)
+    place = {"model": called(spec), "path": report["path"], "data": seen.spec()["data"], "seeds": 1, "run": name}
+    return {**row, **place}
 
 
 def discard(path: str) -> None:
@@ -122,10 +188,10 @@ def qualities(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]] | No
     for run in Store().runs():
         try:
             spec, report = run.spec(), run.report()
-        except (ValueError, OSError):
+            if spec.get("job") == "quality" and report:
+                known.setdefault((spec["weights"], spec["real"]), {})[f"{spec['model']} {spec['set']}"] = report
+        except DAMAGED:
             continue
-        if spec.get("job") == "quality" and report:
-            known.setdefault((spec["weights"], spec["real"]), {})[f"{spec['model']} {spec['set']}"] = report
     wanted = [f"{values['registered']} {values['set_digest']}" for values in entries]
     fitting = [reports for reports in known.values() if all(name in reports for name in wanted)]
     return [fitting[-1][name] for name in wanted] if fitting else None
@@ -177,8 +243,12 @@ def budgets() -> list[dict[str, Any]]:
 
 
 def sensitivities() -> list[dict[str, Any]]:
-    """Reports of sensitivity that lie in results/*.json, without importing the library."""
-    return [report for report in _contents() if "whole" in report and "mode" in report and report.get("rows")]
+    """Reports of sensitivity that lie in results/*.json, each with its `file`, without importing the library."""
+    return [
+        {**report, "file": name}
+        for name, report in _files()
+        if "whole" in report and "mode" in report and report.get("rows")
+    ]
 
 
 def benchmarks() -> list[dict[str, Any]]:
@@ -190,8 +260,21 @@ def benchmarks() -> list[dict[str, Any]]:
     ]
 
 
-def _contents() -> Iterator[dict[str, Any]]:
-    return (content for _, content in _files())
+def result(name: str) -> dict[str, Any]:
+    """A file in results/ by its name.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    content = dict(_files()).get(name)
+    if content is None:
+        raise ValueError(f"there is no file {name} in results/; it may be of another version")
+    return content
+
+
+def row(place: str) -> dict[str, Any] | None:
+    """A row of a file in results/ by its id, as the file says it; None where there is none."""
+    return next((one for one in _rows() if one["id"] == place), None)
 
 
 def _files() -> Iterator[tuple[str, dict[str, Any]]]:

@@ -130,10 +130,7 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
         )
 
     address.follow("tasks", page, view_of, [opened], [beside, noise, seed, steps, *pick.parts])
-    address.keep(page, "tasks", seed=seed, steps=steps)
-    # a run is known by its folder's name, no path is anybody's business
-    run = "(path) => { wb.address.put('tasks', ['run'], [path ? path.split('/').at(-2) : null]); }"
-    beside.change(None, beside, None, js=run, api_visibility="private")
+    address.keep(page, "tasks", seed=seed, steps=steps, run=beside)
 
     def follow(job: runner.Job, *chosen: Any) -> Iterator[dict[Any, Any]]:
         for _ in runner.follow(job):

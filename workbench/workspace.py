@@ -18,7 +18,7 @@ import threading
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -236,13 +236,27 @@ def is_local(host: str | None, headers: Mapping[str, str]) -> bool:
 def _entries(kind: type[_Entry], key: str) -> list[_Entry]:
     """What can be read of a list; an entry of another version is passed over."""
     entries = []
-    for stored in _content().get(key, []):
+    stored = _content().get(key)
+    types = {field.name: _TYPES[str(field.type)] for field in fields(kind)}
+    for one in stored if isinstance(stored, list) else []:
         try:
-            lists = {name: tuple(value) for name, value in stored.items() if name in ("class_names", "classes")}
-            entries.append(kind(**{**stored, **lists}))
-        except (TypeError, AttributeError) as error:
-            log.warning("an entry of the workspace cannot be read (%s)", error)
+            if wrong := [name for name, value in one.items() if not _is(value, types[name])]:
+                raise TypeError(f"{wrong[0]} is {repr(one[wrong[0]])[:60]}")
+            lists = {name: tuple(value) for name, value in one.items() if types[name] is list}
+            entries.append(kind(**{**one, **lists}))
+        except (TypeError, AttributeError, KeyError) as error:
+            log.warning("an entry of the workspace cannot be read (%r)", error)
     return entries
+
+
+_TYPES = {"str": str, "int": int, "bool": bool, "Mapping[str, Any]": dict, "tuple[str, ...]": list}
+"""Type of a field -> what JSON has for it; a list is one of texts."""
+
+
+def _is(value: Any, kind: type) -> bool:
+    if kind is list:
+        return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    return isinstance(value, kind) and isinstance(value, bool) == (kind is bool) and "\0" not in str(value)
 
 
 def _content() -> dict[str, Any]:

@@ -187,6 +187,12 @@ def quantize(
     by: Annotated[str, typer.Option(help="With --budget: a width per site, or per group (block and kind).")] = "site",
     packed: Annotated[bool, typer.Option("--packed", help="Write integer codes in place of the weights.")] = False,
     floats: Annotated[str, typer.Option(help="With --packed: fp32 or fp16 for what stays in floating point.")] = "fp32",
+    keep: Annotated[
+        list[str],
+        typer.Option(
+            help="Bits of some sites, as REGEX=BITS, 32 to leave them in float: 'layers\\.0\\..*=32'; repeatable."
+        ),
+    ] = [],
     out: Annotated[Path | None, typer.Option(help="Write the quantized model here (.safetensors).")] = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -195,15 +201,15 @@ def quantize(
     """Calibrate a quantized model.
 
     JSON: {model, method, bits, scope, calib, n, effective_bits, path, bytes, seconds, audit: {sites, sealed}, ...}; with
-    --budget also {budget, mean_bits: {weights, activations}, predicted_kl, measured_kl}, with --packed {packed: {ratio,
-    parts, load_seconds, agreement, max_error}}.
+    --budget also {budget, mean_bits: {weights, activations}, predicted_kl, measured_kl}, with --keep {keep: [{sites, bits,
+    count}]}, with --packed {packed: {ratio, parts, load_seconds, agreement, max_error}}.
     """
     from ouro.jobs.quantize import QuantizeSpec
     from ouro.jobs.quantize import quantize as job
 
     spec = QuantizeSpec(
         source, method, bits, calib, scope, seed, out=str(out) if out else None, options=pairs(option), budget=budget,
-        widths=numbers(widths, "widths"), by=by, packed=packed, floats=floats, device=device,
+        widths=numbers(widths, "widths"), by=by, packed=packed, floats=floats, device=device, keep=pairs(keep, "keep"),
     )  # fmt: skip
     end(run("quantize", job(spec)), draw.quantize, json_=json_)
 
@@ -353,18 +359,31 @@ def sample(
 def train(
     source: Source,
     out: Annotated[Path | None, typer.Option(help="Folder for the weights and the model card.")] = None,
-    data: Annotated[str, typer.Option(help="In place of the recipe's own set: cifar10:PATH is all of CIFAR-10.")] = "",
+    data: Annotated[
+        str,
+        typer.Option(
+            help="In place of the recipe's own set: cifar10:PATH, folder:PATH, masks:PATH, coco:FILE.json. The head is made for its classes."
+        ),
+    ] = "",
+    held_out: Annotated[str, typer.Option(help="The set to measure on; by default the test split of --data.")] = "",
+    steps: Annotated[
+        int | None, typer.Option(help="In place of the recipe's rounds: so many steps at full size.", min=1)
+    ] = None,
     device: Device = "auto",
     json_: Json = False,
 ) -> None:
-    """Rebuild an embedded checkpoint by its recipe, from new weights or from those of --weights. JSON: its model card."""
+    """Rebuild an embedded checkpoint by its recipe, or train its model on other data, from new weights or those of --weights.
+
+    JSON: its model card.
+    """
     from ouro.jobs.recipes import RECIPES
-    from ouro.jobs.train import train_job
+    from ouro.jobs.train import for_data, train_job
 
     if source.name not in RECIPES:
         raise ValueError(f"no recipe for {source.name!r}; known: {', '.join(RECIPES)}")
     recipe = RECIPES[source.name]
-    spec = replace(recipe, data=data or recipe.data, device=device, start=source if source.weights else None)
+    spec = replace(recipe, data=data or recipe.data, held_out=held_out, device=device)
+    spec = for_data(spec if steps is None else spec.shortened(steps), source)
     end(run("train", train_job(spec, out or Path("out"))), draw.train, json_=json_)
 
 

@@ -26,7 +26,7 @@ from ouro.cli.options import (
     numbers,
     takes_model,
 )
-from ouro.cli.tail import end, guarded, run
+from ouro.cli.tail import end, followed, guarded, run
 
 
 @guarded
@@ -45,6 +45,9 @@ def quantization(
     limit: Limit = 1000,
     workers: Workers = 1,
     engine: Engine = "",
+    extend: Annotated[
+        Path | None, typer.Option(help="A table that this command wrote: its cells are not measured again.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write JSON here, and the cells as CSV beside it.")] = None,
     device: Device = "auto",
     json_: Json = False,
@@ -53,13 +56,15 @@ def quantization(
 
     JSON: {model, data, scope, n, fp_top1, fp_ci95, rows: [{method, bits, calib, top1, spread, effective_bits}], cells}.
     """
-    from ouro.jobs.bench.compare import CompareSpec, as_csv, compare
-    from ouro.jobs.bench.table import spread
-    from ouro.store import write_bytes
+    from ouro.jobs.bench.compare import CompareSpec, as_csv, compare, take_over
+    from ouro.jobs.bench.spread import spread
+    from ouro.store import read_json, write_bytes
 
     sets, over = labeled(calib, "--calib"), tuple(range(seeds))
     spec = CompareSpec(source, tuple(method), tuple(bits), sets, over, scope, limit=limit, data=data, device=device)
-    values = run("compare", compare(spec) if workers == 1 and not engine else spread(spec, workers, engine))
+    if extend is not None:
+        followed("extend", take_over(spec, read_json(extend)))
+    values = run("compare", spread(compare, spec, workers, engine))
     if out is not None:
         write_bytes(out.with_suffix(".csv"), as_csv(values).encode())
     end(values, draw.quantization, json_=json_, out=out)
@@ -238,6 +243,8 @@ def equal(
     seeds: Annotated[int, typer.Option(help="Seeds 0 .. seeds - 1.", min=1)] = 3,
     data: Data = "",
     limit: Limit = 2000,
+    workers: Workers = 1,
+    engine: Engine = "",
     out: Out = None,
     device: Device = "auto",
     json_: Json = False,
@@ -248,11 +255,12 @@ def equal(
     right}], pairs: [{scope, wide_A, target, better, worse, difference, ci95, seen, won, lost}]}.
     """
     from ouro.jobs.bench.equal import EqualSpec, equal_bits
+    from ouro.jobs.bench.spread import spread
 
     spec = EqualSpec(
         source, tuple(method), tuple(target), tuple(scope), wide, calib, tuple(range(seeds)), limit, data, device
     )
-    end(run("equal", equal_bits(spec)), draw.equal, json_=json_, out=out)
+    end(run("equal", spread(equal_bits, spec, workers, engine)), draw.equal, json_=json_, out=out)
 
 
 @guarded
@@ -278,6 +286,8 @@ def ranges(
     seeds: Annotated[int, typer.Option(help="Seeds 0 .. seeds - 1.", min=1)] = 3,
     data: Data = "",
     limit: Limit = 2000,
+    workers: Workers = 1,
+    engine: Engine = "",
     out: Out = None,
     device: Device = "auto",
     json_: Json = False,
@@ -288,12 +298,13 @@ def ranges(
     right}], pairs: [{bits, better: {calib, factor}, difference, ci95, seen, won, lost}]}.
     """
     from ouro.jobs.bench.ranges import RangeSpec, static_ranges
+    from ouro.jobs.bench.spread import spread
 
     spec = RangeSpec(
         source, method, tuple(bits), labeled(calib, "--calib"), tuple(factor), tuple(range(seeds)), limit=limit, data=data,
         device=device,
     )  # fmt: skip
-    end(run("ranges", static_ranges(spec)), draw.ranges, json_=json_, out=out)
+    end(run("ranges", spread(static_ranges, spec, workers, engine)), draw.ranges, json_=json_, out=out)
 
 
 COMMANDS = {

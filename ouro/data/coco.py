@@ -6,7 +6,6 @@ outside of their picture, pictures that are not there. A box that reaches out of
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from torch import Tensor
 from ouro.data.boxes import padded
 from ouro.data.fitted import FittedFiles
 from ouro.data.picture import about, read_image
+from ouro.store import read_json
 
 _log = logging.getLogger(__name__)
 
@@ -72,8 +72,8 @@ def _content(path: Path) -> dict[str, list[dict[str, Any]]]:
     """The lists of images, annotations and categories, the first and last ordered by id."""
     form = "expected COCO's form: an object with images, annotations and categories"
     try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {path}: {str(error).splitlines()[0]}; {form}") from error
     lists: dict[str, list[dict[str, Any]]] = {}
     for name in ("images", "annotations", "categories"):
@@ -85,6 +85,16 @@ def _content(path: Path) -> dict[str, list[dict[str, Any]]]:
         for entry in lists[name]:
             if missing := [key for key in keys if key not in entry]:
                 raise ValueError(f"{path}: one of its {name} has no {missing[0]!r}; {form}")
+            if not isinstance(entry[keys[1]], str) or "\0" in entry[keys[1]]:
+                raise ValueError(
+                    f"{path}: the {keys[1]} of one of its {name} is {_short(entry[keys[1]])}, expected a text"
+                )
+        ids = [entry["id"] for entry in lists[name]]
+        if not all(isinstance(key, type(ids[0])) and isinstance(key, int | str) for key in ids):
+            raise ValueError(f"{path}: the id of one of its {name} is no number; {form}")
+        if len(set(ids)) < len(ids):
+            twice = next(key for key in ids if ids.count(key) > 1)
+            raise ValueError(f"{path}: two of its {name} have the id {_short(twice)}; give each one of its own")
         lists[name] = sorted(lists[name], key=lambda entry: entry["id"])
     if not lists["categories"]:
         raise ValueError(f"{path} has no categories; {form}")
@@ -116,14 +126,17 @@ def _objects(
 ) -> list[list[list[float]]]:
     """Rows (x0, y0, x1, y1, class, crowd) of every picture, in its own pixels."""
     places = {key: place for place, (key, _) in enumerate(pictures)}
-    sizes = {entry["id"]: (entry.get("width"), entry.get("height")) for entry in content["images"]}
+    sizes: dict[Any, tuple[Any, Any]] = {
+        entry["id"]: (entry.get("width"), entry.get("height")) for entry in content["images"]
+    }
     objects: list[list[list[float]]] = [[] for _ in pictures]
     for entry in content["annotations"]:
-        place = places.get(entry.get("image_id"))
+        key = entry.get("image_id")
+        place = places.get(key) if isinstance(key, int | str) else None
         if place is None:
             continue
-        file, (width, height) = pictures[place][1], sizes[entry["image_id"]]
-        if not (width and height):
+        file, (width, height) = pictures[place][1], sizes[key]
+        if not (_is_number(width) and _is_number(height) and width > 0 and height > 0):
             seen = about(file)
             width, height = seen.width, seen.height
         row = _row(entry, numbers, width, height)
@@ -136,11 +149,11 @@ def _objects(
 
 def _row(entry: Mapping[str, Any], numbers: Mapping[Any, int], width: int, height: int) -> list[float] | str:
     """An annotation as a row, or why it is none."""
-    box = entry.get("bbox")
-    if entry.get("category_id") not in numbers:
-        return f"its class {entry.get('category_id')!r} is no category"
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(x, (int, float)) for x in box):
-        return f"its box is {box!r}, expected [x, y, width, height]"
+    box, category = entry.get("bbox"), entry.get("category_id")
+    if not isinstance(category, int | str) or category not in numbers:
+        return f"its class {_short(category)} is no category"
+    if not isinstance(box, list) or len(box) != 4 or not all(map(_is_number, box)):
+        return f"its box is {_short(box)}, expected [x, y, width, height]"
     x, y, wide, high = map(float, box)
     if not (wide > 0 and high > 0):
         return f"its box is empty, {wide:g} x {high:g}"
@@ -148,3 +161,17 @@ def _row(entry: Mapping[str, Any], numbers: Mapping[Any, int], width: int, heigh
     if not (x1 > x0 and y1 > y0):
         return f"its box {box} is outside of the picture, {width} x {height}"
     return [x0, y0, x1, y1, numbers[entry["category_id"]], float(bool(entry.get("iscrowd", 0)))]
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a pixel may be there: anything further away is a mistake."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _FAR
+
+
+_FAR = 2**31
+"""Pixels that no picture has."""
+
+
+def _short(value: Any) -> str:
+    """A value as it is shown where it is wrong."""
+    return repr(value)[:60]

@@ -1,13 +1,14 @@
 """A folder of images, one sub-folder per class as ImageNet is laid out, seen through timm's evaluation transform.
 
 A folder without sub-folders is a set without labels. Class order is the order of the sorted sub-folder names, as in
-torchvision's ImageFolder, so the labels are those of the official checkpoints.
+torchvision's ImageFolder, so the labels are those of the official checkpoints. Numbers stand in the order of numbers:
+folder 2 comes before folder 10.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -93,9 +94,13 @@ def _walk(root: Path) -> tuple[tuple[str, ...], list[Path], list[int] | None]:
     if not root.is_dir():
         problem = "is a file" if root.exists() else "does not exist"
         raise ValueError(f"image folder {root} {problem}; give a folder of images or of one sub-folder per class")
-    loose = pictures(root.iterdir())
-    classes = sorted(entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    per_class = [pictures((root / name).rglob("*")) for name in classes]
+    loose = pictures(root)
+    with os.scandir(root) as entries:
+        classes = sorted(entry.name for entry in entries if not entry.name.startswith(".") and _is(entry, "dir"))
+    # as text 10 would come before 2, and every class after it be taken for another one
+    if all(name.isdecimal() for name in classes):
+        classes.sort(key=int)
+    per_class = [pictures(root / name, deep=True) for name in classes]
     if not loose and not any(per_class):
         raise ValueError(f"image folder {root} holds no image; give a folder of images or of one sub-folder per class")
     if not any(per_class):
@@ -106,12 +111,31 @@ def _walk(root: Path) -> tuple[tuple[str, ...], list[Path], list[int] | None]:
     return tuple(classes), paths, [label for label, members in enumerate(per_class) for _ in members]
 
 
-def pictures(entries: Iterable[Path]) -> list[Path]:
-    """Those of the files that PIL can read, sorted; hidden ones are left out."""
+def pictures(folder: Path, *, deep: bool = False) -> list[Path]:
+    """The files of a folder, or of all that is inside it, that PIL can read, sorted; hidden ones are left out.
+
+    Raises:
+        OSError: a folder may not be read.
+    """
     readable = {extension for extension, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    return sorted(
-        path for path in entries if path.suffix.lower() in readable and not path.name.startswith(".") and path.is_file()
-    )
+    found, folders = [], [os.fspath(folder)]
+    while folders:
+        # what a system says of an entry at once need not be asked for it, which counts where there are 100,000
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if deep and entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.path)
+                elif os.path.splitext(entry.name)[1].lower() in readable and not entry.name.startswith("."):
+                    found += [entry.path] if _is(entry, "file") else []
+    return [Path(path) for path in sorted(found, key=lambda path: path.split(os.sep))]
+
+
+def _is(entry: os.DirEntry[str], what: str) -> bool:
+    """Whether an entry is a "file" or a "dir", or leads to one; a link that leads to itself is neither."""
+    try:
+        return entry.is_file() if what == "file" else entry.is_dir()
+    except OSError:
+        return False
 
 
 def _eval_transform(

@@ -120,7 +120,7 @@ def paired(images: Path, masks: Path) -> list[tuple[Path, Path]]:
                 f"there is no folder {folder}; a set of masks has pictures in one folder, masks in another"
             )
     pairs = []
-    for picture in pictures(images.iterdir()):
+    for picture in pictures(images):
         mask = masks / f"{picture.stem}.png"
         if why := _unfit(picture, mask):
             _log.warning("%s is left out: %s", picture, why)

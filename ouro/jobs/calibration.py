@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from dataclasses import replace
@@ -11,7 +10,19 @@ import torch
 from torch import Tensor
 
 from ouro.data import normalize
-from ouro.data.source import FILE, NOISE, SYNTHETIC, noise, open_data, own_data, parse, read_set, spelled
+from ouro.data.source import (
+    FILE,
+    NOISE,
+    SYNTHETIC,
+    noise,
+    open_data,
+    own_data,
+    parse,
+    read_header,
+    read_set,
+    space_in,
+    spelled,
+)
 from ouro.jobs.inputs import source_of
 from ouro.jobs.synthesize import SynthesisSpec, synthesize
 from ouro.progress import finish
@@ -100,11 +111,17 @@ def _stored_set(path: str, name: str, model: VisionModel, seed: int) -> Calibrat
     tensors, metadata = read_set(path)
     images = tensors["images"]
     # images that one model dreamed up in its own pixel scale say little about another
-    made = json.loads(metadata.get("spec", "{}"))
+    made, space = read_header(metadata, "spec", path), space_in(metadata, path)
     made_by = made.get("model", name)
     if made_by != name:
         sizes = f"images {tuple(images.shape[1:])}, {name} takes {info.input_size}"
-        raise ValueError(f"{path} was made by {made_by} for itself, not for {name} ({sizes}); generate one with {name}")
+        raise ValueError(
+            f"{path} was made by {str(made_by)[:60]} for itself, not for {name} ({sizes}); generate one with {name}"
+        )
+    if space and (tuple(space["mean"]), tuple(space["std"])) != (info.mean, info.std):
+        given = f"mean {space['mean']} and std {space['std']}"
+        own = f"{list(info.mean)} and {list(info.std)}"
+        raise ValueError(f"{path} has images of {given}, {name} takes {own}; generate one with this model")
     if made.get("weights") not in (None, weights_digest(model)):
         _log.warning("%s was made with other weights of %s: its images show what those had learned", path, name)
     try:

@@ -91,9 +91,15 @@ def _config(source: ModelSource) -> dict[str, Any]:
 def identity(spec: Any, model: VisionModel, **more: Any) -> dict[str, Any]:
     """What a run depends on, for `ouro.store.digest`: the spec with its weights by content, wherever their file lies.
 
-    The CPU is every CPU; another kind of device rounds otherwise and is another run.
+    The CPU is every CPU; another kind of device rounds otherwise and is another run. A field marked "late" says nothing
+    at its default, so that runs from before it came are found.
     """
-    described = {key: value for key, value in asdict(spec).items() if key not in ("out", "device")}
+    late = {
+        field.name
+        for field in fields(spec)
+        if field.metadata.get("late") and getattr(spec, field.name) == field.default
+    }
+    described = {key: value for key, value in asdict(spec).items() if key not in late | {"out", "device"}}
     source: ModelSource = spec.model
     described |= {"model": source.name, "weights": weights_digest(model)}
     if source.config:

@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Generator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ from ouro.quant.audit import audit
 from ouro.quant.calibrate import CHUNK, calibrating
 from ouro.quant.packed.files import FLOATS, packed_tensors
 from ouro.quant.packed.lower import lower
-from ouro.quant.plan import make_plan
+from ouro.quant.plan import kept_sites, make_plan, scope_sites
 from ouro.quant.search.budget import WIDTHS, Allocation, allocate, check_budget
 from ouro.store import Store, check_writable, write_tensors
 from ouro.tasks import task_of
@@ -50,6 +50,8 @@ class QuantizeSpec:
         in floating point stays there; outliers have their own bits, beyond the budget.
     packed: write integer codes in place of the weights, see `ouro.quant.packed.lower`; `floats` (fp32 or fp16) is how
         parameters that stay in floating point are stored there.
+    keep: (regular expression, bits) of sites that get other bits than `bits` says, 32 to leave them in floating point;
+        it is looked for in the paths of taps, and of two that are found in one the last counts.
     """
 
     model: ModelSource
@@ -66,6 +68,7 @@ class QuantizeSpec:
     packed: bool = False
     floats: str = "fp32"
     device: str = "auto"
+    keep: tuple[tuple[str, int], ...] = field(default=(), metadata={"late": True})
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", source_of(self.model))
@@ -77,7 +80,8 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
     The report has {model, method, bits, scope, calib, n, effective_bits, path, bytes, seconds, seed,
     audit: {sites, sealed}}; effective bits are measured on calibration images. With a budget it also has {budget,
     mean_bits: {weights, activations}, predicted_kl, measured_kl}: bits as chosen, the sum of the sites' damages alone,
-    and the damage of the model that came out, in nats on the first 32 calibration images. A packed one has {packed:
+    and the damage of the model that came out, in nats on the first 32 calibration images. With `keep` it has {keep: [{sites,
+    bits, count}]}, count of the sites that an expression is found in. A packed one has {packed:
     {ratio, parts, load_seconds, agreement, max_error}}, see `ouro.jobs.pack.packed_values`.
 
     Args:
@@ -95,11 +99,15 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
         raise ValueError(f"floats is {spec.floats!r}; known: {', '.join(FLOATS)}")
     if spec.budget is not None:
         check_budget(spec.budget, spec.widths)
+        if spec.keep:
+            raise ValueError("budget and keep both choose the bits of single sites; give one of them")
         if spec.by not in GROUPINGS:
             raise ValueError(f"by is {spec.by!r}; known: {', '.join(GROUPINGS)}")
     model = open_model(spec.model, spec.device)
     options = dict(spec.options)
-    make_plan(model, spec.method, spec.bits, spec.scope, spec.seed, options)
+    there = scope_sites(model, spec.scope)
+    kept = kept_sites(there, spec.keep)
+    make_plan(model, spec.method, spec.bits, spec.scope, spec.seed, options, kept)
     yield Progress(0, len(model.blocks()), f"calibration set {spec.calib}")
     made = calibration_set(spec.calib, spec.model, model, spec.seed, root=root, device=spec.device)
     images, conditions = made.images, made.conditions
@@ -107,7 +115,7 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
     how: dict[str, Any] = {"method": spec.method, "bits": spec.bits, "scope": spec.scope, "seed": spec.seed, **options}
     chosen: Allocation | None = None
     if spec.budget is None:
-        calibration = yield from calibrating(model, images, conditions=conditions, **how)
+        calibration = yield from calibrating(model, images, conditions=conditions, site_bits=kept, **how)
     else:
         few = [tensor[:CHUNK] for tensor in conditions]
         search = damages_by_width(model, images[:CHUNK], spec.widths, conditions=few, by=spec.by, **how)
@@ -149,6 +157,9 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
         "seed": spec.seed,
         "audit": {"sites": verdict["sites"], "sealed": verdict["sealed"]},
     }
+    if spec.keep:
+        rules = [{"sites": rule[0], "bits": rule[1], "count": len(kept_sites(there, [rule]))} for rule in spec.keep]
+        values["keep"] = rules
     if simulated is not None:
         values["packed"] = packed_values(model, simulated, logits, shown, path)
     if chosen is not None:

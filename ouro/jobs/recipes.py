@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ouro.types import ModelSource
 
@@ -49,6 +49,8 @@ class TrainSpec:
     augment: None takes batches as the data set makes them (fresh or augmented ones).
     device: "auto", "cpu", "cuda" or "cuda:1". start: the model whose weights are trained on; None draws new ones.
     body: the classifier whose weights the backbone of a dense model starts with; "" draws new ones.
+    class_names: of the classes where they are others than the variant's; the head is made for them.
+    held_out: the set of the card's score; "" for the test split of `data`.
     """
 
     name: str
@@ -66,10 +68,24 @@ class TrainSpec:
     device: str = "auto"
     start: ModelSource | None = None
     body: str = ""
+    class_names: tuple[str, ...] = ()
+    held_out: str = ""
 
     @property
     def steps(self) -> int:
         return sum(each.steps for each in self.rounds)
+
+    def shortened(self, steps: int) -> TrainSpec:
+        """So many steps in one round at the size where the recipe ends, with the rate of its last round.
+
+        Raises:
+            ValueError: fewer than one step.
+        """
+        if steps < 1:
+            raise ValueError(f"steps is {steps}, expected 1 or more")
+        last = self.rounds[-1]
+        rounds = (Round(last.lr, ((last.phases[-1][0], steps),)),)
+        return replace(self, rounds=rounds, warmup=max(1, min(self.warmup, steps // 10)), reveal=0)
 
 
 def _cifar10(name: str, steps: int, seed: int) -> TrainSpec:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ouro.data.source import space_of
 from ouro.gen.objective import Objective, check_generator, make_objective
 from ouro.gen.synthesize import (
     GROUP,
@@ -107,18 +108,23 @@ def synthesize(spec: SynthesisSpec, *, root: str | os.PathLike[str] | None = Non
             ranks.gathered(lambda: finish(dealt))
         images, labels, losses, spent = [], [], [], 0.0
         for number in chunks:
-            chunk = run.load_tensors(_name(number))
+            chunk = _stored(spec, model, run, number)
             if not chunk:
                 raise RuntimeError(f"{_name(number)} is not in {run.path}; all ranks have to see the same folder")
             images.append(chunk["images"])
             labels.append(chunk["labels"])
             spent += chunk["seconds"].item()
             losses.append({key.removeprefix("loss."): x for key, x in chunk.items() if key.startswith("loss.")})
+            if losses[-1].keys() != losses[0].keys():
+                words = (
+                    f"{_name(number)} in {run.path} has other losses than {_name(0)}, {', '.join(losses[-1]) or 'none'}"
+                )
+                raise ValueError(f"{words}; remove the one that is damaged, and it is made again")
         tensors = {"images": torch.cat(images), "labels": torch.cat(labels)}
         values = _values(spec, model, tensors["images"], tensors["labels"], spent)
         path = run.path / "tensors.safetensors" if spec.out is None else Path(spec.out)
         if ranks.rank == 0:
-            write_tensors(path, tensors, _metadata(key, values))
+            write_tensors(path, tensors, _metadata(key, values, model))
             run.save_report(values | {"path": str(path)})
     arrays = tensors | {"preview": to_pixels(tensors["images"], model.info)}
     if losses[0]:
@@ -132,7 +138,7 @@ def _chunks(
     """Makes the chunks that are this rank's turn and not in the store yet; shows all that it finds or makes."""
     for number, first in enumerate(range(0, spec.num, spec.batch)):
         count = min(spec.batch, spec.num - first)
-        chunk = run.load_tensors(_name(number)) or {}
+        chunk = _stored(spec, model, run, number)
         if not chunk and number % ranks.size != ranks.rank:
             continue
         if not chunk:
@@ -152,6 +158,34 @@ def _chunks(
         preview = to_pixels(chunk["images"], model.info)
         yield Progress(done * max(1, spec.steps), spec.num * max(1, spec.steps), f"{done} of {spec.num} images",
                        {"finished": done, "preview": preview})  # fmt: skip
+
+
+def _stored(spec: SynthesisSpec, model: VisionModel, run: Run, number: int) -> dict[str, Tensor]:
+    """A finished chunk, {} where it is not there.
+
+    Raises:
+        ValueError: it is damaged, or not what this spec asks for.
+    """
+    chunk, first = run.load_tensors(_name(number)), number * spec.batch
+    if chunk is None:
+        return {}
+    labels = task_of(model).draw(model.info, spec.seed, first, min(spec.batch, spec.num - first))
+    wanted = {"images": torch.empty(len(labels), *model.info.input_size, device="meta"), "labels": labels}
+    wanted |= {"seconds": torch.empty((), device="meta")}
+    losses = [key for key in chunk if key.startswith("loss.")]
+    wanted |= {key: torch.empty(spec.steps, device="meta") for key in losses}
+    for key in sorted(wanted.keys() | chunk.keys()):
+        own, there = wanted.get(key), chunk.get(key)
+        if own is None or there is None:
+            fault = f"{key!r} is {'missing' if there is None else 'no part of a chunk'}"
+        elif (own.shape, own.dtype) != (there.shape, there.dtype):
+            fault = f"{key!r} is {tuple(there.shape)} {there.dtype}, expected {tuple(own.shape)} {own.dtype}"
+        elif not there.isfinite().all():
+            fault = f"{key!r} holds NaN or infinity"
+        else:
+            continue
+        raise ValueError(f"{_name(number)} in {run.path} is damaged: {fault}; remove it, and it is made again")
+    return chunk
 
 
 def check_memory(spec: SynthesisSpec, model: VisionModel, objective: Objective) -> None:
@@ -230,5 +264,6 @@ def judges_of(name: str, model: VisionModel) -> Iterator[tuple[str, VisionModel]
             yield witness, judge
 
 
-def _metadata(key: dict[str, Any], values: dict[str, Any]) -> dict[str, str]:
-    return {"kind": "calibration set", "spec": json.dumps(key), "values": json.dumps(values)}
+def _metadata(key: dict[str, Any], values: dict[str, Any], model: VisionModel) -> dict[str, str]:
+    said = {"spec": json.dumps(key), "values": json.dumps(values), "space": space_of(model.info)}
+    return {"kind": "calibration set", **said}

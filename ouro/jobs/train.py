@@ -29,7 +29,7 @@ from ouro.models.position import resize_pos_embed
 from ouro.quant.apply import weights_digest
 from ouro.store import check_writable, digest, read_json, read_tensors, write_json, write_tensors
 from ouro.tasks import task_of
-from ouro.types import Progress, Report
+from ouro.types import ModelSource, Progress, Report
 from ouro.vision import VisionModel
 
 __all__ = ["RECIPES", "Augment", "Round", "TrainSpec", "train_job"]
@@ -46,10 +46,27 @@ def new_model(spec: TrainSpec) -> VisionModel:
     entry = variant(spec.name)
     with torch.random.fork_rng():
         torch.manual_seed(spec.seed)
-        model: Any = entry.build(replace(entry.config, image=spec.rounds[0].phases[0][0]), spec.name)
+        others = {"num_classes": len(spec.class_names), "class_names": spec.class_names} if spec.class_names else {}
+        model: Any = entry.build(replace(entry.config, image=spec.rounds[0].phases[0][0], **others), spec.name)
     if spec.body:
         model.begin_from(create_model(spec.body, pretrained=True))
     return model
+
+
+def for_data(spec: TrainSpec, source: ModelSource) -> TrainSpec:
+    """The spec with the classes of its data where they are not the model's, and with the weights that the source names.
+
+    Raises:
+        ValueError: an unknown data set, or one that cannot be opened.
+    """
+    config = variant(spec.name).config
+    known = source.class_names or getattr(config, "class_names", ())
+    found = tuple(training_set(spec, spec.rounds[-1].phases[-1][0]).classes)
+    if found != tuple(known):
+        spec = replace(spec, class_names=found)
+        _log.warning("%s: a head for the %d classes of %s", spec.name, len(found), spec.data)
+        source = replace(source, config=(*source.config, ("num_classes", len(found))), class_names=found)
+    return replace(spec, start=source if source.weights else None)
 
 
 def train_round(
@@ -132,7 +149,8 @@ def measured_card(
 ) -> Generator[Progress, None, dict[str, Any]]:
     """The model card: what it was trained on, how, for how long, and its accuracy on the held-out split."""
     info = model.info
-    held_out = load(spec.data, split="test", size=info.input_size[-1])
+    source = spec.held_out or spec.data
+    held_out = load(source, split="test", size=info.input_size[-1])
     wanted = min(HELD_OUT, len(held_out))
     seen: list[torch.Tensor] = []
     for one in outcomes(model, batches(held_out, 100, limit=wanted, mean=info.mean, std=info.std)):
@@ -143,7 +161,7 @@ def measured_card(
         "parameters": sum(p.numel() for p in model.parameters()),
         "task": model.info.task,
         "metric": task_of(model).metric,
-        "data": spec.data,
+        "data": source,
         "split": "test",
         **task_of(model).score(torch.cat(seen)),
         **facts,
@@ -159,6 +177,13 @@ def _facts(spec: TrainSpec, model: VisionModel) -> dict[str, Any]:
     """{train_images, epochs} of a finite set; a series has no image twice. Refuses one that is not the model's."""
     data = training_set(spec, model.info.input_size[-1])
     task_of(model).require(data, spec.data, model.info)
+    held_out = load(spec.held_out or spec.data, split="test", size=model.info.input_size[-1])
+    task_of(model).require(held_out, spec.held_out or spec.data, model.info)
+    if not spec.held_out and kind(spec.data).files:
+        _log.warning(
+            "%s is trained on whole, so the score says how well it is known by heart; name other pictures with --held-out",
+            spec.data,
+        )
     if "series" in kind(spec.data).provides:
         return {}
     epochs = round(spec.steps * spec.batch / len(data), 1)
@@ -174,7 +199,7 @@ def _at_size(model: VisionModel, size: int) -> VisionModel:
     """The same weights over another grid, in a model of their own, in train mode on the same device."""
     made: Any = model
     other: VisionModel = type(made)(replace(made.config, image=size), made.info.name)
-    other.info = replace(other.info, data=made.info.data)
+    other.info = replace(other.info, data=made.info.data, class_names=made.info.class_names)
     state = model.state_dict()
     for key in ("pos_embed", "backbone.pos_embed"):
         if key in state:

@@ -91,7 +91,8 @@ def add_counts(model: nn.Module, counted: Mapping[str, Tensor]) -> None:
 def effective_bits(model: nn.Module) -> dict[str, float]:
     """Mean bits per element over what was counted: {"weights", "activations", "outlier_share" (of activations), "states"}.
 
-    Weights or activations that the calibration leaves in floating point have 32. "states" is the mean width inside the
+    Weights or activations that the calibration leaves in floating point have 32, all of them together; single sites that
+    are kept in floating point count nothing, so this is the mean of what is rounded. "states" is the mean width inside the
     recurrence, over its sites that are rounded there, 32 if none is.
 
     Raises:

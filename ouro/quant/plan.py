@@ -6,7 +6,8 @@ recurrence and the scan's output, "full" everything else that has a tap, at 8 bi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -80,6 +81,39 @@ def make_plan(
     # fields of the method, so that the plan also says which defaults were in force
     options = asdict(method)  # type: ignore[call-overload]
     return method, QuantPlan(name, str(widths), scope, seed, sites, options)
+
+
+def scope_sites(model: nn.Module, scope: str) -> list[str]:
+    """Paths of all taps that a scope rounds, in the order of the model.
+
+    Raises:
+        ValueError: unknown scope.
+    """
+    if scope not in SCOPES:
+        raise ValueError(f"unknown scope {scope!r}; known: {', '.join(SCOPES)}")
+    return [path for path, tap in taps(model) if tap.site in SCOPES[scope]]
+
+
+def kept_sites(sites: Sequence[str], keep: Sequence[tuple[str, int]]) -> dict[str, int]:
+    """Path -> width of the sites that rules (regular expression, bits) single out; of two rules the last one counts.
+
+    Raises:
+        ValueError: an expression that cannot be read or is found in no path, or a width that a site cannot have.
+    """
+    chosen: dict[str, int] = {}
+    for expression, width in keep:
+        if not isinstance(width, int) or not (width == FLOAT or 2 <= width <= 8):
+            raise ValueError(f"{expression!r} is to be kept at {width!r} bits, expected 2 to 8, or {FLOAT} for float")
+        try:
+            found = [path for path in sites if re.search(expression, path)]
+        except re.error as error:
+            raise ValueError(f"{expression!r} is no regular expression: {error}") from error
+        if not found:
+            raise ValueError(
+                f"{expression!r} is found in none of {len(sites)} sites, such as {next(iter(sites), '')!r}"
+            )
+        chosen |= dict.fromkeys(found, width)
+    return chosen
 
 
 def _with_bits(spec: QuantSpec, width: int) -> QuantSpec:

@@ -1,16 +1,15 @@
-"""One app and one browser for the tests of a module."""
+"""One browser for all tests of the page, and an app for those of a module."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ouro.jobs.doctor import find_browser
-from tests.browsing import Visit, started
+from tests.browsing import Nursery, Visit
 
 
 @pytest.fixture(scope="module")
@@ -19,13 +18,20 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("home")
 
 
+@pytest.fixture(scope="session")
+def nursery() -> Iterator[Nursery]:
+    with Nursery() as nursery:
+        yield nursery
+
+
 @pytest.fixture(scope="module")
-def server(home: Path) -> Iterator[str]:
-    with started([sys.executable, "workbench/app.py"], home) as url:
+def server(nursery: Nursery, home: Path) -> Iterator[str]:
+    with nursery.started(home) as url:
         yield url
 
 
-@pytest.fixture(scope="module")
+# no longer than the tests of this folder: while it is there, an event loop runs, and nobody else can start one
+@pytest.fixture(scope="package")
 def browser() -> Iterator[object]:
     from playwright.sync_api import sync_playwright
 

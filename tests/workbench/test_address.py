@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 
+import gradio as gr
 import pytest
 
 from ouro.jobs.doctor import BROWSERS, find_browser
 from ouro.models.zoo import embedded_path
 from tests.browsing import Visit
-from workbench import address
+from workbench import address, quantize
 from workbench.address import Asked
 
 needs_weights = pytest.mark.skipif(not embedded_path("vim_nano.safetensors").exists(), reason="no embedded weights")
@@ -147,3 +148,76 @@ def test_what_is_not_there_is_said_and_nearest(server: str, browser):
     other.page.get_by_text("the link was made with other weights of vim_nano").wait_for()
     other.page.close()
     assert not visit.wrong and not other.wrong
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "value", "said"),
+    [
+        (lambda: gr.Slider(4, 256, 16, step=4), "17", 16, ""),
+        (lambda: gr.Slider(4, 256, 16, step=4), "999", 256, "k=999 is not there (expected 4 to 256), shown is 256"),
+        (lambda: gr.Number(0, precision=0, minimum=0), "-3", 0, "k=-3 is not there (expected 0 or more), shown is 0"),
+        (lambda: gr.Number(0, precision=0, minimum=0), "inf", None, "k=inf is not there (expected 0 or more)"),
+        (lambda: gr.Number(0.2, minimum=0.0001), "0.25", 0.25, ""),
+        (lambda: gr.Radio([("One", "one")], value="one"), "two", None, "k=two is not there (known: one)"),
+        (lambda: gr.CheckboxGroup([("3", 3), ("4", 4)]), "4,3", [4, 3], ""),
+        (lambda: gr.CheckboxGroup([("3", 3), ("4", 4)]), "3,9", [3], "k=3,9 is not there (known: 3, 4), shown is 3"),
+    ],
+)
+def test_a_field_takes_the_nearest_value_that_it_can_have(field, text: str, value, said: str):
+    ask = Asked("t", "m", {"tab": "t", "k": text})
+    assert ask.field("k", field()) == (gr.skip() if value is None else value)
+    assert "; ".join(ask.wrong) == said
+
+
+def test_bits_are_read_before_they_are_taken():
+    ask = Asked("t", "m", {"tab": "t", "bits": "w5a5", "other": "w4x"})
+    assert ask.checked("bits", quantize.fault) == "w5a5" and not ask.wrong
+    assert ask.checked("other", quantize.fault) == gr.skip() and "w4x" in ask.wrong[0]
+
+
+@needs_browser
+@needs_weights
+def test_forms_stand_in_the_address_and_come_from_it(server: str, browser):
+    query = "tab=sensitivity&model=vim_nano&mode=cumulative&bits=w5a5&limit=99999&calib=noise&widths=2,4&budget=3.5&seed=7&scope=nope"
+    visit = Visit(browser, server, query=query)
+    page = visit.page
+    page.get_by_text("limit=99999 is not there (expected 20 to 2000), shown is 2000").wait_for()
+    page.get_by_text("scope=nope is not there (known: lin, ssm, rec, full)").wait_for()
+    page.wait_for_url("**limit=2000**")
+    assert page.get_by_label("One after another").is_checked() and page.get_by_label("Noise").is_checked()
+    assert page.input_value("#wb-sensitivity-budget input") == "3.5"
+    page.wait_for_timeout(1500)
+    assert page.get_by_label("Noise").is_checked(), "what the list of pictures sets off leaves it"
+    known = values(visit)
+    assert (known["bits"], known["widths"], known["seed"], known["calib"]) == ("w5a5", "2,4", "7", "noise")
+    page.close()
+    assert not visit.wrong
+
+
+@needs_browser
+@needs_weights
+def test_back_goes_through_what_kernels_and_paper_show(visit: Visit):
+    page = visit.page
+    visit.open("Kernels")
+    page.wait_for_url("**kernel=selective_scan**")
+    page.locator("#wb-kernels-which input").click()
+    page.get_by_role("option", name="All nine").click()
+    page.wait_for_url("**kernel=all**")
+    visit.open("Paper")
+    page.wait_for_url("**tab=paper**")
+    page.locator("#wb-paper-fig2 summary").click()
+    page.wait_for_url("**tab=paper**entry=fig2**")
+    page.locator("#wb-paper-filter label").nth(1).click()
+    page.wait_for_function("!new URLSearchParams(location.search).get('verdict').includes('all')", polling=100)
+    page.go_back()
+    page.wait_for_url("**verdict=all**")
+    page.wait_for_selector("#wb-paper-fig2[open]")
+    page.go_back()
+    page.wait_for_selector("#wb-paper-fig2:not([open])")
+    page.go_back()
+    page.wait_for_selector("#wb-kernels-which", state="visible")
+    assert values(visit)["kernel"] == "all"
+    page.go_back()
+    page.wait_for_function("document.querySelector('#wb-kernels-which input').value === 'selective_scan'", polling=100)
+    page.go_forward()
+    page.wait_for_function("document.querySelector('#wb-kernels-which input').value === 'All nine'", polling=100)

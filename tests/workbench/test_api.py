@@ -31,9 +31,10 @@ def test_what_is_looked_at(client):
     found = client.predict(
         model="vim_nano", sample=2, layer=5, tensor="in_proj", kappa=3, refresh=10, api_name="/outliers"
     )
-    assert len(found["channels"]) == 197 and found["layer"] == 5
-    assert found["static"] and all(
-        0 <= channel < 96 for step in [found["static"], *found["channels"]] for channel in step
+    # the number of channels under the job's own name, lists under names of their own
+    assert found["channels"] == 96 and len(found["raw_by_step"]) == 197 and found["layer"] == 5
+    assert found["static_list"] and all(
+        0 <= channel < 96 for step in [found["static_list"], *found["raw_by_step"]] for channel in step
     )
     said = client.predict(model="vim_nano", sample=0, api_name="/answer")
     assert said["truth"]["label"] == "heart" and 0 < said["answers"]["float"]["confidence"] <= 1

@@ -47,8 +47,9 @@ def test_first_view_belongs_to_the_weights():
     assert stored["weights"] == weights_digest(MODEL), "run: python -m workbench.first_view"
 
 
-def test_gradio_command_starts_it(home: Path):
-    command = shutil.which("gradio", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+@pytest.mark.parametrize("name", ["python", "gradio"])
+def test_both_commands_start_it(home: Path, name: str):
+    command = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     assert command is not None
     with started([command, "workbench/app.py"], home) as url, urllib.request.urlopen(f"{url}config") as answer:
         assert b"wb-attention-board" in answer.read()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ from PIL import Image
 from ouro.data import load
 from ouro.jobs.doctor import BROWSERS, find_browser
 from ouro.models import create_model
-from tests.browsing import Visit, started
+from tests.browsing import Visit
 
 pytestmark = [
     pytest.mark.unpoisoned,
@@ -36,12 +34,6 @@ def brought(tmp_path_factory: pytest.TempPathFactory) -> Path:
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(scene.permute(1, 2, 0).numpy()).resize((160, 120)).save(place / f"p{number:02d}.jpg")
     return folder
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with started([sys.executable, "workbench/app.py"], tmp_path_factory.mktemp("home")) as url:
-        yield url
 
 
 @pytest.fixture

@@ -402,3 +402,22 @@ def test_the_table_scrolls_inside_itself_on_a_phone(server: str, browser):
     assert scroll.bounding_box()["height"] <= 400
     visit.page.close()
     assert not visit.wrong, "\n".join(visit.wrong)
+
+
+@needs_weights
+@unpoisoned
+def test_parts_that_are_left_in_float_are_listed_before_a_run_and_said_after_it():
+    refused, listed = quantize.found("vim_nano", "lin", r"layers\.0\.|head")
+    count = len(re.findall("<li>", listed))
+    assert not refused and f"{count} of {len(engine.sites('vim_nano', 'lin'))} tensors stay in float" in listed
+    assert count and all("layers.0." in path for path in re.findall("<code>(.*?)</code>", listed))
+    assert quantize.found("vim_nano", "lin", " ") == ("", "")
+    for expression, words in (("layers[", "no regular expression"), ("nowhere", "found in none of")):
+        assert words in quantize.found("vim_nano", "lin", expression)[0]
+    assert quantize.kept_in_float(" a|b ") == {"keep": (("a|b", 32),)} and quantize.kept_in_float("") == {}
+    known = row(keep=[{"sites": r"layers\.0\.", "bits": 32, "count": 12}])
+    assert "float: layers\\.0\\. (12 sites)" in said(known)["details"] and said(known)["effective"] == "–"
+    assert grid.effective(row(keep=[{"sites": "x", "bits": 8, "count": 1}])) == (4.0, 4.36)
+    form = ("vim_nano", ["ouro"], "w4a4", "real", 32, None, "lin", 500, 0, "scenes")
+    a, b = (quantize.configuration(*form, ignored) for ignored in ("", "head"))
+    assert "Left in float" in quantize.differences(a, b) and "Seed" not in quantize.differences(a, b)

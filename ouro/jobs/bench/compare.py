@@ -9,10 +9,12 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import json
+import math
 import os
 import time
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -35,6 +37,9 @@ from ouro.store import Store
 from ouro.tasks import task_of
 from ouro.types import ModelSource, Progress, Report
 from ouro.vision import VisionModel
+
+_PLACE = ("method", "bits", "calib", "seed")
+"""What a table says of a cell beside what was measured of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,10 @@ class CompareSpec:
         if self.limit < 1:
             raise ValueError(f"limit is {self.limit}, expected 1 or more")
 
+    def pieces(self) -> list[CompareSpec]:
+        """One table per seed and set."""
+        return [replace(self, seeds=(seed,), calibs=(calib,)) for seed in self.seeds for calib in self.calibs]
+
 
 def compare(spec: CompareSpec, *, root: str | os.PathLike[str] | None = None) -> Generator[Progress, None, Report]:
     """Fills the table; the report has {model, data, metric, parameters, input_size, crop_pct, interpolation,
@@ -89,7 +98,7 @@ def compare(spec: CompareSpec, *, root: str | os.PathLike[str] | None = None) ->
     total = 1 + len(sets) * len(spec.bits) * len(spec.methods)
     yield Progress(0, total, "float model")
     metric = task_of(model).metric
-    exact = _once(store, _key(model, spec, "float"), lambda: measured(model, spec))
+    exact = _once(store, _key(model, spec, "float"), metric, lambda: measured(model, spec))
     for seed, (label, calib) in sets:
         made = calibration_set(calib.format(seed=seed), spec.model, model, seed, root=root, device=spec.device)
         for bits, method in itertools.product(spec.bits, spec.methods):
@@ -135,10 +144,56 @@ def kept_cell(
     Raises:
         RuntimeError: the quantized model's audit has a hole.
     """
-    key = _key(model, spec, method) | {"bits": bits, "seed": seed, "set": images_digest(images, *conditions)}
-    key |= {"options": dict(chosen)} if (chosen := dict(spec.options).get(method)) else {}
+    key = _cell_key(model, images, spec, method, bits, seed, conditions)
     key |= {"site_bits": dict(site_bits)} if site_bits else {}
-    return _once(store, key, lambda: _cell(model, images, spec, method, bits, seed, site_bits, conditions))
+    metric = task_of(model).metric
+    return _once(store, key, metric, lambda: _cell(model, images, spec, method, bits, seed, site_bits, conditions))
+
+
+def take_over(
+    spec: CompareSpec, values: Mapping[str, Any], *, root: str | os.PathLike[str] | None = None
+) -> Generator[Progress, None, int]:
+    """Keeps the cells of a stored table as if they had been measured here, so that `compare` adds what it lacks; how many.
+
+    A cell is taken where model, data, images, scope and options are the spec's and the set has the same name and source.
+    That the weights are the same is found out by the float model's score, which is measured and has to be the stored one.
+
+    Raises:
+        ValueError: a table of something else, or of other weights.
+    """
+    asked, stored = (json.loads(json.dumps(one)) for one in (asdict(spec), values.get("spec")))
+    if not stored:
+        raise ValueError(
+            "the table says no spec, so it cannot be extended; it is no result of `ouro bench quantization`"
+        )
+    for name in ("model", "data", "limit", "scope", "options"):
+        if asked[name] != stored[name]:
+            raise ValueError(
+                f"the table's {name} is {stored[name]}, asked for is {asked[name]}; only a table of the same is extended"
+            )
+    yield Progress(0, 1 + len(values["cells"]), "float model")
+    model, store = open_model(spec.model, spec.device), Store(root)
+    metric = task_of(model).metric
+    exact = _once(store, _key(model, spec, "float"), metric, lambda: measured(model, spec))
+    if (exact["n"], exact[metric]) != (values["n"], values.get(f"fp_{metric}")):
+        raise ValueError(
+            f"the float model has {exact[metric]} on {exact['n']} images, in the table {values.get(f'fp_{metric}')} on "
+            f"{values['n']}: its weights or images are others; measure the table anew, without --extend"
+        )
+    taken = 0
+    sources = set(map(tuple, stored["calibs"])) & set(spec.calibs)
+    for (label, calib), seed in itertools.product(sorted(sources), spec.seeds):
+        same = [cell for cell in values["cells"] if (cell["calib"], cell["seed"]) == (label, seed)]
+        if not same:
+            continue
+        made = calibration_set(calib.format(seed=seed), spec.model, model, seed, root=root, device=spec.device)
+        for cell in same:
+            key = _cell_key(model, made.images, spec, cell["method"], cell["bits"], seed, made.conditions)
+            if (run := store.open(key)).report() is None:
+                run.save_report({name: value for name, value in cell.items() if name not in _PLACE})
+            taken += 1
+        yield Progress(1 + taken, 1 + len(values["cells"]), f"{label} seed {seed}: {len(same)} cells taken over")
+    return taken
 
 
 def require_classifier(model: VisionModel, what: str) -> None:
@@ -171,6 +226,19 @@ def _key(model: VisionModel, spec: CompareSpec, method: str) -> dict[str, Any]:
     return key | {"data": own_data(spec.data, model.info), "limit": spec.limit, "method": method}
 
 
+def _cell_key(
+    model: VisionModel,
+    images: torch.Tensor,
+    spec: CompareSpec,
+    method: str,
+    bits: str,
+    seed: int,
+    conditions: Sequence[torch.Tensor],
+) -> dict[str, Any]:
+    key = _key(model, spec, method) | {"bits": bits, "seed": seed, "set": images_digest(images, *conditions)}
+    return key | ({"options": dict(chosen)} if (chosen := dict(spec.options).get(method)) else {})
+
+
 def _cell(
     model: VisionModel,
     images: torch.Tensor,
@@ -199,14 +267,61 @@ def _cell(
         detach(model)
 
 
-def _once(store: Store, key: Mapping[str, Any], work: Any) -> dict[str, Any]:
-    """The stored report of this key, or the work's result, stored."""
+def _once(store: Store, key: Mapping[str, Any], metric: str, work: Any) -> dict[str, Any]:
+    """The stored report of this key, or the work's result, stored.
+
+    Raises:
+        ValueError: what is stored is no cell.
+    """
     run = store.open(key)
     report = run.report()
     if report is None:
         report = work()
         run.save_report(report)
+    elif why := _flaw(report, metric, quantized="bits" in key):
+        raise ValueError(
+            f"{run.path / 'report.json'} is no cell of a table: {why}; remove it, and it is measured again"
+        )
     return report
+
+
+def _flaw(report: Any, metric: str, *, quantized: bool) -> str:
+    """In what a stored report differs from what `measured` and `_cell` make, "" where it does not."""
+    cell: Mapping[str, Any] = report if isinstance(report, dict) else {}
+    outcomes = "right" if "right" in cell else "resampled"
+    n, bits, ci95 = (cell.get(name) for name in ("n", "effective_bits", "ci95"))
+    costs = [cell.get(name, 0.0) for name in (["calibration_seconds", "peak_mb"] if quantized else [])]
+    low, high = ci95 if isinstance(ci95, list) and len(ci95) == 2 else (None, None)
+    if not (isinstance(n, int) and n > 0):
+        return f"n is {_short(n)}, expected a number of images"
+    if not _numbers(low, cell.get(metric), high) or not low <= cell[metric] <= high:
+        return f"{metric} is {_short(cell.get(metric))} and ci95 {_short(ci95)}, expected a score within its interval"
+    if METRICS[metric].share and not 0 <= cell[metric] <= 1:
+        return f"{metric} is {_short(cell[metric])}, expected a part of 1"
+    if not isinstance(bits, dict) or set(bits) != set(_BITS) or not _numbers(*bits.values()):
+        return f"effective_bits is {_short(bits)}, expected numbers for {', '.join(_BITS)}"
+    if not _numbers(*costs):
+        return f"calibration_seconds and peak_mb are {_short(costs)}, expected numbers"
+    try:
+        if outcomes == "right":
+            unpacked(cell["right"], n)
+        elif not _numbers(*cell["resampled"]) or not cell["resampled"]:
+            return f"resampled is {_short(cell['resampled'])}, expected scores"
+    except (KeyError, TypeError, ValueError) as error:
+        return f"{outcomes} cannot be read ({_short(error)})"
+    return ""
+
+
+_BITS = ("weights", "activations", "outlier_share", "states")
+
+
+def _numbers(*values: Any) -> bool:
+    return all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in values)
+
+
+def _short(value: Any) -> str:
+    """A value as it is shown where it is wrong."""
+    return repr(value)[:60]
 
 
 def measured(model: VisionModel, spec: CompareSpec) -> dict[str, Any]:

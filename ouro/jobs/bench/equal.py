@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations, product
 from typing import Any
 
@@ -76,6 +76,13 @@ class EqualSpec:
         for target in self.targets:
             if not 2 <= target < 8:
                 raise ValueError(f"a target is {target:g} bits, expected 2 to below 8")
+
+    def pieces(self) -> list[EqualSpec]:
+        """One per seed, scope, target and method."""
+        return [
+            replace(self, seeds=(seed,), scopes=(scope,), targets=(target,), methods=(method,))
+            for seed, scope, target, method in product(self.seeds, self.scopes, self.targets, self.methods)
+        ]
 
 
 @dataclass(frozen=True, slots=True)

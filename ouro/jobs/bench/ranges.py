@@ -71,6 +71,10 @@ class RangeSpec:
             raise ValueError(f"a factor is {bad[0]:g}, expected above 0 and below 1")
         QUANTIZERS.get(self.method)
 
+    def pieces(self) -> list[RangeSpec]:
+        """One per width and seed."""
+        return [replace(self, bits=(bits,), seeds=(seed,)) for bits in self.bits for seed in self.seeds]
+
 
 def static_ranges(spec: RangeSpec, *, root: str | os.PathLike[str] | None = None) -> Generator[Progress, None, Report]:
     """The report has {model, data, method, n, seeds, rows, pairs}.

@@ -130,16 +130,6 @@ def table(spec: TableSpec, *, root: str | os.PathLike[str] | None = None) -> Gen
     return Report("table", values, run_info(0, started))
 
 
-def spread(
-    spec: CompareSpec, workers: int, engine: str = "", *, root: str | os.PathLike[str] | None = None
-) -> Generator[Progress, None, Report]:
-    """`compare`, its seeds and sets over processes; see `ouro.jobs.pool` for workers and engine."""
-    units = [replace(spec, seeds=(seed,), calibs=(calib,)) for seed in spec.seeds for calib in spec.calibs]
-    yield from _fill(units, workers, engine, root)
-    # everything is there: this only reads it
-    return finish(compare(spec, root=root))
-
-
 def _fill(
     units: Sequence[CompareSpec], workers: int, engine: str, root: str | os.PathLike[str] | None
 ) -> Generator[Progress, None, None]:

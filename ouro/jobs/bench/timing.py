@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import time
 import tracemalloc
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -107,13 +109,33 @@ def peak_mb(call: Callable[[], object]) -> float:
     Scratch that kernels allocate themselves (a few tiles per thread) is not seen.
     """
     tracemalloc.start()
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    profile = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True)
+    with _mute():
+        profile.start()
+    try:
         call()
+    finally:
+        with _mute():
+            profile.stop()
     numpy_peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     held = peak = 0
-    for event in profile.profiler.kineto_results.events():
+    for event in cast(Any, profile.profiler).kineto_results.events():
         if event.name() == "[memory]":
             held += event.nbytes()
             peak = max(peak, held)
     return (peak + numpy_peak) / 1e6
+
+
+@contextmanager
+def _mute() -> Iterator[None]:
+    """Without the file descriptor of stderr, where torch 2.13's profiler says that it starts and stops."""
+    kept = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

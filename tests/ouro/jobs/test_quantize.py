@@ -1,12 +1,13 @@
 """The job writes a file that loads into the same model, audits it, and refuses what it cannot use."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from ouro.data.source import open_data
+from ouro.data.source import open_data, space_of
 from ouro.jobs.calibration import calibration_set
 from ouro.jobs.inputs import load_quantized
 from ouro.jobs.quantize import QuantizeSpec, quantize
@@ -94,6 +95,15 @@ def test_a_set_that_another_model_made_is_refused(tiny_zoo, tmp_path):
         calibration_set(str(path), "vim_nano", create_model("vim_nano"), 0)
 
 
+def test_a_set_of_another_mean_is_refused(tiny_zoo, tmp_path):
+    path, model = str(tmp_path / "set.safetensors"), create_model("vim_nano")
+    info = replace(model.info, mean=(0.1, 0.2, 0.3))
+    save_file({"images": torch.zeros(2, 3, 28, 28)}, path, {"space": space_of(info)})
+    words = f"has images of mean [0.1, 0.2, 0.3] and std {list(info.std)}, vim_nano takes {list(model.info.mean)} and "
+    with pytest.raises(ValueError, match=re.escape(f"{path} {words}")):
+        calibration_set(path, "vim_nano", model, 0)
+
+
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [
@@ -175,3 +185,33 @@ def test_a_folder_is_seen_as_the_model_wants_it(tmp_path):
     info = create_model("vim_nano").info
     data = open_data(f"folder:{tmp_path}", "test", info)
     assert data.images(0, 1)[0].shape == (1, 3, 56, 56) and data.mean == info.mean
+
+
+def test_kept_sites_have_their_own_bits_and_runs_of_before_are_found(tiny_zoo, tmp_path):
+    spec = QuantizeSpec("vim_nano", "minmax", "w4a4", calib="noise:4")
+    finish(quantize(spec, root=tmp_path))
+    (before,) = Store(tmp_path).runs()
+    assert "keep" not in before.spec() and "keep" not in read_json(before.path / "report.json")
+    kept = replace(spec, keep=((r"layers\.0\.", 32), (r"layers\.0\..*in_proj", 8)))
+    _, report = finish(quantize(kept, root=tmp_path))
+    assert len(Store(tmp_path).runs()) == 2
+    assert [(rule["bits"], rule["count"]) for rule in report.values["keep"]] == [(32, 12), (8, 2)]
+    sites = load_quantized(report.values["path"])[1].plan.sites
+    assert {spec.bits for path, spec in sites.items() if "layers.0." in path and "in_proj" in path} == {8}
+    assert {spec.bits for path, spec in sites.items() if "layers.0." in path and "in_proj" not in path} == {32}
+    assert {spec.bits for path, spec in sites.items() if "layers.1." in path} == {4}
+    assert report.values["audit"]["sealed"] and 4 < report.values["effective_bits"]["weights"] < 8
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"keep": (("layers[", 32),)}, "'layers[' is no regular expression"),
+        ({"keep": (("nowhere", 32),)}, "'nowhere' is found in none of 24 sites, such as 'layers.0."),
+        ({"keep": (("layers", 16),)}, "'layers' is to be kept at 16 bits, expected 2 to 8, or 32 for float"),
+        ({"keep": (("layers", 32),), "budget": 4.0}, "budget and keep both choose"),
+    ],
+)
+def test_what_cannot_be_kept_is_refused(tiny_zoo, tmp_path, change, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        finish(quantize(QuantizeSpec("vim_nano", "minmax", "w4a4", calib="noise:4", **change), root=tmp_path))

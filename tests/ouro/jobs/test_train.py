@@ -7,15 +7,17 @@ from dataclasses import replace
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
 import ouro.jobs.train as module
 from ouro.data import load, normalize
-from ouro.jobs.train import RECIPES, Augment, Round, TrainSpec, train_job, train_round
+from ouro.jobs.train import RECIPES, Augment, Round, TrainSpec, for_data, train_job, train_round
 from ouro.models import variant
 from ouro.registry import MODELS
 from ouro.store import WriteError, read_json, read_tensors
+from ouro.types import ModelSource
 from tests import zoo
 
 TINY = TrainSpec("vim_nano", "scenes", (Round(1e-3, ((16, 2),)), Round(1e-3, ((20, 2),))), batch=4, warmup=1)
@@ -218,3 +220,31 @@ def test_an_unwritable_folder_is_refused_first(tmp_path) -> None:
 
 def test_every_recipe_trains_a_registered_model() -> None:
     assert all(name in MODELS and spec.name == name for name, spec in RECIPES.items())
+
+
+def test_own_pictures_get_a_head_for_their_classes_and_are_measured_on_others(tmp_path, caplog) -> None:
+    for split in ("mine", "others"):
+        for label in "ab":
+            (tmp_path / split / label).mkdir(parents=True)
+            for number in range(3):
+                Image.new("RGB", (20, 20), (80 * number, 0, 255)).save(tmp_path / split / label / f"{number}.png")
+    mine, others = (f"folder:{tmp_path / split}" for split in ("mine", "others"))
+    spec = for_data(replace(TINY, data=mine).shortened(2), ModelSource("vim_nano"))
+    assert spec.class_names == ("a", "b") and spec.rounds == (Round(1e-3, ((20, 2),)),) and spec.start is None
+    alone = run(train_job(spec, tmp_path / "out"))
+    assert "is trained on whole, so the score says how well it is known by heart" in caplog.text
+    trained = read_tensors(alone.values["path"])[0]
+    assert trained["head.weight"].shape[0] == 2
+    # and on from there
+    source = ModelSource("vim_nano", alone.values["path"])
+    spec = for_data(replace(TINY, data=mine, held_out=others).shortened(1), source)
+    caplog.clear()
+    card = run(train_job(spec, tmp_path / "further")).values
+    assert (card["data"], card["n"]) == (others, 6) and "by heart" not in caplog.text
+    with pytest.raises(ValueError, match="steps is 0, expected 1 or more"):
+        TINY.shortened(0)
+
+
+def test_a_held_out_set_of_other_classes_is_refused_before_the_training(tmp_path) -> None:
+    with pytest.raises(ValueError, match="digits has 10 classes, vim_nano has 12"):
+        run(train_job(replace(TINY, held_out="digits"), tmp_path))

@@ -21,8 +21,31 @@
       const { act, name } = event.target.dataset;
       if (act) trigger("select", { act, name, on: event.target.checked });
     });
+    const { tab, key } = root.dataset;
+    let open = null;
+    const unfold = () => {
+      const part = open && root.querySelector(`details[data-name="${CSS.escape(open)}"]`);
+      if (!part || part.open) return;
+      part.open = true;
+      part.scrollIntoView({ block: "nearest" });
+    };
+    if (tab) {
+      // `toggle` does not bubble
+      root.addEventListener("toggle", ({ target }) => {
+        if (!target.isConnected || target.open === (target.dataset.name === open)) return;
+        open = target.open ? target.dataset.name : null;
+        wb.address.put(tab, [key], [open]);
+      }, true);
+      wb.address.follow(element, tab, (values) => {
+        const before = open;
+        open = values[key] ?? null;
+        if (before && before !== open) root.querySelector(`details[data-name="${CSS.escape(before)}"]`)?.removeAttribute("open");
+        unfold();
+      });
+    }
     load();
-    watch("value", load);
+    unfold();
+    watch("value", () => { load(); unfold(); });
   };
 
   Object.assign(wb, { acts });

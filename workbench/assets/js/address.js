@@ -4,7 +4,7 @@
   const { make } = wb.kit;
   const MODEL = ["model", "weights"];
   // another one of these is another view, to which "back" returns; the rest only changes the one that is there
-  const VIEWS = new Set(["tab", "model", "data", "image", "layer", "tensor", "run", "set", "entry"]);
+  const VIEWS = new Set(["tab", "model", "data", "image", "layer", "tensor", "run", "set", "entry", "verdict", "kernel", "device", "topic", "row"]);
   const own = () => new URLSearchParams(location.search);
   const ours = (query) => [...query].filter(([key]) => !key.startsWith("__"));
 
@@ -35,11 +35,16 @@
   };
   // several values change together; together they are one step
   const soon = () => { clearTimeout(timer); timer = setTimeout(write, 250); };
+  // a run is known by the name of its folder; where anything else lies on the machine is nobody's business
+  const said = (value) => {
+    const run = typeof value === "string" && value.match(/\/runs\/([0-9a-f]{16})\//);
+    return run ? run[1] : typeof value === "string" && /^(folder:)?\//.test(value) ? null : value;
+  };
   const put = (of, names, values) => {
     const target = of ? (tabs[of] = tabs[of] || {}) : page;
     names.forEach((name, k) => {
       if (name === "model" && target.model && target.model !== values[k]) delete target.weights;
-      target[name] = values[k];
+      target[name] = said(values[k]);
     });
     if (!of || of === tab) soon();
   };
@@ -55,12 +60,27 @@
   };
   const start = (element, props, trigger) => {
     quiet = Date.now() + 4000;
-    window.addEventListener("popstate", () => {
+    const asked = () => {
       quiet = Date.now() + 4000;
       take(own());
       readers = readers.filter(({ element: where }) => where.isConnected);
       for (const { of, read } of readers) if (of === tab) read(tabs[of]);
       trigger("select", { query: Object.fromEntries(ours(own())) });
+    };
+    window.addEventListener("popstate", asked);
+    // a way from one view to another is a link; a new window opens it as any other
+    document.addEventListener("click", (event) => {
+      const way = event.target.closest?.('a[href^="?"]');
+      if (!way || event.button || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return;
+      event.preventDefault();
+      write();
+      const query = written(), given = new URLSearchParams(way.getAttribute("href")), to = given.get("tab");
+      // what a link does not say stays as it is
+      if (to !== tab) for (const key of Object.keys(tabs[tab] || {})) query.delete(key);
+      for (const [key, value] of [...Object.entries(to === tab ? {} : tabs[to] || {}), ...given]) if (value === "" || value === null || value === undefined) query.delete(key); else query.set(key, value);
+      if (given.has("model") && given.get("model") !== page.model) query.delete("weights");
+      history.pushState(null, "", `?${query}`);
+      asked();
     });
     // the tabs may come later than this
     new MutationObserver(() => { if (settled && here() !== tab) { tab = here(); soon(); } })
@@ -90,8 +110,12 @@
   // what leaves the page as text; a view is computed elsewhere only from values that are known there
   const filled = (template) => {
     const known = values();
-    const missing = [...template.matchAll(/{(\w+)}/g)].some((match) => !(match[1] in known));
-    return missing || !wb.recipes.data.includes(known.data) ? null : template.replace(/{(\w+)}/g, (_, key) => known[key]);
+    // of the tabs that look at an image, only sets that are called the same everywhere; of what calibrates, only kinds
+    const elsewhere = "calib" in known ? ["real", "noise", "synthetic"].includes(known.calib) : wb.recipes.data.includes(known.data);
+    if (known.method) known.method = known.method.split(",")[0];
+    const kept = template.replace(/\[([^[\]]*{(\w+)}[^[\]]*)\]/g, (_, part, key) => (key in known ? part : ""));
+    const missing = [...kept.matchAll(/{(\w+)}/g)].some((match) => !(match[1] in known));
+    return missing || !elsewhere ? null : kept.replace(/{(\w+)}/g, (_, key) => known[key]);
   };
   const ways = () => {
     const command = filled(wb.recipes.commands[tab] || "{none}"), python = filled(wb.recipes.python[tab] || "{none}");

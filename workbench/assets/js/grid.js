@@ -3,6 +3,8 @@
   "use strict";
   const { make, remembered } = wb.kit;
   const LETTERS = "AB";
+  // numbers that lead to what made them, and its name
+  const LINKED = new Set(["score", "agreement", "file"]);
 
   const grid = (element, props, trigger, watch) => {
     const root = element.querySelector(".wb-grid"), id = root.dataset.key, chart = root.dataset.chart;
@@ -22,7 +24,8 @@
     const head = make("thead"), body = make("tbody");
     const scroll = make("div", { class: "wb-grid-scroll", tabindex: 0, role: "region", "aria-label": "results" },
       make("table", { class: "wb-table" }, head, body));
-    root.replaceChildren(make("div", { class: "wb-grid-tools" }, search, selects, clear, save), count, scroll);
+    const chosen = make("p", { class: "wb-note wb-grid-chosen", role: "status" });
+    root.replaceChildren(chosen, make("div", { class: "wb-grid-tools" }, search, selects, clear, save), count, scroll);
 
     const reset = () => { view.text = ""; view.filters = { model: data.model }; };
     const passes = (row) => {
@@ -62,6 +65,7 @@
       group.value = view.group;
     };
 
+    const way = (row, words, said) => (row.way ? make("a", { class: "wb-way", href: row.way, tabindex: -1, title: `what made it: ${said}` }, words) : words);
     const line = (row, columns) => {
       const pin = view.pins.indexOf(row.id), letter = LETTERS[pin] || "";
       const said = `${words(row, "method")} ${words(row, "bits")}, ${words(row, "calib")}, score ${words(row, "score")}`;
@@ -70,9 +74,9 @@
       return make("tr", {
         class: [row.own && "wb-own", pin >= 0 && "wb-pinned", row.id === view.marked && "wb-marked"].filter(Boolean).join(" "), "data-id": row.id,
         "aria-current": row.id === view.marked ? "true" : null,
-        onclick: (event) => { if (event.target !== box) mark(row.id === view.marked ? null : row.id); },
+        onclick: (event) => { if (event.target !== box && !event.target.closest("a")) mark(row.id === view.marked ? null : row.id); },
       }, make("td", { class: "wb-grid-pin" }, make("label", {}, box, make("b", {}, letter))),
-      ...columns.map(([column, k]) => make("td", { class: column.number ? "wb-n" : null }, row.cells[k][0])));
+      ...columns.map(([column, k]) => make("td", { class: column.number ? "wb-n" : null }, LINKED.has(column.key) && row.cells[k][0] !== "–" ? way(row, row.cells[k][0], said) : row.cells[k][0])));
     };
     const draw = () => {
       if (!data) return;
@@ -97,6 +101,7 @@
             head.querySelector(`[data-sort=${column.key}]`)?.focus();
           } }, column.title, make("span", { "aria-hidden": "true" }, arrow)));
       };
+      choose();
       head.replaceChildren(make("tr", {}, make("th", { scope: "col", class: "wb-grid-pin", title: "tick two rows to compare them" }, "Pin"),
         ...columns.map(([column]) => sorter(column))));
       const lines = top.map((row) => line(row, columns));
@@ -127,8 +132,21 @@
       remembered.set(`points ${chart}`, { shown: new Set(shown), marked: view.marked });
       document.getElementById(chart)?.querySelector(".wb-plot")?.dispatchEvent(new CustomEvent("wb:points"));
     };
-    const mark = (row, seen = false) => {
+    // what a point of the chart stands for, with the way to what made it
+    const choose = () => {
+      const row = data.rows.find((one) => one.id === view.marked);
+      chosen.hidden = !row;
+      if (!row) return;
+      const said = `${words(row, "method")} ${words(row, "bits")}, ${words(row, "calib")}`;
+      const link = way(row, `open ${row.own ? "its run" : words(row, "file")}`, said);
+      if (link.removeAttribute) link.removeAttribute("tabindex");
+      chosen.replaceChildren(make("b", {}, `${words(row, "score")} `), `is of ${said}. `, ...(row.way ? [link] : []));
+    };
+    const mark = (row, seen = false, tell = true) => {
       view.marked = row;
+      const { own, run } = data.rows.find((one) => one.id === row) || {};
+      // rows of this session are known by their run, which stays when the session has ended
+      if (tell) wb.address.put("quantize", ["row", "run"], [own ? null : row, own ? run : null]);
       // a point that was clicked is shown, whatever the filters say of its row
       draw();
       if (seen) body.querySelector(`tr[data-id="${CSS.escape(row)}"]`)?.scrollIntoView({ block: "nearest" });
@@ -172,7 +190,17 @@
       view.pins = view.pins.filter((pin) => there.has(pin));
       draw();
       if (view.pins.length !== before) trigger("select", { pins: view.pins });
+      find();
     };
+    // the row that an address asks for, as soon as it is there
+    let asked = null;
+    const find = () => {
+      const row = asked && data?.rows.find((one) => one.id === asked.row || (asked.run && one.run === asked.run));
+      if (!row) return;
+      asked = null;
+      mark(row.id, true, false);
+    };
+    wb.address.follow(element, "quantize", ({ row, run }) => { asked = row || run ? { row, run } : null; if (data && !asked && view.marked) mark(null, false, false); find(); });
     load();
     watch("value", load);
   };

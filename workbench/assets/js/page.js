@@ -19,7 +19,8 @@
     const share = wb.save.menu(() => wb.address.ways(), "Share", "share this view");
     share.id = "wb-share";
     const theme = make("button", { type: "button", class: "wb-small", id: "wb-theme", "aria-label": "light or dark", title: "light or dark", onclick: toggleTheme }, "◐");
-    element.querySelector(".wb-topacts").append(share, theme);
+    const help = make("button", { type: "button", class: "wb-small", id: "wb-help", "aria-label": "tour of the page", title: "tour of the page", onclick: () => wb.tour.start() }, "?");
+    element.querySelector(".wb-topacts").append(share, theme, help);
   };
 
   Object.assign(wb, { tools, toggleTheme, applyTheme });

@@ -7,13 +7,14 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
 
 import ouro.jobs.bench.compare as module
 from ouro.cli import app
-from ouro.jobs.bench.compare import CompareSpec, as_csv, compare
+from ouro.jobs.bench.compare import CompareSpec, as_csv, compare, take_over
 from ouro.jobs.evaluate import EvaluateSpec, evaluate
 from ouro.jobs.quantize import QuantizeSpec, quantize
 from ouro.tasks.classification import wilson
@@ -74,6 +75,34 @@ def test_a_finished_cell_is_not_computed_again(table, tmp_path, monkeypatch) -> 
     assert again["cells"] == table[1].values["cells"]
     with pytest.raises(AssertionError, match="calibrated again"):
         finish(compare(CompareSpec("vim_nano", ("minmax",), ("w4a4o8",), (("noise", "noise:3"),), (2,)), root=tmp_path))
+
+
+def test_a_stored_table_is_extended_without_measuring_its_cells_again(table, tmp_path, monkeypatch) -> None:
+    values = json.loads(json.dumps(table[1].values))
+    wider = replace(SPEC, methods=("minmax", "dynamic", "clipped"))
+    assert finish(take_over(wider, values, root=tmp_path / "new"))[1] == 4
+    calibrated = []
+    calibrate = module.calibrating
+    monkeypatch.setattr(module, "calibrating", lambda *a, **k: calibrated.append(k["method"]) or calibrate(*a, **k))
+    cells = finish(compare(wider, root=tmp_path / "new"))[1].values["cells"]
+    assert calibrated == ["clipped", "clipped"]
+    assert [cell for cell in cells if cell["method"] != "clipped"] == table[1].values["cells"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda values: values.pop("spec"), "the table says no spec, so it cannot be extended"),
+        (lambda values: values["spec"].update(limit=31), "the table's limit is 31, asked for is 30; only a table"),
+        (lambda values: values.update(fp_top1=0.123), "in the table 0.123 on 30: its weights or images are others"),
+    ],
+    ids=["no spec", "other images", "other weights"],
+)
+def test_a_table_of_something_else_is_not_extended(table, tmp_path, change, message) -> None:
+    values = json.loads(json.dumps(table[1].values))
+    change(values)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        finish(take_over(SPEC, values, root=tmp_path))
 
 
 def test_the_csv_has_timms_columns_and_percent(table) -> None:

@@ -9,6 +9,7 @@ import torch
 
 import ouro.jobs.bench.model as module
 from ouro.jobs.bench.model import ModelBenchSpec, bench_model
+from ouro.jobs.bench.timing import peak_mb
 from ouro.taps import ScanModule
 from ouro.types import ModelSource
 from tests import zoo
@@ -20,7 +21,7 @@ def small_models(monkeypatch):
     monkeypatch.setattr(module, "open_untrained", lambda source, seed: zoo.small(source.name))
 
 
-@pytest.mark.parametrize("name", [name for name in zoo.NAMES if "nano" not in name])
+@pytest.mark.parametrize("name", [name for name in zoo.DISTINCT if "nano" not in name])
 def test_every_family_passes_the_gate_and_is_timed(name) -> None:
     updates, report = finish(bench_model(ModelBenchSpec(name, batch=2, repeats=2, peers=False)))
     gate, (reference, compiled) = report.values["gate"], report.values["rows"]
@@ -60,6 +61,11 @@ def test_the_loop_runs_once_for_the_gate_once_for_the_clock_and_once_for_the_mem
     monkeypatch.setattr(module, "open_untrained", counted)
     finish(bench_model(ModelBenchSpec("vmamba_tiny", batch=1, repeats=2, peers=False)))
     assert calls.count("reference") == 3 and calls.count("cpu") == 1 + 1 + 2 + 1
+
+
+def test_peak_memory_is_what_a_call_held_and_nothing_is_said_about_it(capfd) -> None:
+    assert peak_mb(lambda: torch.ones(500, 1000).sum()) == pytest.approx(2.0, rel=0.02)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_counts_below_one_are_refused() -> None:

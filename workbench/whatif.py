@@ -1,0 +1,158 @@
+"""What if some parts of a model had more bits: the scan's configuration once more, with what is chosen kept apart.
+
+Every try is a run like any other, measured on the same images as the one without it, and can be taken back from the list. A
+part of a scan of sensitivity is one tensor, or those of a kind in a block.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+
+from ouro.metrics import METRICS, metric_of
+from workbench import damage, engine, quantize, runner, ways
+from workbench.errors import guarded
+from workbench.page import PRIVATE, Page, headline, interval, score, table, title
+from workbench.runner import Job
+
+KIND = "what if"
+WIDTHS = (("8 bits", 8), ("Float", quantize.FLOAT))
+_MOST = 60
+_IDLE = "Method, bits, scope and calibration are those of the scan above; nothing is calibrated anew that was before."
+
+Values = Mapping[str, Any]
+
+
+def choices(values: Values | None) -> list[str]:
+    """Parts of a scan, the most harmful first."""
+    if values is None:
+        return []
+    ranked = sorted(values["rows"], key=lambda row: -damage.damage(values, row))
+    return [row["name"] for row in ranked[:_MOST]]
+
+
+def expression(values: Values, names: Sequence[str]) -> str:
+    """What singles out these parts, and nothing else.
+
+    Raises:
+        ValueError: the model has no such part any more.
+    """
+    known = engine.groups(values["model"], values["scope"], values["by"])
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise ValueError(f"{values['model']} has no part {missing[0]!r}; measure it again")
+    paths = [path for name in names for path in known[name]]
+    return f"^(?:{'|'.join(map(re.escape, paths))})$"
+
+
+def specs(values: Values, names: Sequence[str], bits: int) -> list[dict[str, Any]]:
+    """The scan's configuration as it was, and with these parts at so many bits."""
+    base = {key: values[key] for key in ("model", "method", "bits", "scope", "calib", "seed")}
+    return [base, {**base, "keep": ((expression(values, names), bits),)}]
+
+
+def listed(tries: Sequence[Mapping[str, Any]]) -> str:
+    """Every try beside the same without it, the last one first."""
+    if not tries:
+        return ""
+    heads = [("What is kept", False), ("At", False), (headline(metric_of(tries[-1]["row"])), True), ("95 % interval", True),
+             ("Without", True), ("Gain", True), ("From", False)]  # fmt: skip
+    lines = []
+    for one in reversed(tries):
+        row, base = one["row"], one["base"]
+        name = metric_of(row)
+        known = row.get(name) is not None and base.get(name) is not None
+        gain = METRICS[name].gap(row[name] - base[name]).replace("-", "−") if known else "–"
+        lines.append(
+            [
+                "<br>".join(f"<code>{html.escape(part)}</code>" for part in one["names"]),
+                dict(map(reversed, WIDTHS))[one["bits"]], score(row, named=False), interval(row),
+                score(base, named=False), gain, ways.way(ways.said_of(row), ways.made_by(row)),
+            ]
+        )  # fmt: skip
+    return table(heads, lines)
+
+
+def _tried(
+    given: Sequence[Mapping[str, Any]], limit: int, data: str, names: Sequence[str], bits: int
+) -> Generator[Any, None, dict[str, Any]]:
+    base, row = yield from quantize.compare(given, limit, data)
+    # images' answers are for the table of Quantize; a page keeps numbers
+    small = [{key: value for key, value in one.items() if key not in _HEAVY} for one in (base, row)]
+    quantize.keep(row)
+    return {"names": list(names), "bits": bits, "base": small[0], "row": small[1]}
+
+
+_HEAVY = ("answers", "fp_answers", "labels", "right", "resampled", "block_error")
+
+
+def build(page: Page, report: gr.Dropdown, reports: Any) -> dict[str, Any]:
+    """Fills its part of the tab.
+
+    Args:
+        report: which scan is shown. reports: model -> scans by the value of that list.
+    """
+    with gr.Accordion("What if …", open=False, elem_id="wb-sensitivity-whatif") as part:
+        title("Keep some parts at more bits", "and see what that gives back, on the same images as the scan")
+        with gr.Row(elem_classes="wb-inline"):
+            parts = gr.Dropdown(
+                [], multiselect=True, label="Parts, the most harmful first", elem_id="wb-whatif-parts", scale=4, min_width=280
+            )  # fmt: skip
+            bits = gr.Radio(list(WIDTHS), value=8, label="Kept at", elem_id="wb-whatif-bits", min_width=160)
+            go = gr.Button("Try it", elem_id="wb-whatif-go", min_width=90)
+            stop = gr.Button("Cancel", interactive=False, elem_id="wb-whatif-cancel", min_width=80)
+            undo = gr.Button("Undo", interactive=False, elem_id="wb-whatif-undo", min_width=80)
+        progress = gr.HTML(runner.bar(None, _IDLE), elem_id="wb-whatif-job", apply_default_css=False)
+        rows = gr.HTML(elem_id="wb-whatif-rows", apply_default_css=False)
+        tries = gr.State([])
+
+    @guarded
+    def offered(model: str, key: str | None) -> gr.Dropdown:
+        return gr.Dropdown(choices=choices(reports(model).get(key or "")), value=[])
+
+    # a list of a single report is not shown, and does not say that it changed
+    for event in (part.expand, report.change):
+        event(offered, [page.model, report], parts, **PRIVATE)
+
+    def follow(job: Job, before: list[dict[str, Any]]) -> Iterator[dict[Any, Any]]:
+        for _ in runner.follow(job):
+            update = {
+                progress: runner.bar(job), go: gr.Button(interactive=job.over), stop: gr.Button(interactive=not job.over)
+            }  # fmt: skip
+            if job.state == "done":
+                now = [*before, job.result]
+                update |= {tries: now, rows: listed(now), undo: gr.Button(interactive=True)}
+            yield update
+
+    @guarded
+    def begin(
+        model: str, key: str | None, names: list[str], bits: int, before: list[dict[str, Any]]
+    ) -> Iterator[dict[Any, Any]]:
+        values = reports(model).get(key or "")
+        if values is None:
+            raise ValueError(f"nothing was measured of {model} yet; press Measure first")
+        if not names:
+            raise ValueError("no part is chosen; pick one from the list")
+        given = specs(values, names, int(bits))
+        about = f"{model} · {len(names)} part{'s' * (len(names) > 1)} of {values['method']} {values['bits']}"
+        job = runner.start(
+            KIND, lambda: _tried(given, values["n"], values["data"], names, int(bits)), about, model=model
+        )
+        yield from follow(job, before)
+
+    outputs = [progress, go, stop, undo, rows, tries]
+    go.click(begin, [page.model, report, parts, bits, tries], outputs, concurrency_limit=None, **PRIVATE)
+    stop.click(guarded(lambda: runner.cancel(KIND) and None), None, None, queue=False, **PRIVATE)
+
+    @guarded
+    def back(before: list[dict[str, Any]]) -> dict[Any, Any]:
+        now = before[:-1]
+        return {tries: now, rows: listed(now), undo: gr.Button(interactive=bool(now))}
+
+    # what was measured stays among the runs
+    undo.click(back, tries, [tries, rows, undo], **PRIVATE)
+    return {"parts": parts}
