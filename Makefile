@@ -1,4 +1,4 @@
-# On a fresh machine with Python 3.10 to 3.12: `make workbench` starts the app, `make test` runs the whole suite.
+# On a fresh machine with Python 3.10 to 3.13: `make workbench` starts the app, `make test` runs the whole suite.
 # Both first make .venv, once; it is brought up to date when pyproject.toml or constraints.txt changes.
 
 SHELL := bash
@@ -18,7 +18,7 @@ SIDE_BY_SIDE := -q --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile --
 PRIMED := $(VENV)/.primed
 COMPILED := $(shell grep -rl --include='*.py' njit ouro)
 PORT ?= $(or $(GRADIO_SERVER_PORT),7860)
-PYTHONS := python3 python3.12 python3.11 python3.10 python
+PYTHONS := python3 python3.12 python3.11 python3.10 python3.13 python
 
 # a moved checkout or a removed base Python makes an environment useless: forget the stamp, and it is made anew
 $(shell [ ! -e $(STAMP) ] || { [ "$$(cat $(STAMP))" = "$(CURDIR)" ] && $(PY) -c "" 2>/dev/null; } || rm -f $(STAMP))
@@ -71,7 +71,7 @@ check: $(STAMP)
 	$(PY) -m pytest -q tests/test_layers.py
 
 # where every range of pyproject.toml begins: the machine code of kernels against the same bounds, and the core of the suite;
-# old packages use what newer ones beside them have deprecated, so their warnings are no errors here
+# old packages use what newer ones beside them have deprecated, so their warnings are no errors here; Python 3.13 is younger than some
 compat: $(STAMP)
 	@mkdir -p .compat
 	@$(PY) -c 'import re; from importlib.metadata import requires; print(*(re.sub(r"<[\d.]+,?", "", r).replace(">=", "==") for r in requires("ouro-workbench") if "extra ==" not in r), sep="\n")' > .compat/oldest.txt
@@ -88,9 +88,9 @@ campaign: $(STAMP)
 bench: $(STAMP)
 	@$(VENV)/bin/ouro bench scan
 
-# build/ would bring back modules that are gone
+# build/ would bring back modules that are gone, dist/ older versions
 wheel: $(STAMP)
-	@rm -rf build .wheel
+	@rm -rf build dist .wheel
 	@$(PY) -m pip wheel --quiet --no-deps --wheel-dir dist .
 	@$(PY) -m venv .wheel
 	@.wheel/bin/python -m pip install --quiet -c constraints.txt dist/*.whl
@@ -106,11 +106,11 @@ $(STAMP): pyproject.toml constraints.txt
 	if [ ! -e $@ ] || [ ! -x $(PY) ]; then \
 	    base=""; \
 	    for candidate in $(PYTHONS); do \
-	        if $$candidate -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 13))' 2>/dev/null; then \
+	        if $$candidate -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] < (3, 14))' 2>/dev/null; then \
 	            base=$$candidate; break; \
 	        fi; \
 	    done; \
-	    [ -n "$$base" ] || { echo "error: no Python 3.10 to 3.12 found (tried: $(PYTHONS)); install one and run make again" >&2; exit 1; }; \
+	    [ -n "$$base" ] || { echo "error: no Python 3.10 to 3.13 found (tried: $(PYTHONS)); install one and run make again" >&2; exit 1; }; \
 	    echo "set-up 1/3: $(VENV) with $$($$base --version)"; \
 	    rm -rf $(VENV); \
 	    $$base -m venv $(VENV) || { echo "error: $$base cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }; \

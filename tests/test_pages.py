@@ -142,3 +142,15 @@ def test_the_python_of_the_front_page_runs() -> None:
     with torch.no_grad():
         assert torch.equal(names["model"](images), ouro.create_model("vim_nano", pretrained=True)(images))
     assert alpha.shape[0] == 2 and alpha.shape[-1] == alpha.shape[-2]
+
+
+def test_supported_pythons_are_the_same_everywhere() -> None:
+    project = (ROOT / "pyproject.toml").read_text("utf-8")
+    newest = max(int(minor) for minor in re.findall(r"Python :: 3\.(\d+)", project))
+    assert f'requires-python = ">=3.10,<3.{newest + 1}"' in project
+    words, makefile = f"Python 3.10 to 3.{newest}", (ROOT / "Makefile").read_text("utf-8")
+    assert f"(3, 10) <= sys.version_info[:2] < (3, {newest + 1})" in makefile and makefile.count(words) == 2
+    assert words in (ROOT / "README.md").read_text("utf-8")
+    assert words in (ROOT / "ouro" / "jobs" / "doctor.py").read_text("utf-8")
+    found = re.search(r"(?m)^PYTHONS := (.+)$", makefile)
+    assert found is not None and {f"python3.{minor}" for minor in range(10, newest + 1)} <= set(found[1].split())

@@ -49,8 +49,8 @@ def find_browser() -> str | None:
 
 
 def _software() -> Iterator[Check]:
-    supported = (3, 10) <= sys.version_info[:2] <= (3, 12)
-    yield Check("python", supported, platform.python_version(), "" if supported else "use Python 3.10 to 3.12", True)
+    supported = (3, 10) <= sys.version_info[:2] <= (3, 13)
+    yield Check("python", supported, platform.python_version(), "" if supported else "use Python 3.10 to 3.13", True)
     ours = declare_missing_ops()
     for package in ("torch", "torchvision", "timm", "numba", "gradio"):
         installed = _version(package)
