@@ -576,24 +576,16 @@ def kept_sites(model: str, scope: str, expression: str) -> list[str]:
 
 
 def groups(model: str, scope: str, by: str) -> dict[str, tuple[str, ...]]:
-    """What counts as one where damage is measured -> paths of its tensors, see `ouro.evaluate.sensitivity.grouped`."""
+    """What counts as one where damage is measured -> paths of its tensors, see `ouro.jobs.sensitivity.parts`."""
     return _groups(model, scope, by, _stamp({"model": model}))
 
 
 @lru_cache(maxsize=8)
 def _groups(model: str, scope: str, by: str, stamp: str) -> dict[str, tuple[str, ...]]:
-    import torch
-
-    from ouro.evaluate.sensitivity import grouped
-    from ouro.quant.plan import make_plan
-    from ouro.tasks import task_of
+    from ouro.jobs.sensitivity import parts
 
     with _CLICK:
-        opened = _model(model)
-        _, plan = make_plan(opened, "minmax", "w4a4", scope, 0, {})
-        image = torch.zeros(1, *opened.info.input_size)
-        inputs, conditions = task_of(opened).calibration(image, None, opened.info, 0)
-        return {group.name: group.paths for group in grouped(opened, plan, inputs, by, conditions)}
+        return parts(_model(model), scope, by)
 
 
 def check_bits(text: str) -> None:

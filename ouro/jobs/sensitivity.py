@@ -13,7 +13,7 @@ import torch
 
 from ouro.data import batches
 from ouro.data.source import open_data, own_data
-from ouro.evaluate.sensitivity import BATCH, GROUPINGS, MODES, Damage, Row, sensitivity
+from ouro.evaluate.sensitivity import BATCH, GROUPINGS, MODES, Damage, Row, grouped, sensitivity
 from ouro.jobs.calibration import calibration_set
 from ouro.jobs.inputs import identity, open_model, source_of
 from ouro.jobs.provenance import run_info
@@ -23,6 +23,7 @@ from ouro.quant.plan import make_plan
 from ouro.store import Store
 from ouro.tasks import task_of
 from ouro.types import ModelSource, Progress, Report
+from ouro.vision import VisionModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +123,19 @@ def measure_sensitivity(
     run.save_tensors(arrays)
     run.save_report(values)
     return Report("sensitivity", values, run_info(spec.seed, started, model.device), arrays)
+
+
+def parts(model: VisionModel, scope: str, by: str) -> dict[str, tuple[str, ...]]:
+    """What counts as one -> the paths of its sites, in the order of the model; see `ouro.evaluate.sensitivity.grouped`.
+
+    Raises:
+        ValueError: unknown scope or grouping.
+    """
+    # which sites there are depends on no method and no width
+    _, plan = make_plan(model, "minmax", "w8a8", scope, 0, {})
+    blank = torch.zeros(1, *model.info.input_size, device=model.device)
+    image, conditions = task_of(model).calibration(blank, None, model.info, 0)
+    return {group.name: group.paths for group in grouped(model, plan, image, by, conditions)}
 
 
 def _damage(damage: Damage, metric: str) -> dict[str, float | None]:
