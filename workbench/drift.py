@@ -56,15 +56,15 @@ def runs(model: str) -> list[tuple[str, str]]:
 def build(page: Page, model: str) -> None:
     """Fills its part of the tab, which looks at nothing before it is opened."""
     seen = gr.State(False)
-    layer, last = 0, engine.model_row(model)["layers"] - 1
+    last = engine.model_row(model)["layers"] - 1
     with gr.Accordion("Error through time", open=False, elem_id="wb-quantize-drift") as part:
         pick = picker("quantize", page, model)
-        with gr.Row(elem_classes="wb-inline"):
+        with gr.Row(elem_classes="wb-controls"):
             made = gr.Dropdown(
                 [], label="Run", filterable=False, elem_id="wb-drift-run", scale=4, min_width=260,
                 info="||h_q,t − h_t|| / ||h_t|| of the state, under the cursor of Attention and Outliers",
             )  # fmt: skip
-            at = gr.Slider(0, max(1, last), layer, step=1, label="Layer", elem_id="wb-drift-layer", min_width=180)
+            at = gr.Slider(0, max(1, last), last, step=1, label="Layer", elem_id="wb-drift-layer", min_width=180)
         said = gr.HTML(elem_id="wb-drift-said", apply_default_css=False)
         chart = view("wb-drift-chart")
 
@@ -102,7 +102,7 @@ def build(page: Page, model: str) -> None:
 
     def view_of(ask: address.Asked, model: str) -> tuple[Any, ...]:
         last = engine.model_row(model)["layers"] - 1
-        return gr.Slider(maximum=max(1, last), value=ask.whole("layer", 0, 0, last)), *reset(model, ask)
+        return gr.Slider(maximum=max(1, last), value=ask.whole("layer", last, 0, last)), *reset(model, ask)
 
     address.follow("quantize", page, view_of, [], [at, *pick.parts])
     address.keep(page, "quantize", layer=at)

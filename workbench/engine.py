@@ -576,16 +576,16 @@ def kept_sites(model: str, scope: str, expression: str) -> list[str]:
 
 
 def groups(model: str, scope: str, by: str) -> dict[str, tuple[str, ...]]:
-    """What counts as one where damage is measured -> paths of its tensors, see `ouro.evaluate.sensitivity.grouped`."""
+    """What counts as one where damage is measured -> paths of its tensors, see `ouro.jobs.sensitivity.parts`."""
     return _groups(model, scope, by, _stamp({"model": model}))
 
 
 @lru_cache(maxsize=8)
 def _groups(model: str, scope: str, by: str, stamp: str) -> dict[str, tuple[str, ...]]:
-    from ouro.jobs.sensitivity import paths_of_groups
+    from ouro.jobs.sensitivity import parts
 
     with _CLICK:
-        return paths_of_groups(_model(model), scope, by)
+        return parts(_model(model), scope, by)
 
 
 def check_bits(text: str) -> None:

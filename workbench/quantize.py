@@ -137,7 +137,7 @@ def _stages(specs: Sequence[Mapping[str, Any]], limit: int, data: str) -> list[f
 
 def configuration(
     model: str, methods: Sequence[str], bits: str, kind: str, count: float, chosen: str | None, scope: str, limit: float,
-    seed: float | None, data: str, ignored: str = "",
+    seed: float | None, data: str, ignored: str | None = "",
 ) -> dict[str, str]:  # fmt: skip
     """The form in words, setting by setting."""
     found = grid.widths(_spelled(bits))
@@ -156,7 +156,7 @@ def configuration(
         "Measured on": calib.called(data) or "nothing",
         "Held-out images": f"{limit:g}",
         "Seed": f"{seed or 0:g}",
-        "Left in float": ignored.strip() or "nothing",
+        "Left in float": (ignored or "").strip() or "nothing",
     }  # fmt: skip
 
 
@@ -240,7 +240,7 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
                 )
                 seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="wb-quantize-seed")
                 ignored = gr.Textbox(
-                    label="Leave in float", placeholder=r"layers\.0\.|out_proj", max_lines=1, elem_id="wb-quantize-ignore",
+                    "", label="Leave in float", placeholder=r"layers\.0\.|out_proj", max_lines=1, elem_id="wb-quantize-ignore",
                     info="a regular expression, looked for in the names of tensors; empty rounds all",
                 )  # fmt: skip
                 matched = gr.HTML(elem_id="wb-quantize-matched", apply_default_css=False)

@@ -125,12 +125,17 @@ def measure_sensitivity(
     return Report("sensitivity", values, run_info(spec.seed, started, model.device), arrays)
 
 
-def paths_of_groups(model: VisionModel, scope: str, by: str) -> dict[str, tuple[str, ...]]:
-    """What counts as one where damage is measured -> paths of its tensors, see `ouro.evaluate.sensitivity.grouped`."""
-    _, plan = make_plan(model, "minmax", "w4a4", scope, 0, {})
-    image = torch.zeros(1, *model.info.input_size, device=model.device)
-    inputs, conditions = task_of(model).calibration(image, None, model.info, 0)
-    return {group.name: group.paths for group in grouped(model, plan, inputs, by, conditions)}
+def parts(model: VisionModel, scope: str, by: str) -> dict[str, tuple[str, ...]]:
+    """What counts as one -> the paths of its sites, in the order of the model; see `ouro.evaluate.sensitivity.grouped`.
+
+    Raises:
+        ValueError: unknown scope or grouping.
+    """
+    # which sites there are depends on no method and no width
+    _, plan = make_plan(model, "minmax", "w8a8", scope, 0, {})
+    blank = torch.zeros(1, *model.info.input_size, device=model.device)
+    image, conditions = task_of(model).calibration(blank, None, model.info, 0)
+    return {group.name: group.paths for group in grouped(model, plan, image, by, conditions)}
 
 
 def _damage(damage: Damage, metric: str) -> dict[str, float | None]:

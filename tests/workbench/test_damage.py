@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from ouro.figures import sensitivity as figures
-from workbench import damage, stored
+from ouro.models.zoo import embedded_path
+from ouro.progress import finish
+from workbench import damage, engine, guess, stored, whatif
 
 
 def row(block: str, kind: str, kl: float, alone: float | None) -> dict[str, Any]:
@@ -93,3 +95,37 @@ def test_budgets_are_drawn_with_those_they_can_be_compared_with():
     assert drawn["predicted"] == ([4.0, 5.0], [0.2, 0.1]) and drawn["measured"] == ([4.0, 5.0], [0.3, 0.2])
     assert drawn["measured, one width"] == ([4.0], [0.4])
     assert damage.budget_table(rows).count("<tr>") == 5 and not damage.budget_table([])
+
+
+def test_a_guess_is_judged_by_the_ranks_of_the_scan():
+    assert "You guessed it" in guess.verdict("layers.1.b", isolated())
+    said = guess.verdict("layers.2.a", isolated())
+    assert "You guessed layers.2.a: number 3 of 4. layers.1.b hurts most." in said
+    assert (
+        guess.verdict("elsewhere", isolated())
+        == guess.verdict(None, isolated())
+        == guess.verdict("layers.1.b", None)
+        == ""
+    )
+
+
+@pytest.mark.skipif(not embedded_path("vim_nano.safetensors").exists(), reason="no embedded weights")
+@pytest.mark.unpoisoned
+def test_a_what_if_is_the_scan_once_more_with_some_parts_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("OURO_HOME", str(tmp_path))
+    (values,) = (report for report in stored.sensitivities() if report["model"] == "vim_nano")
+    values = {**values, "method": "minmax", "bits": "w3a3", "calib": "noise:4"}
+    names = whatif.choices(values)[:2]
+    assert names[0] == max(values["rows"], key=lambda row: row["kl"])["name"]
+    before, after = whatif.specs(values, names, 8)
+    assert "keep" not in before
+    kept = engine.kept_sites("vim_nano", values["scope"], after["keep"][0][0])
+    assert sorted(kept) == sorted(path for name in names for path in engine.groups("vim_nano", "lin", "group")[name])
+    tried = finish(whatif._tried([before, after], 40, "scenes", names, 8))
+    assert tried["row"]["n"] == tried["base"]["n"] == 40 and tried["row"]["path"] != tried["base"]["path"]
+    assert tried["row"]["effective_bits"]["activations"] > tried["base"]["effective_bits"]["activations"]
+    table = whatif.listed([tried])
+    assert all(f"<code>{name}</code>" in table for name in names) and "?tab=runs&amp;run=" in table
+    assert whatif.listed([]) == ""
+    with pytest.raises(ValueError, match="no part 'gone'"):
+        whatif.specs(values, ["gone"], 8)

@@ -14,7 +14,7 @@
     root.replaceChildren(keys, canvas, make("div", { class: "wb-query" }, steps.bar, jump), read);
 
     const scale = (width) => {
-      const count = data.lines[0].error.length, top = Math.max(1e-9, ...data.lines.map(({ error }) => extent(error)[1]));
+      const count = data.lines[0].error.length, top = 1.08 * Math.max(1e-9, ...data.lines.map(({ error }) => extent(error)[1]));
       const [w, h] = [width - INSET.left - INSET.right, HEIGHT - INSET.top - INSET.bottom];
       return { count, top, w, h, x: (t) => INSET.left + (t / Math.max(1, count - 1)) * w, y: (e) => INSET.top + h * (1 - e / top) };
     };
@@ -23,7 +23,7 @@
     const paint = () => {
       if (!data || !root.clientWidth) return;
       const [context, width] = fit(canvas, HEIGHT), { count, top, h, x, y } = scale(width);
-      axes(context, width, HEIGHT, ticks(count, 8).map((t) => [x(t), String(t)]), [0, top / 2, top].map((e) => [y(e), percent(e)]), "time step", "");
+      axes(context, width, HEIGHT, ticks(count, 8).map((t) => [x(t), String(t)]), [0, top / 2.16, top / 1.08].map((e) => [y(e), (100 * e).toPrecision(2)]), "time step", "error, %");
       const at = places();
       data.lines.forEach(({ error }, k) => {
         context.strokeStyle = tone(COLORS[k % COLORS.length]); context.lineWidth = 1.6; context.beginPath();

@@ -26,7 +26,8 @@
   const close = () => {
     remember(); ring(null);
     card?.remove(); card = null;
-    (before?.isConnected ? before : document.getElementById("wb-help"))?.focus();
+    // where it was taken from may be in a tab that is closed now
+    (before?.offsetParent ? before : document.getElementById("wb-help"))?.focus();
   };
   const show = (step) => {
     at = step;
