@@ -8,7 +8,6 @@ A file is written beside its place, forced to disk and renamed into it, so a rea
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import stat
@@ -25,6 +24,10 @@ from torch import Tensor
 
 _CHUNK = re.compile(r"chunk-(\d{4,})\.safetensors")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+_DEEPEST = 60
+"""Values inside of values: more is damage, or made to exhaust whoever reads it."""
 
 
 class WriteError(OSError):
@@ -106,17 +109,19 @@ def write_json(path: str | os.PathLike[str], value: Any) -> Path:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Reads a JSON file; NaN and infinity, which JSON cannot hold, are none.
+    """Reads a JSON file; one with NaN or infinity, which JSON cannot hold, is none.
 
     Raises:
         ValueError: the file is truncated or no JSON.
     """
     try:
-        return json.loads(Path(path).read_bytes(), parse_constant=_finite, parse_float=_finite)
+        value = json.loads(Path(path).read_bytes())
+        _check_json(value, "it")
     except RecursionError as error:
         raise ValueError(f"{path} is no readable JSON file (it is nested without end)") from error
     except ValueError as error:
         raise ValueError(f"{path} is no readable JSON file ({error}); was it cut off?") from error
+    return value
 
 
 def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -259,28 +264,23 @@ class Run:
         return self.path / f"{name}.safetensors"
 
 
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"it holds {text}, which is no number")
-    return number
-
-
 def _canonical(value: Any, where: str) -> str:
     _check_json(value, where)
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _check_json(value: Any, where: str) -> None:
-    """Raises a ValueError that names the place of the first thing that is no JSON value."""
+def _check_json(value: Any, where: str, depth: int = 0) -> None:
+    """Raises a ValueError that names the place of the first thing that is no JSON value, or nested too deep for one."""
+    if depth > _DEEPEST:
+        raise ValueError(f"{where[:60]}... is nested more than {_DEEPEST} deep; nothing of ours is")
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
                 raise ValueError(f"{where} has the key {key!r}, expected a string")
-            _check_json(item, f"{where}.{key}")
+            _check_json(item, f"{where}.{key}", depth + 1)
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            _check_json(item, f"{where}[{index}]")
+            _check_json(item, f"{where}[{index}]", depth + 1)
     elif isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         raise ValueError(f"{where} is {value}, which JSON cannot hold; use None for a number that does not exist")
     elif not isinstance(value, str | int | float | None):

@@ -174,6 +174,8 @@ class StoredImages(Dataset):
         images = tensors["images"].float()
         if tuple(images.shape[1:]) != info.input_size:
             raise ValueError(f"{path}: images are {tuple(images.shape)}, {info.name} takes {info.input_size}")
+        if not images.isfinite().all():
+            raise ValueError(f"{path}: images hold NaN or infinity; generate the set again")
         self.mean, self.std = info.mean, info.std
         self._pixels, self._labels = to_pixels(images, info.mean, info.std), tensors.get("labels")
         self.classes = info.class_names or tuple(map(str, range(info.num_classes)))
@@ -220,10 +222,8 @@ def read_set(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"{path} holds no images but {', '.join(list(tensors)[:6]) or 'nothing'}; is it a calibration set?"
         )
     images, labels = tensors["images"], tensors.get("labels")
-    if images.dim() != 4 or not len(images) or not images.is_floating_point() or not images.isfinite().all():
-        raise ValueError(
-            f"{path}: images are {tuple(images.shape)} {images.dtype}, expected finite numbers [s, 3, h, w] in floating point"
-        )
+    if images.dim() != 4 or not len(images):
+        raise ValueError(f"{path}: images are {tuple(images.shape)}, expected one or more as [s, 3, h, w]")
     if labels is not None and (labels.dtype not in _LABELS or labels.shape[:1] != images.shape[:1]):
         raise ValueError(
             f"{path}: labels are {tuple(labels.shape)} {labels.dtype}, expected {len(images)} of int64, or boxes of float32"
