@@ -252,7 +252,7 @@ def surroundings(trial: Trial) -> Verdict:
     ended = kills.in_process(body, home)
     if change is not _closed_streams:
         check_streams(ended)
-    if ended.code != 0 and not (change is _closed_streams and ended.code == 1):
+    if ended.code != 0 and not (change is _closed_streams and ended.code in (1, 2)):
         raise Offence(f"{job} with {change.__name__[1:]} ends with {ended.code}\n{ended.err}")
     check_whole(trial.folder)
     shutil.rmtree(trial.folder / "elsewhere", ignore_errors=True)

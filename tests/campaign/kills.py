@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ouro.store import read_tensors
+from tests.campaign.material import Material
 from tests.campaign.registry import Offence, Trial, Verdict, kind
 
 PATIENCE_S = 30.0
@@ -176,6 +177,24 @@ def run(arguments: list[str]) -> None:
 
     shorten_training()
     app(arguments)
+
+
+def warm_up(material: Material, folder: Path) -> None:
+    """Runs every job once, so that those that are forked later find its kernels loaded.
+
+    Raises:
+        RuntimeError: one fails.
+    """
+    from typer.testing import CliRunner
+
+    from ouro.cli import app
+
+    shorten_training()
+    trial = Trial("warm-up", 0, 0, folder, material)
+    for job in JOBS:
+        result = CliRunner().invoke(app, command(trial, job, 0))
+        if result.exit_code != 0:
+            raise RuntimeError(f"{job} fails undisturbed: {result.stderr or result.exception!r}")
 
 
 # ---- what has to hold ------------------------------------------------------------------------------------------
