@@ -297,7 +297,7 @@ def _closed_streams(seed: int, folder: Path, body: Callable[[], Any]) -> None:
 def _more_threads(seed: int, folder: Path, body: Callable[[], Any]) -> None:
     import torch
 
-    torch.set_num_threads(2 + seed % 3)
+    torch.set_num_threads(2)
     body()
 
 
