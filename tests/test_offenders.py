@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from ouro.data.coco import Coco
+from ouro.data.picture import read_image
 from ouro.data.source import read_set
 from ouro.jobs.bench import compare
 from ouro.jobs.calibration import calibration_set
@@ -66,6 +67,7 @@ def stored_chunk(path: Path, folder: Path) -> None:
         ("cell_list.json", stored_cell, "report.json holds .., expected a JSON object"),
         ("cell_nan.json", stored_cell, "report.json is no readable JSON file .it.top1 is nan"),
         ("cell_nested.json", stored_cell, "report.json is no readable JSON file .*nested"),
+        ("eps.png", lambda path, _: read_image(path), "cannot read image .*eps.png: cannot identify image file"),
         ("set_flat.safetensors", stored_set, "images are .., expected one or more as"),
         ("set_labels.safetensors", stored_set, "labels are .. torch.int64, expected 2 of int64"),
         ("set_spec.safetensors", stored_set, "does not say in its header what made it .RecursionError."),

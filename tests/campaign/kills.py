@@ -58,7 +58,7 @@ def command(trial: Trial, job: str, variant: int) -> list[str]:
     few = ["--limit", "4", "--data", "scenes:4"]
     lines = {
         "generate": ["generate", *weights, "--num", "6", "--batch", "2", "--steps", "2", "--seed", str(variant)],
-        "quantize": ["quantize", *weights, *_rounding(("minmax", "percentile", "smooth")[variant], "w4a4"), *_NOISE],
+        "quantize": ["quantize", *weights, *_rounding(("minmax", "percentile", "smoothquant")[variant], "w4a4"), *_NOISE],
         "sensitivity": [
             "sensitivity", *weights, *_rounding("minmax", ("w4a4", "w8a8", "w6a6")[variant]), *_NOISE, "--by", "group", *few,
         ],
