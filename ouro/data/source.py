@@ -14,6 +14,7 @@ from torch import Tensor
 from ouro.data import Dataset, batches, check_range, comes_along, load, to_pixels
 from ouro.registry import DATASETS
 from ouro.store import read_tensors
+from ouro.streams import generator
 from ouro.types import DataSource, ModelInfo
 
 NOISE, SYNTHETIC, FILE, REAL = "noise", "synthetic", "file", "real"
@@ -283,7 +284,7 @@ def read_header(metadata: Mapping[str, str], field: str, path: str) -> dict[str,
 
 def noise(info: ModelInfo, count: int, seed: int) -> Tensor:
     """Gaussian noise in model space, [count 3 h w]."""
-    return torch.randn(count, *info.input_size, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(count, *info.input_size, generator=generator(seed))
 
 
 def _resolved(source: DataSource, info: ModelInfo) -> DataSource:
