@@ -1,7 +1,8 @@
 """A folder of images, one sub-folder per class as ImageNet is laid out, seen through timm's evaluation transform.
 
 A folder without sub-folders is a set without labels. Class order is the order of the sorted sub-folder names, as in
-torchvision's ImageFolder, so the labels are those of the official checkpoints.
+torchvision's ImageFolder, so the labels are those of the official checkpoints. Numbers stand in the order of numbers:
+folder 2 comes before folder 10.
 """
 
 from __future__ import annotations
@@ -96,6 +97,9 @@ def _walk(root: Path) -> tuple[tuple[str, ...], list[Path], list[int] | None]:
     loose = pictures(root)
     with os.scandir(root) as entries:
         classes = sorted(entry.name for entry in entries if not entry.name.startswith(".") and _is(entry, "dir"))
+    # as text 10 would come before 2, and every class after it be taken for another one
+    if all(name.isdecimal() for name in classes):
+        classes.sort(key=int)
     per_class = [pictures(root / name, deep=True) for name in classes]
     if not loose and not any(per_class):
         raise ValueError(f"image folder {root} holds no image; give a folder of images or of one sub-folder per class")

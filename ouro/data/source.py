@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -12,6 +14,7 @@ from torch import Tensor
 from ouro.data import Dataset, batches, check_range, comes_along, load, to_pixels
 from ouro.registry import DATASETS
 from ouro.store import read_tensors
+from ouro.streams import generator
 from ouro.types import DataSource, ModelInfo
 
 NOISE, SYNTHETIC, FILE, REAL = "noise", "synthetic", "file", "real"
@@ -164,21 +167,34 @@ class First(Dataset):
 class StoredImages(Dataset):
     """A set that `ouro generate` wrote, as a data set: its images as pixels, its target classes as labels.
 
+    Pixels and classes are those of the model that it was made for. A file that does not say so (`space_of`) is taken
+    for one of the model that looks at it.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, holds no images, or images of another size.
     """
 
     def __init__(self, path: str, info: ModelInfo) -> None:
-        tensors = read_set(path)[0]
-        images = tensors["images"].float()
+        tensors, metadata = read_set(path)
+        images, self._labels = tensors["images"], tensors.get("labels")
+        if not images.is_floating_point() or not len(images):
+            raise ValueError(
+                f"{path}: images are {len(images)} of {images.dtype}, expected normalized floats, 1 or more"
+            )
         if tuple(images.shape[1:]) != info.input_size:
             raise ValueError(f"{path}: images are {tuple(images.shape)}, {info.name} takes {info.input_size}")
         if not images.isfinite().all():
             raise ValueError(f"{path}: images hold NaN or infinity; generate the set again")
-        self.mean, self.std = info.mean, info.std
-        self._pixels, self._labels = to_pixels(images, info.mean, info.std), tensors.get("labels")
-        self.classes = info.class_names or tuple(map(str, range(info.num_classes)))
+        space = space_in(metadata, path) or json.loads(space_of(info))
+        self.mean, self.std = tuple(space["mean"]), tuple(space["std"])
+        self.classes = tuple(space["classes"])
+        self._pixels = to_pixels(images.float(), self.mean, self.std)
+        if self._labels is not None and self._labels.dim() == 1 and not int(self._labels.max()) < len(self.classes):
+            raise ValueError(
+                f"{path} has an image of class {int(self._labels.max())}, its model {len(self.classes)} classes from 0 "
+                "on; was it made for another model?"
+            )
 
     def __len__(self) -> int:
         return len(self._pixels)
@@ -208,7 +224,7 @@ class NoiseImages(Dataset):
 
 
 def read_set(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors ("images" in model space [s 3 h w], "labels") and metadata of a stored set.
+    """Tensors ("images" in model space [s 3 h w], "labels" int64 [s] or none) and metadata of a stored set.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -222,21 +238,67 @@ def read_set(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"{path} holds no images but {', '.join(list(tensors)[:6]) or 'nothing'}; is it a calibration set?"
         )
     images, labels = tensors["images"], tensors.get("labels")
-    if images.dim() != 4 or not len(images):
-        raise ValueError(f"{path}: images are {tuple(images.shape)}, expected one or more as [s, 3, h, w]")
-    if labels is not None and (labels.dtype not in _LABELS or labels.shape[:1] != images.shape[:1]):
-        raise ValueError(
-            f"{path}: labels are {tuple(labels.shape)} {labels.dtype}, expected {len(images)} of int64, or boxes of float32"
-        )
+    if images.dim() != 4:
+        raise ValueError(f"{path}: images are {tuple(images.shape)}, expected [s, 3, h, w]")
+    if labels is not None and (labels.shape[:1] != images.shape[:1] or not _are_targets(labels)):
+        given = f"{str(labels.dtype).removeprefix('torch.')} {tuple(labels.shape)}"
+        words = f"expected int64 ({len(images)},), a class from 0 on for each image"
+        raise ValueError(f"{path}: labels are {given}, {words}")
     return tensors, metadata
 
 
-_LABELS = (torch.int64, torch.float32)
+def _are_targets(labels: Tensor) -> bool:
+    """Whether these can be classes [s]; or rows of boxes [s k 6] or maps of classes [s h w], which tasks of theirs know."""
+    if labels.dim() == 1:
+        return labels.dtype == torch.int64 and bool((labels >= 0).all())
+    return labels.dtype in (torch.int64, torch.float32) and bool(labels.isfinite().all())
+
+
+def space_of(info: ModelInfo) -> str:
+    """What a set's header says of the model that it is for: {mean, std} of its input, and its {classes}, as JSON."""
+    classes = info.class_names or tuple(map(str, range(info.num_classes)))
+    return json.dumps({"mean": list(info.mean), "std": list(info.std), "classes": list(classes)})
+
+
+def space_in(metadata: Mapping[str, str], path: str) -> dict[str, Any] | None:
+    """What `space_of` said in a set's header, None where it says nothing.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    if "space" not in metadata:
+        return None
+    space = read_header(metadata, "space", path)
+    for name in ("mean", "std"):
+        values = space.get(name)
+        if not (isinstance(values, list) and len(values) == 3 and all(type(x) in (int, float) for x in values)):
+            raise ValueError(f"{path}: {name} of space is {values!r}, expected a number for each of 3 channels")
+    classes = space.get("classes")
+    if not (isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes)):
+        raise ValueError(f"{path}: classes of space is {str(classes)[:60]!r}, expected the names of the classes")
+    return space
+
+
+def read_header(metadata: Mapping[str, str], field: str, path: str) -> dict[str, Any]:
+    """The JSON object in a field of a file's header, {} where there is no such field.
+
+    Raises:
+        ValueError: it is something else; the message names file and field.
+    """
+    text = metadata.get(field, "{}")
+    try:
+        value = json.loads(text)
+    # what is nested too deep is no error of JSON's own
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path}: {field} in its header is {text[:60]!r}, expected a JSON object; was it damaged?")
+    return value
 
 
 def noise(info: ModelInfo, count: int, seed: int) -> Tensor:
     """Gaussian noise in model space, [count 3 h w]."""
-    return torch.randn(count, *info.input_size, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(count, *info.input_size, generator=generator(seed))
 
 
 def _resolved(source: DataSource, info: ModelInfo) -> DataSource:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from dataclasses import replace
@@ -11,12 +10,25 @@ import torch
 from torch import Tensor
 
 from ouro.data import normalize
-from ouro.data.source import FILE, NOISE, SYNTHETIC, noise, open_data, own_data, parse, read_set, spelled
+from ouro.data.source import (
+    FILE,
+    NOISE,
+    SYNTHETIC,
+    noise,
+    open_data,
+    own_data,
+    parse,
+    read_header,
+    read_set,
+    space_in,
+    spelled,
+)
 from ouro.jobs.inputs import source_of
 from ouro.jobs.synthesize import SynthesisSpec, synthesize
 from ouro.progress import finish
 from ouro.quant.apply import weights_digest
 from ouro.quant.calibrate import check_images
+from ouro.streams import generator
 from ouro.tasks import task_of
 from ouro.types import CalibrationSet, DataSource, ModelInfo, ModelSource
 from ouro.vision import VisionModel
@@ -89,7 +101,7 @@ def _real_images(wanted: DataSource, info: ModelInfo, seed: int) -> tuple[Tensor
     count = min(CALIBRATION, len(whole)) if wanted.count is None else wanted.count
     if count > len(whole):
         raise ValueError(f"{count} calibration images were asked for, {own_data(everything, info)} has {len(whole)}")
-    chosen = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))[:count].tolist()
+    chosen = torch.randperm(len(whole), generator=generator(seed))[:count].tolist()
     pixels, targets = zip(*(whole.images(index, 1) for index in chosen), strict=True)
     labels = torch.cat(targets) if whole.targets == "labels" and targets[0] is not None else None
     return torch.cat(pixels), labels
@@ -100,17 +112,17 @@ def _stored_set(path: str, name: str, model: VisionModel, seed: int) -> Calibrat
     tensors, metadata = read_set(path)
     images = tensors["images"]
     # images that one model dreamed up in its own pixel scale say little about another
-    try:
-        made = dict(json.loads(metadata.get("spec", "{}")))
-    except (ValueError, TypeError, RecursionError) as error:
-        words = f"{path} does not say in its header what made it ({type(error).__name__})"
-        raise ValueError(f"{words}; generate it again") from error
+    made, space = read_header(metadata, "spec", path), space_in(metadata, path)
     made_by = made.get("model", name)
     if made_by != name:
         sizes = f"images {tuple(images.shape[1:])}, {name} takes {info.input_size}"
         raise ValueError(
             f"{path} was made by {str(made_by)[:60]} for itself, not for {name} ({sizes}); generate one with {name}"
         )
+    if space and (tuple(space["mean"]), tuple(space["std"])) != (info.mean, info.std):
+        given = f"mean {space['mean']} and std {space['std']}"
+        own = f"{list(info.mean)} and {list(info.std)}"
+        raise ValueError(f"{path} has images of {given}, {name} takes {own}; generate one with this model")
     if made.get("weights") not in (None, weights_digest(model)):
         _log.warning("%s was made with other weights of %s: its images show what those had learned", path, name)
     try:

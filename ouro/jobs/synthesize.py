@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ouro.data.source import space_of
 from ouro.gen.objective import Objective, check_generator, make_objective
 from ouro.gen.synthesize import (
     GROUP,
@@ -33,6 +34,7 @@ from ouro.models.zoo import witnesses_of
 from ouro.progress import finish, mapped
 from ouro.quant.calibrate import images_digest
 from ouro.store import Run, Store, check_writable, write_tensors
+from ouro.streams import check_seed
 from ouro.tasks import task_of
 from ouro.types import CalibrationSet, ModelSource, Progress, Report
 from ouro.vision import VisionModel
@@ -59,9 +61,10 @@ class SynthesisSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", source_of(self.model))
-        for name, least in (("num", 1), ("steps", 0), ("batch", 1), ("seed", 0)):
+        for name, least in (("num", 1), ("steps", 0), ("batch", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected {least} or more")
+        check_seed(self.seed)
         if not self.lr > 0:
             raise ValueError(f"lr is {self.lr}, expected a positive number")
         check_generator(self.method, dict(self.options))
@@ -98,7 +101,7 @@ def synthesize(spec: SynthesisSpec, *, root: str | os.PathLike[str] | None = Non
         check_memory(spec, model, objective)
     with joined() as ranks:
         # opened once, so that ranks do not write the same file at the same time
-        run = ranks.gathered(lambda: store.open(key) if ranks.rank == 0 else None)[0]
+        run = ranks.gathered(lambda: store.open(key, needed=spec.out is None) if ranks.rank == 0 else None)[0]
         assert run is not None
         dealt = _chunks(spec, model, objective, run, ranks)
         if ranks.size == 1:
@@ -123,7 +126,7 @@ def synthesize(spec: SynthesisSpec, *, root: str | os.PathLike[str] | None = Non
         values = _values(spec, model, tensors["images"], tensors["labels"], spent)
         path = run.path / "tensors.safetensors" if spec.out is None else Path(spec.out)
         if ranks.rank == 0:
-            write_tensors(path, tensors, _metadata(key, values))
+            write_tensors(path, tensors, _metadata(key, values, model))
             run.save_report(values | {"path": str(path)})
     arrays = tensors | {"preview": to_pixels(tensors["images"], model.info)}
     if losses[0]:
@@ -263,5 +266,6 @@ def judges_of(name: str, model: VisionModel) -> Iterator[tuple[str, VisionModel]
             yield witness, judge
 
 
-def _metadata(key: dict[str, Any], values: dict[str, Any]) -> dict[str, str]:
-    return {"kind": "calibration set", "spec": json.dumps(key), "values": json.dumps(values)}
+def _metadata(key: dict[str, Any], values: dict[str, Any], model: VisionModel) -> dict[str, str]:
+    said = {"spec": json.dumps(key), "values": json.dumps(values), "space": space_of(model.info)}
+    return {"kind": "calibration set", **said}

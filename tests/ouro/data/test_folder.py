@@ -56,6 +56,16 @@ def test_order_is_that_of_sorted_names(labelled):
     assert [label for _, label in data] == [0, 0, 0, 1, 1, 2]
 
 
+def test_numbers_stand_in_the_order_of_numbers(tmp_path):
+    for label in range(12):
+        (tmp_path / str(label)).mkdir()
+        Image.new("RGB", (4, 4), (label, 0, 0)).save(tmp_path / str(label) / "x.png")
+    folder = Folder(tmp_path, size=4, crop_pct=1.0)
+    pixels, labels = folder.images(0, 12)
+    assert folder.classes == tuple(map(str, range(12)))
+    assert labels.tolist() == pixels[:, 0, 0, 0].tolist() == list(range(12))
+
+
 def test_images_do_not_depend_on_the_batch(labelled):
     data = Folder(labelled, size=16)
     images, labels = data.images(0, 6)

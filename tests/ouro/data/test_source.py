@@ -15,7 +15,7 @@ from timm.data import create_transform, resolve_data_config
 
 import ouro.evaluate
 from ouro.data import normalize, to_pixels
-from ouro.data.source import noise, open_data, parse, spelled, transform
+from ouro.data.source import noise, open_data, parse, space_of, spelled, transform
 from ouro.models import create_model
 from ouro.registry import MODELS
 from ouro.tasks import task_of
@@ -145,6 +145,53 @@ def test_a_stored_set_is_a_data_set(tmp_path) -> None:
     other = create_model("vim_nano", image=28).info
     with pytest.raises(ValueError, match=r"images are \(3, 3, 56, 56\), vim_nano takes \(3, 28, 28\)"):
         open_data(path, "test", other)
+
+
+def test_a_stored_set_keeps_the_pixels_and_classes_of_its_model(tmp_path) -> None:
+    maker, other = create_model("vim_nano").info, create_model("vim_nano_digits").info
+    pixels = torch.randint(0, 256, (12, *maker.input_size), dtype=torch.uint8)
+    images = normalize(pixels, maker.mean, maker.std)
+    path = str(tmp_path / "set.safetensors")
+    save_file({"images": images, "labels": torch.arange(12)}, path, {"space": space_of(maker)})
+    seen = open_data(path, "test", other)
+    # the other model's own mean and std would make other pixels of the same numbers
+    assert other.mean != maker.mean and torch.equal(seen.images(0, 12)[0], pixels)
+    assert seen.classes == maker.class_names
+    with pytest.raises(ValueError, match=r"has 12 classes, vim_nano_digits has 10$"):
+        ouro.evaluate(create_model("vim_nano_digits"), path)
+    # a file of old says nothing: what can be seen from outside is refused all the same
+    save_file({"images": images, "labels": torch.arange(12)}, path)
+    with pytest.raises(ValueError, match=r"has an image of class 11, its model 10 classes from 0 on; "):
+        ouro.evaluate(create_model("vim_nano_digits"), path)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "header", "message"),
+    [
+        (
+            {"labels": torch.zeros(2)},
+            {},
+            "labels are float32 (2,), expected int64 (2,), a class from 0 on for each image",
+        ),
+        ({"labels": torch.zeros(3).long()}, {}, "labels are int64 (3,), expected int64 (2,), "),
+        ({"labels": torch.tensor([0, -1])}, {}, "labels are int64 (2,), expected int64 (2,), a class from 0 on"),
+        ({}, {"space": "[]"}, "space in its header is '[]', expected a JSON object; was it damaged?"),
+        ({}, {"space": "{" * 5000}, "space in its header is '{{{{"),
+        ({}, {"space": '{"mean": [0, 0]}'}, "mean of space is [0, 0], expected a number for each of 3 channels"),
+        (
+            {},
+            {"space": '{"mean": [0, 0, 0], "std": [1, 1, 1], "classes": 12}'},
+            "classes of space is '12', expected the names of the classes",
+        ),
+        ({"images": torch.zeros(2, 3, 56, 56).to(torch.uint8)}, {}, "images are 2 of torch.uint8, expected normalized"),
+    ],
+)
+def test_a_damaged_set_is_refused_in_one_line(tmp_path, tensors, header, message) -> None:
+    path = str(tmp_path / "set.safetensors")
+    save_file({"images": torch.zeros(2, 3, 56, 56)} | tensors, path, header)
+    with pytest.raises(ValueError, match="^" + re.escape(f"{path}: {message}")) as caught:
+        open_data(path, "test", create_model("vim_nano").info)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_set_of_squares_does_not_serve_a_model_of_another_aspect(tmp_path) -> None:

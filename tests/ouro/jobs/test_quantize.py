@@ -1,12 +1,13 @@
 """The job writes a file that loads into the same model, audits it, and refuses what it cannot use."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from ouro.data.source import open_data
+from ouro.data.source import open_data, space_of
 from ouro.jobs.calibration import calibration_set
 from ouro.jobs.inputs import load_quantized
 from ouro.jobs.quantize import QuantizeSpec, quantize
@@ -92,6 +93,15 @@ def test_a_set_that_another_model_made_is_refused(tiny_zoo, tmp_path):
     words = "was made by vmamba_nano for itself, not for vim_nano (images (3, 56, 56), vim_nano takes (3, 28, 28))"
     with pytest.raises(ValueError, match=re.escape(f"{path} {words}")):
         calibration_set(str(path), "vim_nano", create_model("vim_nano"), 0)
+
+
+def test_a_set_of_another_mean_is_refused(tiny_zoo, tmp_path):
+    path, model = str(tmp_path / "set.safetensors"), create_model("vim_nano")
+    info = replace(model.info, mean=(0.1, 0.2, 0.3))
+    save_file({"images": torch.zeros(2, 3, 28, 28)}, path, {"space": space_of(info)})
+    words = f"has images of mean [0.1, 0.2, 0.3] and std {list(info.std)}, vim_nano takes {list(model.info.mean)} and "
+    with pytest.raises(ValueError, match=re.escape(f"{path} {words}")):
+        calibration_set(path, "vim_nano", model, 0)
 
 
 @pytest.mark.parametrize(
