@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from math import isfinite
 from numbers import Integral, Real
 from types import NoneType, UnionType
@@ -19,6 +19,13 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 @dataclass(frozen=True, slots=True)
 class Least:
     """In `Annotated[int, Least(1)]`: the least value."""
+
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class Most:
+    """In `Annotated[int, Most(8)]`: the greatest value."""
 
     value: float
 
@@ -100,10 +107,107 @@ def check_options(kind: str, name: str, method: type, options: Mapping[str, Any]
         # True is an int to Python, and to nobody else
         if not isinstance(value, fits) or (isinstance(value, bool) and setting.kind is not bool):
             raise ValueError(f"{option} is {value!r}, expected {_KINDS[setting.kind]}")
-        if setting.kind is float and not isfinite(float(value)):
-            raise ValueError(f"{option} is {value}, expected a finite number")
+        if isinstance(value, Integral) and not abs(int(value)) < 2**31:
+            raise ValueError(f"{option} is {brief(value)}, expected a number below 2^31")
+        if setting.kind is float and not _fits(value, float):
+            raise ValueError(f"{option} is {brief(value)}, expected a finite number")
         if setting.least is not None and not float(value) >= setting.least:
             raise ValueError(f"{option} is {value}, expected {setting.least:g} or more")
+
+
+def check_fields(record: type, values: Mapping[str, Any], where: str = "", *, complete: bool = False) -> None:
+    """Refuses values for a dataclass that are not what its annotations say: types, bounds and finite numbers.
+
+    A list stands for a tuple, as it does in JSON. A whole number without a bound is at least 0 and below 2^63.
+
+    Args:
+        where: what goes before a field's name in the message, as "plan.".
+        complete: fields with a default have to be there, too.
+
+    Raises:
+        ValueError: what was given, what is allowed; a field that does not exist, or one that is missing.
+    """
+    known = {one.name: one for one in fields(record)}
+    hints = get_type_hints(record, include_extras=True)
+    for name, one in known.items():
+        if name not in values and (complete or (one.default is MISSING and one.default_factory is MISSING)):
+            raise ValueError(f"{where}{name} is missing, expected {_expected(hints[name])}")
+    for name, value in values.items():
+        if name not in known:
+            raise ValueError(f"{where}{name} is unknown, expected one of {', '.join(known)}")
+        if not _fits(value, hints[name]):
+            raise ValueError(f"{where}{name} is {brief(value)}, expected {_expected(hints[name])}")
+
+
+def brief(value: Any) -> str:
+    """A value as a message shows it: in one line, and its beginning only where it is long."""
+    try:
+        text = repr(value)
+    # digits beyond what Python prints, or lists in lists without end
+    except (ValueError, RecursionError):
+        return f"a {type(value).__name__} beyond all bounds"
+    return text if len(text) <= 60 else f"{text[:60]} ..."
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is what an annotation says."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        of, *marks = parts
+        return _fits(value, of) and all(_inside(value, mark) for mark in marks)
+    if origin in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is Literal:
+        return any(type(value) is type(part) and value == part for part in parts)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            return False
+        if parts[-1] is Ellipsis:
+            return all(_fits(item, parts[0]) for item in value)
+        return len(value) == len(parts) and all(map(_fits, value, parts))
+    if hint is Any:
+        return True
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
+    if hint is int:
+        return isinstance(value, Integral) and 0 <= int(value) < 2**63
+    if hint is float:
+        try:
+            return isinstance(value, Real) and isfinite(float(value))
+        # a whole number may be too large for a float
+        except OverflowError:
+            return False
+    return isinstance(value, origin or hint)
+
+
+def _inside(value: Any, mark: Any) -> bool:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    if isinstance(mark, Least):
+        return all(one is None or float(one) >= mark.value for one in values)
+    return not isinstance(mark, Most) or all(one is None or float(one) <= mark.value for one in values)
+
+
+def _expected(hint: Any) -> str:
+    """What an annotation says, in words."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        of, *marks = parts
+        least = [f"{mark.value:g} or more" for mark in marks if isinstance(mark, Least)]
+        most = [f"at most {mark.value:g}" for mark in marks if isinstance(mark, Most)]
+        return ", ".join([_expected(of), *least, *most])
+    if origin in (Union, UnionType):
+        return " or ".join(_expected(part) for part in parts)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, parts))}"
+    if origin is tuple:
+        if parts[-1] is Ellipsis:
+            return f"a list, each {_expected(parts[0])}"
+        return f"a list of {len(parts)}, each {_expected(parts[0])}"
+    if hint is NoneType:
+        return "nothing"
+    if origin is not None and issubclass(origin, Mapping):
+        return "an object of names and values"
+    return _KINDS.get(hint, f"a {getattr(hint, '__name__', hint)}")
 
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}

@@ -7,8 +7,9 @@ A file is written beside its place, forced to disk and renamed into it, so a rea
 
 from __future__ import annotations
 
+import atexit
 import json
-import math
+import logging
 import os
 import re
 import stat
@@ -17,6 +18,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+from shutil import rmtree
+from tempfile import mkdtemp
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -24,7 +27,12 @@ from safetensors.torch import save
 from torch import Tensor
 
 _CHUNK = re.compile(r"chunk-(\d{4,})\.safetensors")
+_log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+_DEEPEST = 60
+"""Values inside of values: more is damage, or made to exhaust whoever reads it."""
 
 
 class WriteError(OSError):
@@ -91,7 +99,14 @@ def check_writable(path: str | os.PathLike[str]) -> None:
         raise WriteError(f"cannot write {path}: it is read-only; nothing was changed there")
     if target.is_dir():
         raise WriteError(f"cannot write {path}: it is a folder, not a file; nothing was changed there")
-    write_bytes(target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}.probe"), b"").unlink()
+    made = [folder for folder in (target.parent, *target.parent.parents) if not folder.exists()]
+    try:
+        write_bytes(target.with_name(f".{target.name[:100]}.{uuid.uuid4().hex}.probe"), b"").unlink()
+    finally:
+        # what the work itself may still refuse leaves no empty folder
+        for folder in made:
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> Path:
@@ -106,17 +121,19 @@ def write_json(path: str | os.PathLike[str], value: Any) -> Path:
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
-    """Reads a JSON file; NaN and infinity, which JSON cannot hold, are none.
+    """Reads a JSON file; one with NaN or infinity, which JSON cannot hold, is none.
 
     Raises:
         ValueError: the file is truncated or no JSON.
     """
     try:
-        return json.loads(Path(path).read_bytes(), parse_constant=_finite, parse_float=_finite)
+        value = json.loads(Path(path).read_bytes())
+        _check_json(value, "it")
     except RecursionError as error:
         raise ValueError(f"{path} is no readable JSON file (it is nested without end)") from error
     except ValueError as error:
         raise ValueError(f"{path} is no readable JSON file ({error}); was it cut off?") from error
+    return value
 
 
 def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -179,19 +196,40 @@ class Store:
 
     def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
         self.folder = (default_root() if root is None else Path(root)) / "runs"
+        self._is_default = root is None
 
-    def open(self, spec: Mapping[str, Any]) -> Run:
+    def open(self, spec: Mapping[str, Any], *, needed: bool = True) -> Run:
         """The run of this spec, new or as it was left.
+
+        Args:
+            needed: False where the result goes elsewhere anyway: if the folder cannot be written, the run is kept in a
+                temporary one until the program ends, with a warning.
 
         Raises:
             ValueError: the spec is no JSON, or the folder of its digest holds another spec.
-            WriteError: the folder cannot be written.
+            WriteError: the folder cannot be written; the message says which variable names it.
         """
         path = self.folder / digest(spec)
         stored = path / "spec.json"
-        if not stored.exists():
-            write_json(stored, dict(spec))
-        elif _canonical(read_json(stored), "spec") != _canonical(dict(spec), "spec"):
+        try:
+            if needs_writing := not stored.exists():
+                write_json(stored, dict(spec))
+        except OSError as error:
+            where = "OURO_HOME" if os.environ.get("OURO_HOME") else "the cache (OURO_HOME is not set)"
+            place = self.folder.parent if not self._is_default else f"{where}, {self.folder.parent},"
+            words = f"cannot keep runs in {place} ({os.strerror(error.errno) if error.errno else error})"
+            if needed:
+                failure = WriteError(f"{words}; set OURO_HOME to a folder that can be written")
+                failure.errno = error.errno
+                raise failure from error
+            _log.warning("%s: stopped, this run cannot go on later", words)
+            path = Path(mkdtemp(prefix="ouro-"))
+            atexit.register(rmtree, path, ignore_errors=True)
+            write_json(path / "spec.json", dict(spec))
+            return Run(path)
+        if needs_writing:
+            return Run(path)
+        if _canonical(read_json(stored), "spec") != _canonical(dict(spec), "spec"):
             raise ValueError(f"{stored} holds another spec than its folder's name says; remove {path}")
         return Run(path)
 
@@ -259,28 +297,23 @@ class Run:
         return self.path / f"{name}.safetensors"
 
 
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"it holds {text}, which is no number")
-    return number
-
-
 def _canonical(value: Any, where: str) -> str:
     _check_json(value, where)
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def _check_json(value: Any, where: str) -> None:
-    """Raises a ValueError that names the place of the first thing that is no JSON value."""
+def _check_json(value: Any, where: str, depth: int = 0) -> None:
+    """Raises a ValueError that names the place of the first thing that is no JSON value, or nested too deep for one."""
+    if depth > _DEEPEST:
+        raise ValueError(f"{where[:60]}... is nested more than {_DEEPEST} deep; nothing of ours is")
     if isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):
                 raise ValueError(f"{where} has the key {key!r}, expected a string")
-            _check_json(item, f"{where}.{key}")
+            _check_json(item, f"{where}.{key}", depth + 1)
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            _check_json(item, f"{where}[{index}]")
+            _check_json(item, f"{where}[{index}]", depth + 1)
     elif isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
         raise ValueError(f"{where} is {value}, which JSON cannot hold; use None for a number that does not exist")
     elif not isinstance(value, str | int | float | None):

@@ -2,12 +2,43 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import numpy as np
+import torch
+
+from ouro.settings import brief
+
+LARGEST = 2**53 - 1
+"""Seed: what JSON carries without loss, and what torch takes a thousand times of."""
 
 
 def stream(seed: int, purpose: int, index: int) -> np.random.Generator:
     """An independent random stream for each (seed, purpose, index).
 
     numpy mixes all three into its state; torch's CPU generator would only look at the low 32 bits of one number.
+
+    Raises:
+        ValueError: see `check_seed`.
     """
-    return np.random.default_rng((seed, purpose, index))
+    return np.random.default_rng((check_seed(seed), purpose, index))
+
+
+def generator(seed: int) -> torch.Generator:
+    """torch's generator on the CPU for a seed.
+
+    Raises:
+        ValueError: see `check_seed`.
+    """
+    return torch.Generator().manual_seed(check_seed(seed))
+
+
+def check_seed(seed: int) -> int:
+    """The seed, if it is one.
+
+    Raises:
+        ValueError: it is no whole number from 0 to LARGEST.
+    """
+    if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed <= LARGEST:
+        raise ValueError(f"seed is {brief(seed)}, expected a whole number from 0 to 2^53 - 1")
+    return int(seed)

@@ -36,6 +36,9 @@ class SameOrigin:
 
     def fault(self, scope: Scope) -> str:
         """Why a request is refused, "" where it is not."""
+        # behind the page's routes such a path ends in an error of the server's own
+        if not scope["path"].isprintable():
+            return "this address holds characters that no address has"
         headers = Headers(scope=scope)
         host, origin = headers.get("host", ""), headers.get("origin")
         # a name that someone else's server has given to this machine's address

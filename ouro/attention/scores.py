@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ouro.streams import generator
+
 
 def mask_to_grid(mask: Tensor, grid: tuple[int, int], share: float = 0.5) -> Tensor:
     """Masks [b H W] at image resolution -> bool [b h w]: patches of which more than `share` of the area is object."""
@@ -63,7 +65,7 @@ def bootstrap(values: Tensor, *, seed: int = 0, resamples: int = 2000) -> tuple[
     All columns share their resamples, so the difference of two columns is a paired comparison.
     """
     count = len(values)
-    drawn = torch.randint(count, (resamples, count), generator=torch.Generator().manual_seed(seed))
+    drawn = torch.randint(count, (resamples, count), generator=generator(seed))
     weights = torch.zeros(resamples, count, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn).double())
     means = weights @ values.double().cpu() / count
     low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64), dim=0)

@@ -32,6 +32,15 @@ for name, command in paper.COMMANDS.items():
 
 def main() -> None:
     """Runs the command that was asked for."""
+    try:
+        _run()
+    except KeyboardInterrupt:
+        # before or after the command itself, which says what is kept
+        typer.echo("stopped", err=True)
+        raise SystemExit(1) from None
+
+
+def _run() -> None:
     # torchrun numbers its processes; what connects them imports torch, which --help does without
     if "RANK" not in os.environ:
         return app()

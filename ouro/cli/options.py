@@ -20,7 +20,7 @@ else:
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, nothing else.")]
 Out = Annotated[Path | None, typer.Option(help="Also write the JSON here.")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0)]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.", min=0, max=2**53 - 1)]
 Device = Annotated[str, typer.Option(help="auto (CUDA where it is), cpu, cuda or cuda:1.")]
 Data = Annotated[
     str,

@@ -6,6 +6,7 @@ outside of their picture, pictures that are not there. A box that reaches out of
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Mapping
@@ -18,7 +19,6 @@ from torch import Tensor
 from ouro.data.boxes import padded
 from ouro.data.fitted import FittedFiles
 from ouro.data.picture import about, read_image
-from ouro.store import read_json
 
 _log = logging.getLogger(__name__)
 
@@ -72,8 +72,8 @@ def _content(path: Path) -> dict[str, list[dict[str, Any]]]:
     """The lists of images, annotations and categories, the first and last ordered by id."""
     form = "expected COCO's form: an object with images, annotations and categories"
     try:
-        content = read_json(path)
-    except (OSError, ValueError) as error:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"cannot read {path}: {str(error).splitlines()[0]}; {form}") from error
     lists: dict[str, list[dict[str, Any]]] = {}
     for name in ("images", "annotations", "categories"):

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from ouro.data import Dataset, check_range, check_split, normalize
-from ouro.data.picture import read_image
+from ouro.data.picture import formats, read_image
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -117,7 +117,7 @@ def pictures(folder: Path, *, deep: bool = False) -> list[Path]:
     Raises:
         OSError: a folder may not be read.
     """
-    readable = {extension for extension, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    readable = {extension for extension, kind in Image.registered_extensions().items() if kind in formats()}
     found, folders = [], [os.fspath(folder)]
     while folders:
         # what a system says of an entry at once need not be asked for it, which counts where there are 100,000

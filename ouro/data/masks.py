@@ -20,7 +20,7 @@ from torch import Tensor
 from ouro.data import IGNORED
 from ouro.data.fitted import FittedFiles
 from ouro.data.folder import pictures
-from ouro.data.picture import read_image
+from ouro.data.picture import formats, read_image
 
 _log = logging.getLogger(__name__)
 
@@ -138,7 +138,7 @@ def _unfit(picture: Path, mask: Path) -> str:
     sizes = []
     for path in (picture, mask):
         try:
-            with Image.open(path) as image:
+            with Image.open(path, formats=formats()) as image:
                 sizes.append(image.size)
         except OSError:
             return f"{path.name} cannot be read"
@@ -155,7 +155,7 @@ def _values(path: Path) -> np.ndarray:
         ValueError: it cannot be read, or has colors.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=formats()) as image:
             if image.mode not in ("L", "P", "I", "I;16", "1"):
                 raise ValueError(f"mask {path} has pixels of mode {image.mode}; a mask is gray, or has a palette")
             return np.asarray(image).astype(np.int64)

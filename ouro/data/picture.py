@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from PIL import ExifTags, Image
@@ -19,6 +20,13 @@ class PictureFile:
     width: int
     height: int
     transparent: bool
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """PIL's names of the formats that are read: all but EPS, a program, which PIL would have Ghostscript run."""
+    Image.init()
+    return tuple(name for name in Image.OPEN if name != "EPS")
 
 
 def read_image(path: Path, *, least: int | None = None) -> Image.Image:
@@ -49,7 +57,7 @@ def _read(path: Path, least: int | None) -> tuple[Image.Image, bool]:
     try:
         if path.stat().st_size == 0:
             raise ValueError("the file is empty (0 bytes)")
-        with Image.open(path) as image:
+        with Image.open(path, formats=formats()) as image:
             # PIL would clip these to white or black instead of scaling them
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"pixels of mode {image.mode} are deeper than 8 bits; convert them to 8")

@@ -14,6 +14,7 @@ from torch import Tensor
 from ouro.data import Dataset, batches, check_range, comes_along, load, to_pixels
 from ouro.registry import DATASETS
 from ouro.store import read_tensors
+from ouro.streams import generator
 from ouro.types import DataSource, ModelInfo
 
 NOISE, SYNTHETIC, FILE, REAL = "noise", "synthetic", "file", "real"
@@ -179,15 +180,13 @@ class StoredImages(Dataset):
         images, self._labels = tensors["images"], tensors.get("labels")
         if tuple(images.shape[1:]) != info.input_size:
             raise ValueError(f"{path}: images are {tuple(images.shape)}, {info.name} takes {info.input_size}")
+        if not images.isfinite().all():
+            raise ValueError(f"{path}: images hold NaN or infinity; generate the set again")
         space = space_in(metadata, path) or json.loads(space_of(info))
         self.mean, self.std = tuple(space["mean"]), tuple(space["std"])
         self.classes = tuple(space["classes"])
         self._pixels = to_pixels(images.float(), self.mean, self.std)
-        if (
-            self._labels is not None
-            and self._labels.dtype == torch.int64
-            and not int(self._labels.max()) < len(self.classes)
-        ):
+        if self._labels is not None and self._labels.dim() == 1 and not int(self._labels.max()) < len(self.classes):
             raise ValueError(
                 f"{path} has an image of class {int(self._labels.max())}, its model {len(self.classes)} classes from 0 "
                 "on; was it made for another model?"
@@ -235,26 +234,20 @@ def read_set(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"{path} holds no images but {', '.join(list(tensors)[:6]) or 'nothing'}; is it a calibration set?"
         )
     images, labels = tensors["images"], tensors.get("labels")
-    if images.dim() != 4 or not len(images) or not images.is_floating_point():
-        raise ValueError(
-            f"{path}: images are {len(images) if images.dim() else 0} of {images.dtype}, expected normalized floats [s, 3, h, w]"
-        )
-    if not images.isfinite().all():
-        raise ValueError(f"{path}: images hold NaN or infinity, expected finite numbers; was it damaged?")
-    known = labels is None or (
-        labels.shape[:1] == images.shape[:1]
-        and (
-            (labels.dtype == torch.int64 and bool((labels >= 0).all()))
-            or (labels.dtype == torch.float32 and labels.dim() == 3)
-        )
-    )
-    if labels is not None and not known:
+    if images.dim() != 4:
+        raise ValueError(f"{path}: images are {tuple(images.shape)}, expected [s, 3, h, w]")
+    if labels is not None and (labels.shape[:1] != images.shape[:1] or not _are_targets(labels)):
         given = f"{str(labels.dtype).removeprefix('torch.')} {tuple(labels.shape)}"
-        raise ValueError(
-            f"{path}: labels are {given}, expected int64 ({len(images)},), a class from 0 on for each image (for each pixel "
-            "int64, for boxes float32)"
-        )
+        words = f"expected int64 ({len(images)},), a class from 0 on for each image"
+        raise ValueError(f"{path}: labels are {given}, {words}")
     return tensors, metadata
+
+
+def _are_targets(labels: Tensor) -> bool:
+    """Whether these can be classes [s]; or rows of boxes [s k 6] or maps of classes [s h w], which tasks of theirs know."""
+    if labels.dim() == 1:
+        return labels.dtype == torch.int64 and bool((labels >= 0).all())
+    return labels.dtype in (torch.int64, torch.float32) and bool(labels.isfinite().all())
 
 
 def space_of(info: ModelInfo) -> str:
@@ -301,7 +294,7 @@ def read_header(metadata: Mapping[str, str], field: str, path: str) -> dict[str,
 
 def noise(info: ModelInfo, count: int, seed: int) -> Tensor:
     """Gaussian noise in model space, [count 3 h w]."""
-    return torch.randn(count, *info.input_size, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(count, *info.input_size, generator=generator(seed))
 
 
 def _resolved(source: DataSource, info: ModelInfo) -> DataSource:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ouro.streams import generator
 from ouro.taps import record, taps
 from ouro.vision import VisionModel
 
@@ -65,7 +66,7 @@ def familiarity(model: VisionModel, known: Tensor, held_out: Tensor, *, seed: in
     around = Familiarity({}, {path: _summary(patches) for path, patches in every.items()}, {}, 0.0)
     for path, patches in every.items():
         loose = F.normalize(patches.flatten(0, 1), dim=-1)
-        chosen = torch.randperm(len(loose), generator=torch.Generator().manual_seed(seed))[:PATCHES]
+        chosen = torch.randperm(len(loose), generator=generator(seed))[:PATCHES]
         around = replace(around, patches={**around.patches, path: loose[chosen.to(loose.device)]})
     distances = _distances(model, held_out, around)
     usual = {path: (_spread(one), _spread(other)) for path, (one, other) in distances.items()}

@@ -23,6 +23,7 @@ from ouro.fused.model import FusedModel, fuse
 from ouro.kernels.launch import interpreted
 from ouro.models import create_model, variant
 from ouro.quant import attach_calibration, quantize
+from ouro.streams import check_seed, generator
 from ouro.tasks import task_of
 from ouro.vision import VisionModel
 
@@ -184,7 +185,7 @@ def tiny(name: str, seed: int = 0) -> VisionModel:
     if not all(hasattr(config, field) for field in ("patch", "stride", "depth", "width")):
         raise ValueError(f"{name} cannot be fused, it is no Vim")
     with torch.random.fork_rng():
-        torch.manual_seed(seed)
+        torch.manual_seed(check_seed(seed))
         model = create_model(name, width=20, depth=2, image=config.patch + 3 * config.stride)
         with torch.no_grad():
             model.get_parameter("head.weight").normal_(std=0.5)
@@ -196,7 +197,7 @@ def tiny(name: str, seed: int = 0) -> VisionModel:
 
 def noise_images(model: VisionModel, count: int, seed: int = 0) -> Tensor:
     """Normal noise in the model's own size, on its device."""
-    return torch.randn(count, *model.info.input_size, generator=torch.Generator().manual_seed(seed)).to(model.device)
+    return torch.randn(count, *model.info.input_size, generator=generator(seed)).to(model.device)
 
 
 def _logits(model: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:

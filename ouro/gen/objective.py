@@ -18,6 +18,7 @@ from ouro.registry import GENERATORS
 from ouro.scan import selective_scan
 from ouro.scan.order import to_raster
 from ouro.settings import Least, check_options
+from ouro.streams import generator
 from ouro.tasks import task_of
 from ouro.types import PatchWindow, ScanInputs, ScanRecord, Trace
 from ouro.vision import VisionModel
@@ -151,7 +152,7 @@ class PatchObjective(Objective):
         inputs, count = scan.inputs, scan.inputs.u.shape[1]
         if not self.channels or self.channels >= count:
             return ScanInputs(inputs.u, inputs.delta, inputs.A, inputs.B, inputs.C, None)
-        stream = torch.Generator().manual_seed(self.seed * 1000 + number)
+        stream = generator(self.seed * 1000 + number)
         drawn = torch.randperm(count, generator=stream)[: self.channels]
         # grouped B and C belong to channels by their place, so those are drawn per group
         if inputs.B.dim() == 4:

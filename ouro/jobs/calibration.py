@@ -28,6 +28,7 @@ from ouro.jobs.synthesize import SynthesisSpec, synthesize
 from ouro.progress import finish
 from ouro.quant.apply import weights_digest
 from ouro.quant.calibrate import check_images
+from ouro.streams import generator
 from ouro.tasks import task_of
 from ouro.types import CalibrationSet, DataSource, ModelInfo, ModelSource
 from ouro.vision import VisionModel
@@ -100,7 +101,7 @@ def _real_images(wanted: DataSource, info: ModelInfo, seed: int) -> tuple[Tensor
     count = min(CALIBRATION, len(whole)) if wanted.count is None else wanted.count
     if count > len(whole):
         raise ValueError(f"{count} calibration images were asked for, {own_data(everything, info)} has {len(whole)}")
-    chosen = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))[:count].tolist()
+    chosen = torch.randperm(len(whole), generator=generator(seed))[:count].tolist()
     pixels, targets = zip(*(whole.images(index, 1) for index in chosen), strict=True)
     labels = torch.cat(targets) if whole.targets == "labels" and targets[0] is not None else None
     return torch.cat(pixels), labels

@@ -6,7 +6,6 @@ data sources are spelled as `ouro.data.source.parse` reads them.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
@@ -23,8 +22,10 @@ from ouro.data.picture import read_image
 from ouro.data.source import open_data, own_data
 from ouro.models import create_model, variant
 from ouro.quant.apply import attach_calibration, from_tensors, weights_digest
+from ouro.quant.header import read_header
 from ouro.quant.packed.files import PACKED_FORMAT, restore
 from ouro.store import read_tensors
+from ouro.streams import check_seed
 from ouro.types import Calibration, ModelInfo, ModelSource
 from ouro.vision import VisionModel
 
@@ -79,7 +80,7 @@ def open_untrained(source: str | ModelSource, seed: int) -> VisionModel:
     if source.weights or variant(source.name).embedded:
         return open_model(source, "cpu")
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(check_seed(seed))
         return create_model(source.name, **_config(source))
 
 
@@ -150,7 +151,7 @@ def open_quantized(
         tensors, metadata = read_tensors(path)
         if metadata.get("format") == PACKED_FORMAT:
             # it holds its own weights: only how the model is built is needed
-            source = _source_in(_provenance(metadata))
+            source = _source_in(read_header(metadata)[2])
             model, calibration = restore(create_model(source.name, **_config(source)), tensors, metadata)
             return model.to(place), calibration, replace(source, weights=weights or source.weights)
         calibration = from_tensors(tensors, metadata)
@@ -166,18 +167,8 @@ def load_quantized(path: str | os.PathLike[str], weights: str = "") -> tuple[Vis
     return open_quantized(path, weights, "cpu")[:2]
 
 
-def _provenance(metadata: Mapping[str, str]) -> Mapping[str, Any]:
-    try:
-        return dict(json.loads(metadata["provenance"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"this packed model's header is damaged ({error!r}); quantize again") from error
-
-
 def _source_in(provenance: Mapping[str, Any]) -> ModelSource:
-    try:
-        return source_from(str(provenance["model"]), provenance.get("source", {}))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"this quantized model's header is damaged ({error!r}); quantize again") from error
+    return source_from(provenance["model"], provenance.get("source", {}))
 
 
 def open_float(source: ModelSource, calibration: Calibration, device: str = "auto") -> VisionModel:

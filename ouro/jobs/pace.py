@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 
+from ouro.streams import generator
 from ouro.tasks import task_of
 from ouro.vision import VisionModel
 
@@ -23,7 +24,7 @@ def pace(model: VisionModel) -> dict[str, float]:
     may compile kernels, is not counted; the median of three further ones is.
     """
     task, info = task_of(model), model.info
-    images = torch.randn(_BATCH, *info.input_size, generator=torch.Generator().manual_seed(0)).to(model.device)
+    images = torch.randn(_BATCH, *info.input_size, generator=generator(0)).to(model.device)
     given = [tensor.to(model.device) for tensor in task.conditions(info, _BATCH, 0)]
     with torch.no_grad():
         forward = _seconds(lambda: task.cpu(model(images, *given))) / _BATCH

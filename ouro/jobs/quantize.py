@@ -111,7 +111,7 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
     yield Progress(0, len(model.blocks()), f"calibration set {spec.calib}")
     made = calibration_set(spec.calib, spec.model, model, spec.seed, root=root, device=spec.device)
     images, conditions = made.images, made.conditions
-    run = Store(root).open(identity(spec, model, job="quantize", options=options))
+    run = Store(root).open(identity(spec, model, job="quantize", options=options), needed=spec.out is None)
     how: dict[str, Any] = {"method": spec.method, "bits": spec.bits, "scope": spec.scope, "seed": spec.seed, **options}
     chosen: Allocation | None = None
     if spec.budget is None:

@@ -34,6 +34,7 @@ from ouro.models.zoo import witnesses_of
 from ouro.progress import finish, mapped
 from ouro.quant.calibrate import images_digest
 from ouro.store import Run, Store, check_writable, write_tensors
+from ouro.streams import check_seed
 from ouro.tasks import task_of
 from ouro.types import CalibrationSet, ModelSource, Progress, Report
 from ouro.vision import VisionModel
@@ -60,9 +61,10 @@ class SynthesisSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", source_of(self.model))
-        for name, least in (("num", 1), ("steps", 0), ("batch", 1), ("seed", 0)):
+        for name, least in (("num", 1), ("steps", 0), ("batch", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected {least} or more")
+        check_seed(self.seed)
         if not self.lr > 0:
             raise ValueError(f"lr is {self.lr}, expected a positive number")
         check_generator(self.method, dict(self.options))
@@ -99,7 +101,7 @@ def synthesize(spec: SynthesisSpec, *, root: str | os.PathLike[str] | None = Non
         check_memory(spec, model, objective)
     with joined() as ranks:
         # opened once, so that ranks do not write the same file at the same time
-        run = ranks.gathered(lambda: store.open(key) if ranks.rank == 0 else None)[0]
+        run = ranks.gathered(lambda: store.open(key, needed=spec.out is None) if ranks.rank == 0 else None)[0]
         assert run is not None
         dealt = _chunks(spec, model, objective, run, ranks)
         if ranks.size == 1:

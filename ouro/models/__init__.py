@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
+
+import torch
 
 from ouro.models import timm_names
 from ouro.models.checkpoint import Checkpoint, Source, read_checkpoint
@@ -14,6 +16,10 @@ from ouro.models.inspection import Inspection, inspect
 from ouro.models.variant import Variant
 from ouro.models.zoo import embedded_path
 from ouro.registry import MODELS
+from ouro.settings import brief
+
+HEAD_SEED = 0
+"""That a head without weights is drawn from beside pretrained ones."""
 
 __all__ = [
     "Checkpoint",
@@ -44,7 +50,8 @@ def create_model(name: str, pretrained: bool | Source = False, **config: Any) ->
         pretrained: True for the published or embedded weights, or whatever `load_checkpoint` takes. The number of
             classes, the image size of a position embedding, width, depth and the like are those of the checkpoint.
         config: fields of the family's config to replace; they win over the checkpoint's. With another `num_classes`
-            all but the head is loaded, with another `image` the position embedding is resized.
+            all but the head is loaded (it is drawn from seed 0, whatever was drawn before, and `model.loaded_from.fresh`
+            lists its keys), with another `image` the position embedding is resized.
 
     Raises:
         ValueError: unknown name or option, or weights that do not fit.
@@ -58,12 +65,25 @@ def create_model(name: str, pretrained: bool | Source = False, **config: Any) ->
         options = with_options(name, **changes, **config)
         # before anything is allocated at the size that a file claims
         verified(skeleton(entry.build, options, name), checkpoint, head)
-    return load_checkpoint(_built(entry, options, name), checkpoint, head=head).eval()
+    with torch.random.fork_rng(devices=[]):
+        # of what is drawn only a fresh head stays: the same one every time
+        torch.manual_seed(HEAD_SEED)
+        model = _built(entry, options, name)
+    return load_checkpoint(model, checkpoint, head=head).eval()
 
 
 def _built(entry: Variant, options: Any, name: str) -> Family:
-    """The model, with what its entry knows beside its config."""
-    model = entry.build(options, name)
+    """The model, with what its entry knows beside its config.
+
+    Raises:
+        ValueError: torch makes no layers of such sizes, or there is no memory for them.
+    """
+    try:
+        model = entry.build(options, name)
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        differs = {key: x for key, x in asdict(options).items() if x != asdict(entry.config).get(key)}
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise ValueError(f"{name} cannot be built with {brief(differs)}: {reason}") from error
     model.info = replace(model.info, data=entry.data, crop_pct=entry.crop_pct, interpolation=entry.interpolation)
     return model
 

@@ -6,12 +6,21 @@ A family's own fields come first and may be given by position; these are named.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Annotated, TypeAlias
 
+from ouro.settings import Least, Most, check_fields
 from ouro.types import ModelInfo, StageInfo
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Size: TypeAlias = Annotated[int, Least(1), Most(2**20)]
+"""Of anything that there has to be some of: channels, pixels, states."""
+Depth: TypeAlias = Annotated[int, Least(0), Most(1024)]
+"""So many blocks."""
+Ratio: TypeAlias = Annotated[float, Least(0), Most(2**10)]
+"""So many times as many channels."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,13 +35,25 @@ class InputConfig:
         sides = self.image if isinstance(self.image, (tuple, list)) else (self.image, self.image)
         if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
             raise ValueError(f"image is {self.image!r}, expected pixels: one number, or (height, width)")
-        # a list, as JSON has it, would make the config unhashable
-        object.__setattr__(self, "image", self.image if isinstance(self.image, int) else tuple(sides))
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        check_fields(type(self), values)
+        if not self.mean or len(self.mean) != len(self.std) or not min(self.std) > 0:
+            raise ValueError(
+                f"mean is {self.mean} and std {self.std}, expected a number for each channel, those of std above 0"
+            )
+        for name, value in values.items():
+            # a list, as JSON has it, would make the config unhashable
+            object.__setattr__(self, name, _frozen(value))
 
     @property
     def size(self) -> tuple[int, int]:
         """Height and width in pixels."""
         return (self.image, self.image) if isinstance(self.image, int) else self.image
+
+
+def _frozen(value: object) -> object:
+    """Lists as tuples."""
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +70,8 @@ class ClassifierConfig(InputConfig):
             ValueError: the names are not one for each class.
         """
         names = self.class_names
+        if len(self.mean) != 3:
+            raise ValueError(f"mean is {self.mean}, {name} sees red, green and blue; give three numbers")
         if isinstance(names, str) or (names and len(names) != self.num_classes):
             given = repr(names) if isinstance(names, str) else f"{len(names)} names"
             raise ValueError(

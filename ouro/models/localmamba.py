@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ouro.models.config import ClassifierConfig
+from ouro.models.config import ClassifierConfig, Depth, Ratio, Size
 from ouro.models.family import OfficialKey
 from ouro.models.hierarchical import HierarchicalModel, Stage, halved, init_linear
 from ouro.models.layers import Linear, PatchEmbed
@@ -57,14 +57,14 @@ class LocalVimConfig(ClassifierConfig):
     rope: rotate the tokens by their place before every layer.
     """
 
-    width: int
+    width: Size
     directions: tuple[tuple[str, ...], ...]
     rope: bool = True
     class_token: bool = False
-    patch: int = 16
-    states: int = 16
-    kernel: int = 4
-    expand: int = 2
+    patch: Size = 16
+    states: Size = 16
+    kernel: Size = 4
+    expand: Size = 2
 
     @property
     def depth(self) -> int:
@@ -174,13 +174,13 @@ class LocalVMambaConfig(ClassifierConfig):
     directions: names of the paths of every block, through all stages; see `direction`.
     """
 
-    width: int
-    depths: tuple[int, ...]
+    width: Size
+    depths: tuple[Depth, ...]
     directions: tuple[tuple[str, ...], ...]
-    expand: float = 2.0
-    states: int = 16
-    kernel: int = 3
-    patch: int = 4
+    expand: Ratio = 2.0
+    states: Size = 16
+    kernel: Size = 3
+    patch: Size = 4
 
 
 class MapBlock(nn.Module):

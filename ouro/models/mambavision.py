@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ouro.models.config import ClassifierConfig
+from ouro.models.config import ClassifierConfig, Depth, Ratio, Size
 from ouro.models.hierarchical import HierarchicalModel, Stage, halved, init_linear
 from ouro.models.layers import ImageConv, Linear, Mlp, TokenBatchNorm, TokenConv2d
 from ouro.models.mixer import Mixer, MixerSpec
@@ -40,16 +40,16 @@ class MambaVisionConfig(ClassifierConfig):
         layer_scale: start of the learned factor on either branch of a block that scans or attends, None for no factor.
     """
 
-    width: int
-    stem: int
-    depths: tuple[int, ...]
-    heads: tuple[int, ...] = (2, 4, 8, 16)
-    windows: tuple[int, ...] = (8, 8, 14, 7)
+    width: Size
+    stem: Size
+    depths: tuple[Depth, ...]
+    heads: tuple[Size, ...] = (2, 4, 8, 16)
+    windows: tuple[Size, ...] = (8, 8, 14, 7)
     conv_stages: int = 2
     layer_scale: float | None = None
-    states: int = 8
-    kernel: int = 3
-    mlp_ratio: float = 4.0
+    states: Size = 8
+    kernel: Size = 3
+    mlp_ratio: Ratio = 4.0
 
 
 class ConvBlock(nn.Module):

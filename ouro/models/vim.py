@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ouro.models.config import ClassifierConfig
+from ouro.models.config import ClassifierConfig, Depth, Size
 from ouro.models.features import Backbone
 from ouro.models.layers import Linear, PatchEmbed, RMSNorm
 from ouro.models.mixer import Mixer, MixerSpec
@@ -32,13 +32,13 @@ class VimConfig(ClassifierConfig):
     class_token: classify from a token in the middle of the sequence, else from the mean token.
     """
 
-    width: int
-    depth: int = 24
-    patch: int = 16
-    stride: int = 16
-    states: int = 16
-    kernel: int = 4
-    expand: int = 2
+    width: Size
+    depth: Depth = 24
+    patch: Size = 16
+    stride: Size = 16
+    states: Size = 16
+    kernel: Size = 4
+    expand: Size = 2
     class_token: bool = True
 
 

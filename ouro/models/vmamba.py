@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ouro.models.config import ClassifierConfig
+from ouro.models.config import ClassifierConfig, Depth, Ratio, Size
 from ouro.models.family import OfficialKey
 from ouro.models.hierarchical import HierarchicalModel, Stage, halved, init_linear
 from ouro.models.layers import ImageConv, Linear, Mlp, TokenConv2d
@@ -32,12 +32,12 @@ class VMambaConfig(ClassifierConfig):
     expand: channels of a scan per channel of the tokens ("ssm_ratio").
     """
 
-    width: int
-    depths: tuple[int, ...]
-    expand: float
-    states: int = 1
-    kernel: int = 3
-    mlp_ratio: float = 4.0
+    width: Size
+    depths: tuple[Depth, ...]
+    expand: Ratio
+    states: Size = 1
+    kernel: Size = 3
+    mlp_ratio: Ratio = 4.0
 
 
 class Block(nn.Module):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ouro.models.config import InputConfig
+from ouro.models.config import Depth, InputConfig, Size
 from ouro.models.family import Family
 from ouro.models.layers import Linear, PatchEmbed, RMSNorm
 from ouro.models.mixer import Mixer, MixerSpec
@@ -37,13 +37,13 @@ class ZigMaConfig(InputConfig):
     context: width of the text features that it is told (768 of CLIP), 0 for a model without text.
     """
 
-    width: int
-    depth: int = 24
-    patch: int = 1
-    channels: int = 4
-    states: int = 16
-    kernel: int = 4
-    expand: int = 2
+    width: Size
+    depth: Depth = 24
+    patch: Size = 1
+    channels: Size = 4
+    states: Size = 16
+    kernel: Size = 4
+    expand: Size = 2
     image: int | tuple[int, int] = field(default=32, kw_only=True)
     mean: tuple[float, ...] = field(default=(0.0,) * 4, kw_only=True)
     std: tuple[float, ...] = field(default=(1.0,) * 4, kw_only=True)

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ouro.quant.bits import FLOAT
+from ouro.quant.header import read_header
+from ouro.quant.modules import WHOLE
 from ouro.quant.plan import is_rounded, make_method
 from ouro.quant.quantizer import RECURRENT_SITES, WEIGHT_SITES, Quantizer
 from ouro.taps import attach, detach, taps
-from ouro.types import Calibration, QuantPlan, QuantSpec
+from ouro.types import Calibration
 from ouro.vision import VisionModel
 
 __all__ = [
@@ -136,22 +138,29 @@ def from_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
     """
     if metadata.get("format") != FORMAT:
         raise ValueError(f"this is no quantized model: its format is {metadata.get('format')!r}, expected {FORMAT!r}")
-    try:
-        plan, provenance = json.loads(metadata["plan"]), json.loads(metadata["provenance"])
-        sites = {path: QuantSpec(**spec) for path, spec in plan.pop("sites").items()}
-        plan = QuantPlan(**plan, sites=sites)
-        set_digest = metadata["set_digest"]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"this quantized model's header is damaged ({error!r}); quantize again") from error
+    plan, set_digest, provenance = read_header(metadata)
+    sites = plan.sites
     state: dict[str, dict[str, Tensor]] = {path: {} for path, spec in sites.items() if is_rounded(spec)}
     for key, tensor in tensors.items():
         path, _, name = key.rpartition(KEY)
         if path not in state:
             raise ValueError(f"tensor {key!r} belongs to no site of the plan; quantize again")
+        check_dtype(key, tensor, torch.int64 if name in WHOLE else torch.float32)
         if not tensor.isfinite().all() or (name in ("scale", "clip", "smooth") and not (tensor > 0).all()):
             raise ValueError(f"tensor {key!r} holds steps that cannot be used (NaN, infinite or not positive)")
         state[path][name] = tensor
     return Calibration(plan, state, set_digest, provenance)
+
+
+def check_dtype(key: str, tensor: Tensor, *allowed: torch.dtype) -> None:
+    """Refuses a tensor of a file that is stored as another type: its bits would be read as other numbers.
+
+    Raises:
+        ValueError: the message names the tensor.
+    """
+    if tensor.dtype not in allowed:
+        given, *expected = (str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, *allowed))
+        raise ValueError(f"tensor {key!r} is stored as {given}, expected {' or '.join(expected)}; quantize again")
 
 
 def _quantizers(model: nn.Module) -> Iterator[tuple[str, Quantizer]]:

@@ -245,6 +245,10 @@ _CLASSES: dict[str, tuple[type[Quantizer], tuple[str, ...]]] = {
     "companded": (CompandedRounding, ("low", "high", "power")),
 }
 """Granularity -> its quantizer, and what a state must hold (a "zero" beside every "scale" of an unsigned grid)."""
+WHOLE = ("labels", "power")
+"""Tensors of a state that are int64; all others are float32."""
+GRANULARITIES = tuple(_CLASSES)
+"""What `QuantSpec.granularity` may be."""
 _OPTIONAL = {"theta", "smooth"}
 
 
@@ -259,7 +263,9 @@ def build(tap: Tap, spec: QuantSpec, state: Mapping[str, Tensor], *, rule: Outli
     kind, names = _CLASSES[spec.granularity]
     wanted = {*names} | ({"zero"} if "scale" in names and not spec.signed else set())
     shapes = {tuple(state[name].shape) for name in ("scale", "zero", "theta") if name in state}
-    if set(state) - _OPTIONAL != wanted or len(shapes) > 1:
+    # one step for the whole tensor, and as many as it has been calibrated for otherwise
+    alone = kind is not TensorQuantizer or shapes <= {(1,)}
+    if set(state) - _OPTIONAL != wanted or len(shapes) > 1 or not alone:
         given = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in state.items()) or "nothing"
         raise ValueError(f"a quantizer per {spec.granularity} needs {' and '.join(sorted(wanted)) or 'nothing'} of one "
                          f"shape, its state holds {given}; quantize again")  # fmt: skip

@@ -19,7 +19,7 @@ from ouro.data.masks import ADE20K, Masks
 from ouro.data.source import open_data, parse
 from tests.campaign.containers import tiny
 from tests.campaign.mutate import damaged_bytes, damaged_json, drawn_value
-from tests.campaign.registry import LIMIT_S, Offence, Trial, Verdict, kind, tried
+from tests.campaign.registry import LIMIT_S, TWO_LINES, Offence, Trial, Verdict, kind, tried
 
 MANY = 100_000
 """Files in a large folder."""
@@ -75,7 +75,7 @@ def _picture(trial: Trial, root: Path) -> None:
         "b.jpg",
         ".hidden.png",
         "c.txt",
-        "a\nb.png",
+        f"{TWO_LINES}.png",
         "é.png",
         "x" * 240 + ".png",
         "\udcff.png",

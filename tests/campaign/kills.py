@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import io
 import json
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ouro.store import read_tensors
+from tests.campaign.material import Material
 from tests.campaign.registry import Offence, Trial, Verdict, kind
 
 PATIENCE_S = 30.0
@@ -56,12 +58,12 @@ def command(trial: Trial, job: str, variant: int) -> list[str]:
     few = ["--limit", "4", "--data", "scenes:4"]
     lines = {
         "generate": ["generate", *weights, "--num", "6", "--batch", "2", "--steps", "2", "--seed", str(variant)],
-        "quantize": ["quantize", *weights, *_rounding(("minmax", "dynamic", "percentile")[variant], "w4a4"), *_NOISE],
+        "quantize": ["quantize", *weights, *_rounding(("minmax", "percentile", "smoothquant")[variant], "w4a4"), *_NOISE],
         "sensitivity": [
             "sensitivity", *weights, *_rounding("minmax", ("w4a4", "w8a8", "w6a6")[variant]), *_NOISE, "--by", "group", *few,
         ],
         "bench quantization": [
-            "bench", "quantization", *weights, *_rounding("minmax", "w4a4"), *_rounding("dynamic", "w8a8"),
+            "bench", "quantization", *weights, *_rounding("minmax", "w4a4"), *_rounding("percentile", "w8a8"),
             "--calib", f"noise=noise:{2 + variant}", "--seeds", "1", *few,
         ],
         "train": ["train", "vim_nano", "--out", str(trial.folder / "out")],
@@ -109,6 +111,8 @@ def in_process(body: Callable[[], Any], home: Path, blow: Blow | None = None, pa
         if done:
             break
         if time.monotonic() - started > patience:
+            os.kill(child, signal.SIGUSR1)
+            time.sleep(0.3)
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
             raise Offence(f"a job does not end within {patience:g} s\n{streams[1].read_text(errors='replace')}")
@@ -129,6 +133,7 @@ def _become(body: Callable[[], Any], home: Path, streams: list[Path], blow: Blow
             io.TextIOWrapper(os.fdopen(1, "wb")),
             io.TextIOWrapper(os.fdopen(2, "wb"), write_through=True),
         )
+        faulthandler.register(signal.SIGUSR1, file=2)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if blow is not None and blow.call:
             _armed(blow)
@@ -172,10 +177,29 @@ def _armed(blow: Blow) -> None:
 
 def run(arguments: list[str]) -> None:
     """A command line in this process."""
+    from ouro.cli import main
+
+    shorten_training()
+    sys.argv = ["ouro", *arguments]
+    main()
+
+
+def warm_up(material: Material, folder: Path) -> None:
+    """Runs every job once, so that those that are forked later find its kernels loaded.
+
+    Raises:
+        RuntimeError: one fails.
+    """
+    from typer.testing import CliRunner
+
     from ouro.cli import app
 
     shorten_training()
-    app(arguments)
+    trial = Trial("warm-up", 0, 0, folder, material)
+    for job in JOBS:
+        result = CliRunner().invoke(app, command(trial, job, 0))
+        if result.exit_code != 0:
+            raise RuntimeError(f"{job} fails undisturbed: {result.stderr or result.exception!r}")
 
 
 # ---- what has to hold ------------------------------------------------------------------------------------------
@@ -204,7 +228,12 @@ def finished(folder: Path) -> dict[Path, tuple[int, int]]:
     parts = {}
     for path in folder.rglob("*"):
         name = path.name
-        is_part = name.startswith("chunk-") or name == "report.json" or name.startswith("vim_nano-")
+        # a round of a training is over once its history is there
+        is_part = (
+            name.startswith("chunk-")
+            or name == "report.json"
+            or (name.startswith("vim_nano-") and path.suffix == ".json")
+        )
         if is_part and path.is_file():
             parts[path] = (path.stat().st_ino, path.stat().st_mtime_ns)
     return parts

@@ -233,7 +233,7 @@ def damaged_tensors(rng: random.Random, tensors: Mapping[str, Tensor]) -> dict[s
             out[key] = value
         elif draw < 0.7:
             draws = (
-                value[None], value.flatten(), value.flatten()[:0], value.mT if value.dim() > 1 else value[:1],
+                value[None], value.flatten(), value.flatten()[:0], value.mT if value.dim() > 1 else value[None],
                 value[: max(1, len(value) // 2)] if value.dim() else value[None], torch.zeros(()), torch.zeros(3, 3, 3),
                 torch.cat([value, value]) if value.dim() else value,
             )  # fmt: skip

@@ -80,7 +80,17 @@ def drawn_picture(trial: Trial) -> tuple[bytes, str]:
             more = {"save_all": True, "append_images": [image.copy() for _ in range(frames)]} if frames else {}
             image.save(file, form, **options, **more)
         # most formats take a few modes only
-        except (OSError, ValueError, KeyError, SystemError, TypeError, AttributeError, RuntimeError, struct.error):
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            SystemError,
+            SyntaxError,
+            TypeError,
+            AttributeError,
+            RuntimeError,
+            struct.error,
+        ):
             continue
         suffix = {"JPEG": "jpg", "TIFF": "tif", "JPEG2000": "jp2", "SPIDER": "spi", "DIB": "dib"}.get(
             form, form.lower()

@@ -13,6 +13,8 @@ LIMIT_S = 10.0
 """Seconds after which a trial in one process hangs."""
 LONGEST = 1000
 """Characters of a refusal; a person has to read it."""
+TWO_LINES = "two\nlines"
+"""Part of a file's name."""
 MARKER = "CODE-RAN"
 """The file in a trial's folder that only code out of a mutated input would make."""
 
@@ -98,7 +100,8 @@ def readable(error: BaseException) -> str:
     Raises:
         Offence: it says none, several, or one that nobody reads to its end.
     """
-    line = str(error).strip()
+    # a name that a trial gives has two lines, which the command line and the page put into one
+    line = str(error).strip().replace(TWO_LINES, "two lines")
     # where it is raised tells kinds of them apart
     if not line:
         raise Offence(f"{type(error).__name__} without words") from error

@@ -17,7 +17,7 @@ from typing import Any
 
 from ouro.jobs.provenance import commit, device_name
 from ouro.store import write_bytes, write_json
-from tests.campaign import options, workbench
+from tests.campaign import kills, options, workbench
 from tests.campaign.material import prepared
 from tests.campaign.registry import KINDS, Kind
 from tests.campaign.worker import Outcome, Worker
@@ -151,6 +151,8 @@ def campaign(
         os.environ["OURO_HOME"] = str(folder / "home")
         if any(kind.name == "options" for kind in kinds):
             options.warm_up(material, folder / "commands")
+        if any(kind.group == "jobs" for kind in kinds):
+            kills.warm_up(material, folder / "jobs")
         if any(kind.group == "app" for kind in kinds):
             workbench.warm_up()
         say(f"material after {time.monotonic() - began:.1f} s")

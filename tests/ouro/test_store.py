@@ -231,8 +231,42 @@ def test_json_is_readable_by_others(tmp_path):
 
 def test_check_writable_leaves_nothing_and_refuses_what_a_write_would(tmp_path) -> None:
     check_writable(tmp_path / "new" / "x.json")
-    assert list((tmp_path / "new").iterdir()) == []
+    assert not (tmp_path / "new").exists()
     (tmp_path / "file").touch()
     for target in (tmp_path / "file" / "x.json", tmp_path / "new"):
         with pytest.raises(WriteError, match="cannot write"):
             check_writable(target)
+
+
+@pytest.mark.parametrize("name", ["OURO_HOME", None])
+def test_an_unusable_home_is_named(tmp_path, monkeypatch, name):
+    """A file where the folder should be: nobody may write below it, not even root."""
+    (tmp_path / "file").touch()
+    if name:
+        monkeypatch.setenv(name, str(tmp_path / "file"))
+    else:
+        monkeypatch.delenv("OURO_HOME", raising=False)
+        monkeypatch.setattr(store.Path, "home", lambda: tmp_path / "file")
+    with pytest.raises(WriteError) as caught:
+        Store().open(SPEC)
+    place = f"OURO_HOME, {tmp_path / 'file'}," if name else "the cache (OURO_HOME is not set), "
+    assert str(caught.value).startswith(f"cannot keep runs in {place}")
+    assert str(caught.value).endswith("(Not a directory); set OURO_HOME to a folder that can be written")
+    assert files(tmp_path) == ["file"]
+
+
+def test_a_run_that_is_written_elsewhere_needs_no_home(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("OURO_HOME", str(tmp_path / "file"))
+    run = Store().open(SPEC, needed=False)
+    run.save_tensors({"x": torch.ones(2)}, "chunk-0000")
+    assert run.chunks() == ["chunk-0000"] and tmp_path not in run.path.parents
+    (line,) = caplog.messages
+    assert line == (
+        f"cannot keep runs in OURO_HOME, {tmp_path / 'file'}, (Not a directory): stopped, this run cannot go on later"
+    )
+
+
+def test_a_probe_leaves_no_folder(tmp_path):
+    check_writable(tmp_path / "new" / "deeper" / "x.json")
+    assert not files(tmp_path)

@@ -17,6 +17,7 @@ from ouro.jobs.provenance import run_info
 from ouro.scan.discretize import discretize
 from ouro.scan.order import row_major, to_raster
 from ouro.scan.window import box_sum
+from ouro.streams import generator
 from ouro.types import Progress, Report, ScanInputs, ScanRecord
 
 TOLERANCE = 1e-4
@@ -88,7 +89,7 @@ def bench_alpha(spec: AlphaBenchSpec) -> Generator[Progress, None, Report]:
 
 
 def _record(spec: AlphaBenchSpec, side: int) -> ScanRecord:
-    stream = torch.Generator().manual_seed(spec.seed)
+    stream = generator(spec.seed)
     L = side * side
     inputs = ScanInputs(
         u=torch.randn(1, spec.e, L, generator=stream),
@@ -135,7 +136,7 @@ def _with_gradient(rule: Callable[..., Tensor], record: ScanRecord, spec: AlphaB
     delta, B, C = leaves
     tracked = replace(record, inputs=replace(inputs, delta=delta, B=B, C=C))
     out = rule(tracked, spec)
-    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(spec.seed + 1))
+    weight = torch.randn(out.shape, generator=generator(spec.seed + 1))
     return [out.detach(), *torch.autograd.grad((out * weight).sum(), leaves)]
 
 

@@ -292,7 +292,7 @@ def _flaw(report: Any, metric: str, *, quantized: bool) -> str:
     n, bits, ci95 = (cell.get(name) for name in ("n", "effective_bits", "ci95"))
     costs = [cell.get(name, 0.0) for name in (["calibration_seconds", "peak_mb"] if quantized else [])]
     low, high = ci95 if isinstance(ci95, list) and len(ci95) == 2 else (None, None)
-    if not (isinstance(n, int) and n > 0):
+    if not (isinstance(n, int) and not isinstance(n, bool) and n > 0):
         return f"n is {_short(n)}, expected a number of images"
     if not _numbers(low, cell.get(metric), high) or not low <= cell[metric] <= high:
         return f"{metric} is {_short(cell.get(metric))} and ci95 {_short(ci95)}, expected a score within its interval"

@@ -17,6 +17,7 @@ from ouro.jobs.bench.timing import peak_mb, percentiles
 from ouro.jobs.inputs import open_untrained, source_of
 from ouro.jobs.provenance import run_info
 from ouro.kernels.gate import stumbled
+from ouro.streams import generator
 from ouro.taps import ScanModule
 from ouro.types import ModelSource, Progress, Report
 from ouro.vision import VisionModel
@@ -56,7 +57,7 @@ def bench_model(spec: ModelBenchSpec) -> Generator[Progress, None, Report]:
     """
     started = time.perf_counter()
     model = open_untrained(spec.model, spec.seed)
-    images = torch.randn(spec.batch, *model.info.input_size, generator=torch.Generator().manual_seed(spec.seed))
+    images = torch.randn(spec.batch, *model.info.input_size, generator=generator(spec.seed))
     case = f"{spec.model} b={spec.batch} float32"
     total = 3 + len(PEERS) * spec.peers
     yield Progress(0, total, "gate: logits of both")

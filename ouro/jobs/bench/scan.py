@@ -17,6 +17,7 @@ from ouro.jobs.provenance import run_info
 from ouro.kernels.gate import stumbled
 from ouro.scan import selective_scan
 from ouro.scan.cpu import max_exp_ulp
+from ouro.streams import generator
 from ouro.types import Progress, Report, ScanInputs
 
 FORWARD, BOTH = "forward", "forward+backward"
@@ -128,7 +129,7 @@ def _peer_times(spec: ScanBenchSpec, inputs: ScanInputs, scan: Scan, mode: str) 
             error = _off([scan(inputs)], [selective_scan(inputs, backend="cpu").y])
             call = torch.no_grad()(lambda: scan(inputs))
             return behind(error, TOLERANCE, call, spec.repeats)
-    weight = torch.randn(inputs.u.shape, generator=torch.Generator().manual_seed(1))
+    weight = torch.randn(inputs.u.shape, generator=generator(1))
     tracked, leaves = _leaves(inputs)
 
     def both() -> object:
@@ -155,7 +156,7 @@ def _off(results: Any, wanted: Any) -> float:
 
 
 def _inputs(spec: ScanBenchSpec) -> ScanInputs:
-    stream = torch.Generator().manual_seed(spec.seed)
+    stream = generator(spec.seed)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=stream)
@@ -187,7 +188,7 @@ def _gate(inputs: ScanInputs) -> float:
     for backend in ("reference", "cpu"):
         tracked, leaves = _leaves(one)
         y = selective_scan(tracked, backend=backend).y
-        weight = torch.randn(y.shape, generator=torch.Generator().manual_seed(1))
+        weight = torch.randn(y.shape, generator=generator(1))
         results.append([y, *torch.autograd.grad((y * weight).sum(), leaves)])
     return _off(results[1], results[0])
 
@@ -201,5 +202,5 @@ def _call(inputs: ScanInputs, backend: str, mode: str) -> Callable[[], object]:
 
         return forward
     tracked, leaves = _leaves(inputs)
-    weight = torch.randn(inputs.u.shape, generator=torch.Generator().manual_seed(1))
+    weight = torch.randn(inputs.u.shape, generator=generator(1))
     return lambda: torch.autograd.grad(selective_scan(tracked, backend=backend).y, leaves, weight)

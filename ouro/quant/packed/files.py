@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ouro.quant.apply import FORMAT, KEY, attach_calibration, from_tensors, to_tensors
+from ouro.quant.apply import FORMAT, KEY, attach_calibration, check_dtype, from_tensors, to_tensors
 from ouro.quant.packed.lower import install, is_packed, parameter_of
 from ouro.quant.packed.modules import PackedLinear, PackedWeight
 from ouro.quant.packed.storage import unpack_codes
@@ -61,6 +61,9 @@ def restore(
     if metadata.get("format") != PACKED_FORMAT:
         given = metadata.get("format")
         raise ValueError(f"this is no packed model: its format is {given!r}, expected {PACKED_FORMAT!r}")
+    floats = metadata.get("floats")
+    if floats not in FLOATS:
+        raise ValueError(f"floats in its header is {floats!r}, expected {' or '.join(FLOATS)}; quantize again")
     sites = [key.removesuffix(_CODES) for key in tensors if key.endswith(_CODES)]
     foreign = tuple(f"{path}{KEY}" for path in sites)
     steps = {key: x for key, x in tensors.items() if KEY in key and not key.startswith(foreign)}
@@ -74,6 +77,8 @@ def restore(
     for path in sites:
         shape = parameter_of(model, path)[1].shape
         packed, scale = tensors[path + _CODES], tensors.get(f"{path}{KEY}scale")
+        if scale is not None:
+            check_dtype(f"{path}{KEY}scale", scale, torch.float32)
         if scale is None or scale.shape != shape[:1] or not (scale.isfinite() & (scale > 0)).all():
             raise ValueError(f"{path!r} lacks {shape[0]} steps that can be used; quantize again")
         if len(packed) != shape[0]:
@@ -86,6 +91,7 @@ def restore(
         where = "file" if key in own else "model"
         raise ValueError(f"the {where} lacks {key!r}; was it packed from another model than {model.info.name}?")
     for key, x in own.items():
+        check_dtype(key, tensors[key], FLOATS[floats] if x.dtype == torch.float32 and KEY not in key else x.dtype)
         if tensors[key].shape != x.shape:
             raise ValueError(f"{key!r} is {tuple(tensors[key].shape)} in the file, {tuple(x.shape)} in the model")
         if not tensors[key].isfinite().all():

@@ -234,6 +234,20 @@ def test_another_number_of_classes_is_refused_strictly_and_fresh_on_request(mode
     )
 
 
+def test_a_fresh_head_is_the_same_whatever_was_drawn_before(caplog) -> None:
+    torch.manual_seed(1)
+    state = torch.get_rng_state()
+    one = create_model("vim_nano", pretrained=True, num_classes=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(2)
+    other, whole = (create_model("vim_nano", pretrained=True, **change) for change in ({"num_classes": 3}, {}))
+    assert one.loaded_from.fresh == ("head.weight", "head.bias")
+    assert "has no head for 3 classes; it starts untrained" in caplog.text
+    for key, value in one.state_dict().items():
+        wanted = other if key.startswith("head.") else whole
+        assert torch.equal(value, wanted.state_dict()[key])
+
+
 def test_a_head_that_fits_is_loaded_even_where_it_might_be_fresh(model, official, caplog) -> None:
     load_checkpoint(model, official, head="fresh")
     assert model.loaded_from.fresh == () and torch.equal(model.head.weight, official["head.weight"])

@@ -100,6 +100,10 @@ def test_counts_of_two_copies_add_up(model, images):
     assert all(torch.equal(count, wanted[path]) for path, count in counts(one).items())
 
 
+HEADER = "this quantized model's header is damaged:"
+SCALE = "layers.0.mixer.in_proj.tap_in.quantizer.scale"
+
+
 def test_file_form_is_tensors_and_json(calibration):
     tensors, metadata = to_tensors(calibration)
     assert tensors["layers.0.mixer.in_proj.tap_in.quantizer.scale"].shape == (1,)
@@ -119,14 +123,18 @@ def test_a_file_without_all_of_its_tensors_is_refused(model, calibration):
     ("damage", "message"),
     [
         (lambda t, m: m.clear(), "this is no quantized model: its format is None, expected 'ouro calibration 1'"),
-        (lambda t, m: m.pop("plan"), "this quantized model's header is damaged (KeyError('plan')); quantize again"),
-        (lambda t, m: m.update(plan="{"), "this quantized model's header is damaged (JSONDecodeError("),
-        (lambda t, m: m.update(plan="[]"), "this quantized model's header is damaged ("),
+        (lambda t, m: m.pop("plan"), f"{HEADER} plan is None, expected a JSON object; quantize again"),
+        (lambda t, m: m.update(plan="{"), f"{HEADER} plan is '{{', expected a JSON object; quantize again"),
+        (lambda t, m: m.update(plan="[]"), f"{HEADER} plan is [], expected a JSON object; quantize again"),
+        (
+            lambda t, m: t.update({SCALE: t[SCALE].view(torch.uint32)}),
+            f"tensor '{SCALE}' is stored as uint32, expected float32; quantize again",
+        ),
         (lambda t, m: t.update(x=torch.ones(1)), "tensor 'x' belongs to no site of the plan; quantize again"),
         (lambda t, m: next(iter(t.values())).fill_(torch.nan), "tensor 'layers.0."),
         (lambda t, m: next(iter(t.values())).fill_(-1), "tensor 'layers.0."),
     ],
-    ids=["no header", "no plan", "cut plan", "wrong plan", "foreign tensor", "nan", "negative"],
+    ids=["no header", "no plan", "cut plan", "wrong plan", "relabelled", "foreign tensor", "nan", "negative"],
 )
 def test_damaged_files_are_refused(calibration, damage, message):
     tensors, metadata = to_tensors(calibration)
