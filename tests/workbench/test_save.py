@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shlex
 from pathlib import Path
 from xml.etree import ElementTree
@@ -33,7 +34,7 @@ def test_only_sets_that_everybody_has_are_named_elsewhere():
 
 @needs_weights
 @unpoisoned
-@pytest.mark.parametrize("tab", list(recipes.COMMANDS))
+@pytest.mark.parametrize("tab", [tab for tab in recipes.COMMANDS if tab != "quantize"])
 def test_commands_compute_what_is_seen(tab: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     from ouro.cli import app
 
@@ -48,7 +49,7 @@ def test_commands_compute_what_is_seen(tab: str, tmp_path: Path, monkeypatch: py
 
 @needs_weights
 @unpoisoned
-@pytest.mark.parametrize("tab", list(recipes.PYTHON))
+@pytest.mark.parametrize("tab", [tab for tab in recipes.PYTHON if tab != "quantize"])
 def test_lines_of_python_draw_what_is_seen(tab: str):
     lines = recipes.PYTHON[tab].format(**VALUES).strip().splitlines()
     known: dict[str, object] = {}
@@ -56,6 +57,45 @@ def test_lines_of_python_draw_what_is_seen(tab: str):
     report = known["report"]
     assert report.values["model"] == "vim_nano"  # type: ignore[attr-defined]
     assert type(eval(lines[-1], known)).__name__ == "Figure"
+
+
+@needs_weights
+@unpoisoned
+@pytest.mark.parametrize("ignored", ["", r"layers\.0\."], ids=["all rounded", "a layer in float"])
+def test_a_configuration_is_the_same_as_a_command_and_in_python(
+    ignored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    from ouro.cli import app
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OURO_HOME", str(tmp_path / "home"))
+    values = {
+        **VALUES,
+        "method": "minmax",
+        "bits": "w4a4",
+        "calib": "noise",
+        "count": "4",
+        "scope": "lin",
+        "limit": "40",
+    }
+
+    def filled(template: str) -> str:
+        # what stands in brackets is left out by the page where there is nothing for it
+        return re.sub(r"\[([^[\]]*{ignore}[^[\]]*)\]", r"\1" if ignored else "", template).format(
+            **values, ignore=ignored
+        )
+
+    said = []
+    for command in filled(recipes.COMMANDS["quantize"]).split(" && "):
+        with pytest.raises(SystemExit) as end:
+            app([*shlex.split(command)[1:], "--json"])
+        assert end.value.code == 0
+        said.append(json.loads(capsys.readouterr().out))
+    assert said[0].get("keep", []) == ([{"sites": ignored, "bits": 32, "count": 12}] if ignored else [])
+    known: dict[str, object] = {}
+    *lines, last = filled(recipes.PYTHON["quantize"]).strip().splitlines()
+    exec("\n".join(lines), known)
+    assert eval(last, known)["top1"] == said[1]["top1"] and said[1]["n"] == 40
 
 
 def saved(visit: Visit, menu: str, kind: str, folder: Path) -> Path:
