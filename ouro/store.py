@@ -181,9 +181,15 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
             names = list(file.keys())
             return {name: file.get_tensor(name).clone() for name in names}, file.metadata() or {}
     except SafetensorError as error:
-        raise ValueError(f"{path} is no readable safetensors file ({error}); was it cut off?") from error
+        raise ValueError(f"{path} is no readable safetensors file ({one_line(error)}); was it cut off?") from error
     except MemoryError as error:
         raise ValueError(too_large(path)) from error
+
+
+def one_line(error: BaseException, most: int = 300) -> str:
+    """What an exception of another library says, which may have words of the file in it: in one line, and not too long."""
+    words = " ".join(str(error).split())
+    return words if len(words) <= most else f"{words[:most]} ..."
 
 
 def too_large(path: str | os.PathLike[str]) -> str:

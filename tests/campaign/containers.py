@@ -141,7 +141,9 @@ def pickle_content(trial: Trial) -> Verdict:
     state: dict[Any, Any] = dict(mutate.damaged_tensors(trial.rng, trial.material.states[name]))
     for _ in range(trial.rng.choice((0, 1, 2))):
         key = trial.rng.choice([*state, "extra"])
-        state[trial.rng.choice((key, 3, None, (1, 2), 0.5, b"x"))] = drawn_object(trial, state.get(key))
+        state[trial.rng.choice((key, 3, None, (1, 2), 0.5, b"x"))] = drawn_object(
+            trial, trial.material.states[name].get(key)
+        )
     content: Any = state
     for _ in range(trial.rng.choice((0, 0, 1, 1, 2, 9))):
         wrapper = trial.rng.choice(("model", "state_dict", "model_ema", "ema", "x", 7))

@@ -127,10 +127,11 @@ def large_folder(trial: Trial) -> Verdict:
     first.write_bytes(png())
     for number in range(1, MANY):
         os.link(first, target / f"{number}.png")
-    started = time.monotonic()
+    # of this process alone: the machine may have other work
+    started = time.process_time()
     if len(Folder(root, size=24)) != MANY:
         raise Offence("a large folder is not read whole")
-    if time.monotonic() - started > LIMIT_S:
+    if time.process_time() - started > LIMIT_S:
         raise Offence(f"a large folder takes longer than {LIMIT_S:g} s")
     return Verdict()
 
