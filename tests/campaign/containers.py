@@ -67,21 +67,21 @@ def drawn_model(trial: Trial) -> str:
     return made.MODEL if trial.rng.random() < 0.7 else trial.rng.choice(made.OTHERS)
 
 
-@kind("safetensors: header", 10)
+@kind("safetensors: header", 16)
 def safetensors_header(trial: Trial) -> Verdict:
     name = drawn_model(trial)
     data = mutate.damaged_header(trial.rng, trial.material.files[f"{name}.safetensors"])
     return opened(trial, trial.write("w.safetensors", data), name)
 
 
-@kind("safetensors: bytes", 8)
+@kind("safetensors: bytes", 10)
 def safetensors_bytes(trial: Trial) -> Verdict:
     name = drawn_model(trial)
     data = mutate.damaged_bytes(trial.rng, trial.material.files[f"{name}.safetensors"])
     return opened(trial, trial.write("w.safetensors", data), name)
 
 
-@kind("safetensors: tensors", 10)
+@kind("safetensors: tensors", 8)
 def safetensors_tensors(trial: Trial) -> Verdict:
     name = drawn_model(trial)
     tensors = mutate.damaged_tensors(trial.rng, trial.material.states[name])
@@ -93,7 +93,7 @@ def safetensors_tensors(trial: Trial) -> Verdict:
 # ---- pickles ---------------------------------------------------------------------------------------------------
 
 
-@kind("pickle: bytes", 8)
+@kind("pickle: bytes", 7)
 def pickle_bytes(trial: Trial) -> Verdict:
     name = drawn_model(trial)
     data = trial.material.files[f"{name}{trial.rng.choice(('', '_legacy'))}.pth"]
@@ -135,7 +135,7 @@ def spliced(trial: Trial, content: bytes) -> bytes:
     return content
 
 
-@kind("pickle: content", 8)
+@kind("pickle: content", 6)
 def pickle_content(trial: Trial) -> Verdict:
     name = drawn_model(trial)
     state: dict[Any, Any] = dict(mutate.damaged_tensors(trial.rng, trial.material.states[name]))
@@ -171,7 +171,7 @@ def drawn_object(trial: Trial, value: Tensor | None) -> Any:
     return trial.rng.choice(makers)()
 
 
-@kind("pickle: code", 6)
+@kind("pickle: code", 9)
 def pickle_code(trial: Trial) -> Verdict:
     marker = trial.folder / MARKER
     bomb = bombs(str(marker))
@@ -247,7 +247,7 @@ def quantized_file(trial: Trial) -> Verdict:
     return _loaded(trial, "quantized")
 
 
-@kind("packed file", 8)
+@kind("packed file", 6)
 def packed_file(trial: Trial) -> Verdict:
     return _loaded(trial, "packed")
 
@@ -258,7 +258,7 @@ def _loaded(trial: Trial, form: str) -> Verdict:
     return tried(lambda: sane(trial, load_quantized(path)[0]))
 
 
-@kind("calibration set", 8)
+@kind("calibration set", 10)
 def stored_set(trial: Trial) -> Verdict:
     path = str(trial.write("set.safetensors", damaged_file(trial, trial.material.files["set.safetensors"])))
     model = tiny(trial)
@@ -305,7 +305,7 @@ def _is_one_of(folder: Path, kinds: tuple[str, ...]) -> bool:
     return (str(spec.get("job", "generation"))) in kinds
 
 
-@kind("stored chunks", 3)
+@kind("stored chunks", 1)
 def stored_chunks(trial: Trial) -> Verdict:
     home = damaged_home(trial, "generation")
     num = trial.rng.choice((4, 4, 4, 2))
@@ -319,7 +319,7 @@ def _whole_set(images: Tensor) -> None:
         raise Offence("a set is made of chunks with NaN or of another type")
 
 
-@kind("stored cells", 4)
+@kind("stored cells", 2)
 def stored_cells(trial: Trial) -> Verdict:
     home = damaged_home(trial, "paired compare")
 
@@ -332,7 +332,7 @@ def stored_cells(trial: Trial) -> Verdict:
     return tried(filled)
 
 
-@kind("shape of a header", 2)
+@kind("shape of a header", 4)
 def huge_header(trial: Trial) -> Verdict:
     """A header that promises more than there is: nothing of that size may be allocated."""
     name = drawn_model(trial)

@@ -158,7 +158,7 @@ def drawn_value(trial: Trial, option: str) -> str:
     return rng.choice(_WORDS)
 
 
-@kind("options", 5, limit=20)
+@kind("options", 2, limit=20)
 def options(trial: Trial) -> Verdict:
     """One to three options of a command, or its arguments, are something else."""
     from ouro.cli import app
