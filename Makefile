@@ -30,11 +30,7 @@ help:
 	@echo "make bench       check the scan backends against the reference, then time them"
 	@echo "make clean       remove $(VENV), builds and caches"
 
-work# damage to whatever is read or running, for MINUTES from SEED; offenders are kept in out/offenders
-campaign: $(STAMP)
-	@$(PY) -m tests.campaign --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) --keep out/offenders
-
-bench: $(STAMP)
+workbench: $(STAMP)
 	@echo "workbench: http://127.0.0.1:$(PORT)"
 	@GRADIO_SERVER_PORT=$(PORT) $(PY) workbench/app.py
 
@@ -65,6 +61,10 @@ compat: $(STAMP)
 	@.compat/bin/python -m ouro.kernels.audit > .compat/audit.json || { echo "complaints in .compat/audit.json" >&2; exit 1; }
 	@.compat/bin/python -m pytest $(SIDE_BY_SIDE) -m "not slow" -o filterwarnings=ignore tests/ouro tests/kernels
 	@echo "the oldest versions do: $$(tr '\n' ' ' < .compat/oldest.txt)"
+
+# damage to whatever is read or running, for MINUTES from SEED; offenders are kept in out/offenders
+campaign: $(STAMP)
+	@$(PY) -m tests.campaign --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1) --keep out/offenders
 
 bench: $(STAMP)
 	@$(VENV)/bin/ouro bench scan
