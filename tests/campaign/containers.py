@@ -39,6 +39,10 @@ _FORWARD = 0.1
 def opened(trial: Trial, path: Path, name: str) -> Verdict:
     """A file of weights, opened in one of the ways that there are."""
     draw = trial.rng.random()
+    # where all is said nothing has to be read from the file, which takes a third of the time
+    if draw < 0.4:
+        known = made.TINY if name == made.MODEL else {}
+        return tried(lambda: sane(trial, create_model(name, pretrained=path, **known)))
     if draw < 0.6:
         return tried(lambda: sane(trial, create_model(name, pretrained=path)))
     if draw < 0.7:
