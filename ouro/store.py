@@ -279,6 +279,10 @@ class Run:
         path = self._tensor_file(name)
         return read_tensors(path)[0] if path.exists() else None
 
+    def drop_tensors(self, name: str) -> None:
+        """Removes what was saved under this name, if anything was."""
+        self._tensor_file(name).unlink(missing_ok=True)
+
     def save_report(self, report: Mapping[str, Any]) -> Path:
         """Saves the run's report; by convention the last thing a job does."""
         return write_json(self.path / "report.json", dict(report))
