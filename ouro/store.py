@@ -181,9 +181,15 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
             names = list(file.keys())
             return {name: file.get_tensor(name).clone() for name in names}, file.metadata() or {}
     except SafetensorError as error:
-        raise ValueError(f"{path} is no readable safetensors file ({error}); was it cut off?") from error
+        raise ValueError(f"{path} is no readable safetensors file ({one_line(error)}); was it cut off?") from error
     except MemoryError as error:
         raise ValueError(too_large(path)) from error
+
+
+def one_line(error: BaseException, most: int = 300) -> str:
+    """What an exception of another library says, which may have words of the file in it: in one line, and not too long."""
+    words = " ".join(str(error).split())
+    return words if len(words) <= most else f"{words[:most]} ..."
 
 
 def too_large(path: str | os.PathLike[str]) -> str:
@@ -272,6 +278,10 @@ class Run:
         """
         path = self._tensor_file(name)
         return read_tensors(path)[0] if path.exists() else None
+
+    def drop_tensors(self, name: str) -> None:
+        """Removes what was saved under this name, if anything was."""
+        self._tensor_file(name).unlink(missing_ok=True)
 
     def save_report(self, report: Mapping[str, Any]) -> Path:
         """Saves the run's report; by convention the last thing a job does."""

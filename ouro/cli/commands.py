@@ -149,7 +149,7 @@ def generate(
     num: Annotated[int, typer.Option(help="How many images.")] = 128,
     steps: Annotated[int, typer.Option(help="Optimization steps per image.")] = 160,
     method: Annotated[str, typer.Option(help="One of: " + ", ".join(GENERATORS) + ".")] = "ouro",
-    batch: Annotated[int, typer.Option(help="Images optimized together; the unit that survives a kill.")] = 32,
+    batch: Annotated[int, typer.Option(help="Images optimized together.")] = 32,
     lr: Annotated[float, typer.Option(help="Learning rate of the images.")] = 0.2,
     option: Options = [],
     out: Annotated[Path | None, typer.Option(help="Write the set here (.safetensors).")] = None,
@@ -158,7 +158,8 @@ def generate(
     device: Device = "auto",
     json_: Json = False,
 ) -> None:
-    """Synthesize calibration images from noise; stopped, the same command resumes.
+    """Synthesize calibration images from noise; stopped or killed, the same command goes on from some seconds before, to the
+    same images. Runs of one seed differ in their times alone, which the set's file has none of.
 
     JSON: {model, method, num, steps, seconds, recognized: {self, other}, judges, path, ...}.
     """

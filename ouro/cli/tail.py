@@ -26,6 +26,8 @@ Drawing = Callable[[Any], Iterable[RenderableType]]
 """Values of a report -> what is printed where no JSON is asked for, line by line and table by table."""
 _Result = TypeVar("_Result")
 
+_LONGEST = 900
+"""Characters of an error: more, such as the name of a tensor in a damaged file, nobody reads."""
 _out, _err = Console(), Console(stderr=True)
 
 
@@ -48,7 +50,9 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _fail(error: Exception, code: int) -> None:
-    line = " ".join(str(error).split()) or type(error).__name__
+    from ouro.store import one_line
+
+    line = one_line(error, _LONGEST) or type(error).__name__
     # not through rich, which would wrap the line and color what is in brackets
     typer.echo(f"error: {line}", err=True)
     raise typer.Exit(code) from error

@@ -8,7 +8,7 @@ passes the model at a fixed place of a group of fixed size, so that sums are add
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -51,15 +51,30 @@ def initial_images(info: ModelInfo, seed: int, first: int, count: int) -> Tensor
 
 
 def optimize(
-    model: VisionModel, objective: Objective, *, steps: int, seed: int, first: int = 0, count: int = 32, lr: float = 0.2
+    model: VisionModel,
+    objective: Objective,
+    *,
+    steps: int,
+    seed: int,
+    first: int = 0,
+    count: int = 32,
+    lr: float = 0.2,
+    begun: Mapping[str, Tensor] | None = None,
+    keep: Callable[[Callable[[], dict[str, Tensor]]], None] | None = None,
 ) -> Generator[Progress, None, CalibrationSet]:
     """Optimizes images first .. first + count; yields the mean losses and, every few steps, the images.
 
     It runs on the model's device, what it hands out is on the CPU. The model's parameters are left as they are and get
     no gradient.
 
+    Args:
+        keep: called after every step with a function that gives what `begun` takes: images, moments of the optimizer
+            and losses so far, as tensors on the CPU.
+        begun: goes on from there, to the same images as without a break.
+
     Raises:
         Diverged: a loss became NaN or infinite; the error has the last good images.
+        ValueError: `begun` is of other images or another number of steps.
     """
     info, device = model.info, model.device
     # drawn on the CPU, so that a seed means the same images on every device
@@ -70,9 +85,11 @@ def optimize(
     groups = [_Group(model, objective, labels.to(device), draws, first, members) for members in _groups(first, count)]
     optimizer = torch.optim.Adam([images], lr=lr, betas=(0.5, 0.9), eps=1e-8)
     history: list[dict[str, float]] = []
+    if begun is not None:
+        history = _taken_up(begun, images, optimizer, steps)
     good = images.detach().clone()
     with _frozen(model):
-        for step in range(steps):
+        for step in range(len(history), steps):
             optimizer.param_groups[0]["lr"] = lr * _rate(step, steps)
             try:
                 groupwise = [group.gradient(images, step) for group in groups]
@@ -86,6 +103,8 @@ def optimize(
             with torch.no_grad():
                 images.clamp_(low, high)
             history.append({name: term.mean().item() for name, term in terms.items()})
+            if keep is not None:
+                keep(lambda: _so_far(images, optimizer, history))
             shown: dict[str, Any] = {"loss": history[-1]}
             if step % PREVIEW_EVERY == 0 or step + 1 == steps:
                 shown["preview"] = to_pixels(images.detach(), info)
@@ -94,6 +113,38 @@ def optimize(
     return CalibrationSet(
         images.detach().cpu(), labels, {"losses": history, "first": first, "seed": seed, "steps": steps}
     )
+
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+"""What Adam remembers of every image, in its own words."""
+
+
+def _so_far(images: Tensor, optimizer: torch.optim.Adam, history: list[dict[str, float]]) -> dict[str, Tensor]:
+    """All that the steps to come depend on, and the losses of those that were."""
+    moments = optimizer.state[images]
+    kept = {"images": images.detach(), **{name: moments[name] for name in _MOMENTS}}
+    # as they are: what is printed of a loss is a float64
+    losses = {f"loss.{name}": torch.tensor([row[name] for row in history], dtype=torch.float64) for name in history[0]}
+    return {name: tensor.cpu() for name, tensor in kept.items()} | losses
+
+
+def _taken_up(
+    begun: Mapping[str, Tensor], images: Tensor, optimizer: torch.optim.Adam, steps: int
+) -> list[dict[str, float]]:
+    """Puts what `_so_far` gave into the images and the optimizer; the losses until then."""
+    losses = {key.removeprefix("loss."): x.tolist() for key, x in begun.items() if key.startswith("loss.")}
+    done = len(next(iter(losses.values()), ()))
+    shapes = {tuple(begun[name].shape) if name in begun else None for name in ("images", *_MOMENTS)}
+    if shapes != {tuple(images.shape)} or not 0 < done <= steps:
+        raise ValueError(
+            f"what was begun has {done} steps of images {shapes}, expected 1 to {steps} of {tuple(images.shape)}; "
+            "remove it to begin anew"
+        )
+    with torch.no_grad():
+        images.copy_(begun["images"])
+    state = {name: begun[name].to(images.device).clone() for name in _MOMENTS}
+    optimizer.state[images] = {"step": torch.tensor(float(done)), **state}
+    return [dict(zip(losses, row, strict=True)) for row in zip(*losses.values(), strict=True)]
 
 
 class Diverged(RuntimeError):

@@ -1,4 +1,7 @@
-"""Noise -> images -> CalibrationSet: generation in chunks that survive a kill, with live losses and thumbnails."""
+"""Noise -> images -> CalibrationSet: generation that goes on where it was killed, with live losses and thumbnails.
+
+A finished chunk is kept as it is, and of the one at work every few seconds all that its next steps depend on.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +41,9 @@ from ouro.streams import check_seed
 from ouro.tasks import task_of
 from ouro.types import CalibrationSet, ModelSource, Progress, Report
 from ouro.vision import VisionModel
+
+KEEP_EVERY = 5.0
+"""Seconds after which the work on a chunk is kept at the latest, where that takes no more than a twentieth of the time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +77,10 @@ class SynthesisSpec:
 
 
 def synthesize(spec: SynthesisSpec, *, root: str | os.PathLike[str] | None = None) -> Generator[Progress, None, Report]:
-    """Generates a set; finished chunks are kept, so the same spec goes on where it was stopped.
+    """Generates a set; the same spec goes on where it was stopped, at most some seconds before, to the same images.
+
+    Two runs of one spec give files with the same tensors and the same header, times are kept in the report alone; the
+    order of the header's fields is safetensors' own, so compare tensors or `set_digest` rather than bytes.
 
     Started by torchrun, ranks take turns at the chunks and meet in the store, which all of them have to see: the same
     images as in one process of as many threads (how a sum is split over threads shows in its last bits).
@@ -141,21 +150,25 @@ def _chunks(
     for number, first in enumerate(range(0, spec.num, spec.batch)):
         count = min(spec.batch, spec.num - first)
         chunk = _stored(spec, model, run, number)
+        if chunk:
+            # killed between the two writes that end a chunk
+            run.drop_tensors(_begun(number))
         if not chunk and number % ranks.size != ranks.rank:
             continue
         if not chunk:
-            begun = time.perf_counter()
+            work = _Work(run, number)
             try:
-                made = yield from _chunk(spec, model, objective, first, count)
+                made = yield from _chunk(spec, model, objective, first, count, work)
             except Diverged as error:
                 kept = run.save_tensors({"images": error.images}, f"diverged-{number:04d}")
                 words = f"{error}; the images before that step are kept in {kept}"
                 raise Diverged(words, error.images, error.steps) from error
             chunk = {"images": made.images, "labels": task_of(model).draw(model.info, spec.seed, first, count)}
-            chunk["seconds"] = torch.tensor(time.perf_counter() - begun)
+            chunk["seconds"] = torch.tensor(work.seconds())
             for key in _terms(made):
                 chunk[f"loss.{key}"] = torch.tensor([row[key] for row in made.provenance["losses"]])
             run.save_tensors(chunk, _name(number))
+            run.drop_tensors(_begun(number))
         done = first + count
         preview = to_pixels(chunk["images"], model.info)
         yield Progress(done * max(1, spec.steps), spec.num * max(1, spec.steps), f"{done} of {spec.num} images",
@@ -219,14 +232,51 @@ def _name(number: int) -> str:
     return f"chunk-{number:04d}"
 
 
+def _begun(number: int) -> str:
+    return f"begun-{number:04d}"
+
+
+class _Work:
+    """A chunk at work: what was kept of it when the run was stopped, and what is kept in its turn."""
+
+    def __init__(self, run: Run, number: int) -> None:
+        self.run, self.name = run, _begun(number)
+        self.found = run.load_tensors(self.name) or None
+        self.before = 0.0
+        if self.found is not None:
+            seconds = self.found.pop("seconds", None)
+            if seconds is None or seconds.numel() != 1 or not all(x.isfinite().all() for x in self.found.values()):
+                words = f"{self.name} in {run.path} is damaged: it has no seconds, or numbers that are NaN or infinite"
+                raise ValueError(f"{words}; remove it, and its chunk is begun anew")
+            self.before = float(seconds)
+        self.started = self.kept = time.perf_counter()
+        self.took = 0.0
+
+    def seconds(self) -> float:
+        """All that was worked on the chunk, by every process that did."""
+        return self.before + time.perf_counter() - self.started
+
+    def keep(self, so_far: Callable[[], dict[str, Tensor]]) -> None:
+        """Keeps what there is, if it is time to."""
+        now = time.perf_counter()
+        if now - self.kept < max(KEEP_EVERY, 20 * self.took):
+            return
+        self.run.save_tensors(so_far() | {"seconds": torch.tensor(self.seconds())}, self.name)
+        self.kept = time.perf_counter()
+        self.took = self.kept - now
+
+
 def _chunk(
-    spec: SynthesisSpec, model: VisionModel, objective: Objective, first: int, count: int
+    spec: SynthesisSpec, model: VisionModel, objective: Objective, first: int, count: int, work: _Work
 ) -> Generator[Progress, None, CalibrationSet]:
     """Images first .. first + count; progress counts image-steps of the whole set."""
     if not objective.optimizes or spec.steps == 0:
         images = initial_images(model.info, spec.seed, first, count)
         return CalibrationSet(images, None, {"losses": []})
-    steps = optimize(model, objective, steps=spec.steps, seed=spec.seed, first=first, count=count, lr=spec.lr)
+    steps = optimize(
+        model, objective, steps=spec.steps, seed=spec.seed, first=first, count=count, lr=spec.lr, begun=work.found,
+        keep=work.keep,
+    )  # fmt: skip
 
     def placed(progress: Progress) -> Progress:
         at = first * spec.steps + progress.step * count
@@ -267,5 +317,7 @@ def judges_of(name: str, model: VisionModel) -> Iterator[tuple[str, VisionModel]
 
 
 def _metadata(key: dict[str, Any], values: dict[str, Any], model: VisionModel) -> dict[str, str]:
-    said = {"spec": json.dumps(key), "values": json.dumps(values), "space": space_of(model.info)}
+    # two runs of one spec give the same file: how long it took is in the report
+    lasting = {name: value for name, value in values.items() if name != "seconds"}
+    said = {"spec": json.dumps(key), "values": json.dumps(lasting), "space": space_of(model.info)}
     return {"kind": "calibration set", **said}

@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ouro.models.download import DIGITS, content_digest, locate
-from ouro.store import too_large
+from ouro.store import one_line, too_large
 
 CONTAINERS = ("model", "model_ema", "ema_model", "state_dict", "state_dict_ema", "ema")
 """Keys under which training scripts store the weights, in the order they are tried."""
@@ -169,7 +169,8 @@ def _read(path: Path) -> tuple[dict[Any, Any], Mapping[str, str]]:
                 metadata = file.metadata() or {}
                 content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, the file is no dict
         except SafetensorError as error:
-            raise ValueError(f"{path.name} is no readable safetensors file ({error}); download it again") from error
+            words = f"{path.name} is no readable safetensors file ({one_line(error)})"
+            raise ValueError(f"{words}; download it again") from error
         except MemoryError as error:
             raise ValueError(too_large(path)) from error
         if metadata.get("format", "").startswith("ouro "):

@@ -205,7 +205,7 @@ def _wrong_shapes(model: Family, checkpoint: Checkpoint, matched: Match, reshape
     key, wanted = reshaped[0], model.state_dict()
     there, own = tuple(matched.state[key].shape), tuple(wanted[key].shape)
     first = f"{key!r} is {there}{_origin(key, checkpoint, model)}, the model has {own} ({len(reshaped)} shapes differ)"
-    if all(name.startswith(model.answers) for name in reshaped) and model.info.num_classes:
+    if there and all(name.startswith(model.answers) for name in reshaped) and model.info.num_classes:
         return (
             f"{first}: it has {there[0]} classes, the model {own[0]}; build the model with "
             f"num_classes={there[0]}, or load all but the head by head='fresh'"

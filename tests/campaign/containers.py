@@ -39,6 +39,10 @@ _FORWARD = 0.1
 def opened(trial: Trial, path: Path, name: str) -> Verdict:
     """A file of weights, opened in one of the ways that there are."""
     draw = trial.rng.random()
+    # where all is said nothing has to be read from the file, which takes a third of the time
+    if draw < 0.4:
+        known = made.TINY if name == made.MODEL else {}
+        return tried(lambda: sane(trial, create_model(name, pretrained=path, **known)))
     if draw < 0.6:
         return tried(lambda: sane(trial, create_model(name, pretrained=path)))
     if draw < 0.7:
@@ -67,21 +71,21 @@ def drawn_model(trial: Trial) -> str:
     return made.MODEL if trial.rng.random() < 0.7 else trial.rng.choice(made.OTHERS)
 
 
-@kind("safetensors: header", 10)
+@kind("safetensors: header", 16)
 def safetensors_header(trial: Trial) -> Verdict:
     name = drawn_model(trial)
     data = mutate.damaged_header(trial.rng, trial.material.files[f"{name}.safetensors"])
     return opened(trial, trial.write("w.safetensors", data), name)
 
 
-@kind("safetensors: bytes", 8)
+@kind("safetensors: bytes", 10)
 def safetensors_bytes(trial: Trial) -> Verdict:
     name = drawn_model(trial)
     data = mutate.damaged_bytes(trial.rng, trial.material.files[f"{name}.safetensors"])
     return opened(trial, trial.write("w.safetensors", data), name)
 
 
-@kind("safetensors: tensors", 10)
+@kind("safetensors: tensors", 8)
 def safetensors_tensors(trial: Trial) -> Verdict:
     name = drawn_model(trial)
     tensors = mutate.damaged_tensors(trial.rng, trial.material.states[name])
@@ -93,7 +97,7 @@ def safetensors_tensors(trial: Trial) -> Verdict:
 # ---- pickles ---------------------------------------------------------------------------------------------------
 
 
-@kind("pickle: bytes", 8)
+@kind("pickle: bytes", 7)
 def pickle_bytes(trial: Trial) -> Verdict:
     name = drawn_model(trial)
     data = trial.material.files[f"{name}{trial.rng.choice(('', '_legacy'))}.pth"]
@@ -135,13 +139,15 @@ def spliced(trial: Trial, content: bytes) -> bytes:
     return content
 
 
-@kind("pickle: content", 8)
+@kind("pickle: content", 6)
 def pickle_content(trial: Trial) -> Verdict:
     name = drawn_model(trial)
     state: dict[Any, Any] = dict(mutate.damaged_tensors(trial.rng, trial.material.states[name]))
     for _ in range(trial.rng.choice((0, 1, 2))):
         key = trial.rng.choice([*state, "extra"])
-        state[trial.rng.choice((key, 3, None, (1, 2), 0.5, b"x"))] = drawn_object(trial, state.get(key))
+        state[trial.rng.choice((key, 3, None, (1, 2), 0.5, b"x"))] = drawn_object(
+            trial, trial.material.states[name].get(key)
+        )
     content: Any = state
     for _ in range(trial.rng.choice((0, 0, 1, 1, 2, 9))):
         wrapper = trial.rng.choice(("model", "state_dict", "model_ema", "ema", "x", 7))
@@ -169,7 +175,7 @@ def drawn_object(trial: Trial, value: Tensor | None) -> Any:
     return trial.rng.choice(makers)()
 
 
-@kind("pickle: code", 6)
+@kind("pickle: code", 9)
 def pickle_code(trial: Trial) -> Verdict:
     marker = trial.folder / MARKER
     bomb = bombs(str(marker))
@@ -245,7 +251,7 @@ def quantized_file(trial: Trial) -> Verdict:
     return _loaded(trial, "quantized")
 
 
-@kind("packed file", 8)
+@kind("packed file", 6)
 def packed_file(trial: Trial) -> Verdict:
     return _loaded(trial, "packed")
 
@@ -256,7 +262,7 @@ def _loaded(trial: Trial, form: str) -> Verdict:
     return tried(lambda: sane(trial, load_quantized(path)[0]))
 
 
-@kind("calibration set", 8)
+@kind("calibration set", 10)
 def stored_set(trial: Trial) -> Verdict:
     path = str(trial.write("set.safetensors", damaged_file(trial, trial.material.files["set.safetensors"])))
     model = tiny(trial)
@@ -303,7 +309,7 @@ def _is_one_of(folder: Path, kinds: tuple[str, ...]) -> bool:
     return (str(spec.get("job", "generation"))) in kinds
 
 
-@kind("stored chunks", 3)
+@kind("stored chunks", 1)
 def stored_chunks(trial: Trial) -> Verdict:
     home = damaged_home(trial, "generation")
     num = trial.rng.choice((4, 4, 4, 2))
@@ -317,7 +323,7 @@ def _whole_set(images: Tensor) -> None:
         raise Offence("a set is made of chunks with NaN or of another type")
 
 
-@kind("stored cells", 4)
+@kind("stored cells", 2)
 def stored_cells(trial: Trial) -> Verdict:
     home = damaged_home(trial, "paired compare")
 
@@ -330,7 +336,7 @@ def stored_cells(trial: Trial) -> Verdict:
     return tried(filled)
 
 
-@kind("shape of a header", 2)
+@kind("shape of a header", 4)
 def huge_header(trial: Trial) -> Verdict:
     """A header that promises more than there is: nothing of that size may be allocated."""
     name = drawn_model(trial)

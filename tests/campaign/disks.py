@@ -49,7 +49,7 @@ def may_mount() -> bool:
     )
 
 
-@kind("full disk", 0.06, group="jobs", unit="machine", limit=120)
+@kind("full disk", 0.04, group="jobs", unit="machine", limit=120)
 def full_disk(trial: Trial) -> Verdict:
     job, variant = (
         trial.rng.choice(("generate", "quantize", "sensitivity", "bench quantization")),
@@ -90,7 +90,7 @@ def _limited(size: int, body: Callable[[], Any]) -> None:
 # ---- what may not be written -----------------------------------------------------------------------------------
 
 
-@kind("read-only", 0.05, group="jobs", unit="machine", limit=120)
+@kind("read-only", 0.03, group="jobs", unit="machine", limit=120)
 def read_only(trial: Trial) -> Verdict:
     """Folders and files without the right to write, as a user who is nobody."""
     place = trial.rng.choice(("home", "runs", "run", "file", "out"))
@@ -132,7 +132,7 @@ def _as_nobody(body: Callable[[], Any]) -> None:
 # ---- two at once -----------------------------------------------------------------------------------------------
 
 
-@kind("two jobs at once", 0.05, group="jobs", unit="machine", limit=120)
+@kind("two jobs at once", 0.03, group="jobs", unit="machine", limit=120)
 def two_jobs(trial: Trial) -> Verdict:
     """The same command twice in the same folder: both end well, and what is there is that of one."""
     job, variant = (
@@ -207,7 +207,7 @@ def _noted(wrong: list[Any], body: Callable[[], Any]) -> None:
         wrong.append(repr(error))
 
 
-@kind("failing writes", 2)
+@kind("failing writes", 4)
 def failing_writes(trial: Trial) -> Verdict:
     """Any of the calls behind a write fails in any way: one line, the old file, nothing beside it."""
     path = trial.write("x.bin", b"old")
@@ -239,7 +239,7 @@ def failing_writes(trial: Trial) -> Verdict:
 # ---- clocks, folders, threads ----------------------------------------------------------------------------------
 
 
-@kind("other surroundings", 0.06, group="jobs", unit="machine", limit=120)
+@kind("other surroundings", 0.04, group="jobs", unit="machine", limit=120)
 def surroundings(trial: Trial) -> Verdict:
     """A clock that jumps, a working folder that is another, read-only or gone, other threads, streams that are closed."""
     job, variant = trial.rng.choice(kills.JOBS), trial.rng.randrange(3)

@@ -49,7 +49,7 @@ def all_of(dataset: Any) -> None:
 # ---- folders ---------------------------------------------------------------------------------------------------
 
 
-@kind("folder", 6)
+@kind("folder", 8)
 def folder(trial: Trial) -> Verdict:
     root = trial.folder / "set"
     root.mkdir()
@@ -127,15 +127,16 @@ def large_folder(trial: Trial) -> Verdict:
     first.write_bytes(png())
     for number in range(1, MANY):
         os.link(first, target / f"{number}.png")
-    started = time.monotonic()
+    # of this process alone: the machine may have other work
+    started = time.process_time()
     if len(Folder(root, size=24)) != MANY:
         raise Offence("a large folder is not read whole")
-    if time.monotonic() - started > LIMIT_S:
+    if time.process_time() - started > LIMIT_S:
         raise Offence(f"a large folder takes longer than {LIMIT_S:g} s")
     return Verdict()
 
 
-@kind("unreadable folder", 0.06, group="jobs", unit="machine", limit=60)
+@kind("unreadable folder", 0.03, group="jobs", unit="machine", limit=60)
 def unreadable(trial: Trial) -> Verdict:
     """Read by nobody, who may not."""
     from tests.campaign.disks import _as_nobody
@@ -175,7 +176,7 @@ def annotations() -> dict[str, Any]:
     return {"images": images, "annotations": boxes, "categories": [{"id": 3, "name": "cat"}, {"id": 4, "name": "dog"}]}
 
 
-@kind("COCO", 10)
+@kind("COCO", 14)
 def coco(trial: Trial) -> Verdict:
     content = annotations()
     if trial.rng.random() < 0.2:
@@ -188,7 +189,7 @@ def coco(trial: Trial) -> Verdict:
     return tried(lambda: all_of(Coco(path, size=24)))
 
 
-@kind("masks", 5)
+@kind("masks", 7)
 def masks(trial: Trial) -> Verdict:
     rng, root = trial.rng, trial.folder / "set"
     official = rng.random() < 0.3
@@ -229,7 +230,7 @@ def masks(trial: Trial) -> Verdict:
 # ---- how sets are spelled --------------------------------------------------------------------------------------
 
 
-@kind("spelling of a set", 8)
+@kind("spelling of a set", 9)
 def spelling(trial: Trial) -> Verdict:
     words = ("real", "noise", "synthetic", "folder", "coco", "masks", "ade20k", "cifar10", "scenes", "digits",
              "scenes_seg", "scenes_det",

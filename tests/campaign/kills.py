@@ -57,7 +57,7 @@ def command(trial: Trial, job: str, variant: int) -> list[str]:
     weights = ["vim_nano", "--weights", str(trial.material.weights)]
     few = ["--limit", "4", "--data", "scenes:4"]
     lines = {
-        "generate": ["generate", *weights, "--num", "6", "--batch", "2", "--steps", "2", "--seed", str(variant)],
+        "generate": ["generate", *weights, "--num", "6", "--batch", "2", "--steps", "4", "--seed", str(variant)],
         "quantize": ["quantize", *weights, *_rounding(("minmax", "percentile", "smoothquant")[variant], "w4a4"), *_NOISE],
         "sensitivity": [
             "sensitivity", *weights, *_rounding("minmax", ("w4a4", "w8a8", "w6a6")[variant]), *_NOISE, "--by", "group", *few,
@@ -79,16 +79,17 @@ def _rounding(method: str, bits: str) -> list[str]:
     return ["--method", method, "--bits", bits]
 
 
-def shorten_training() -> None:
-    """Makes the recipe of the embedded model one of seconds: two rounds of a step each, a card of few images."""
+def shorten() -> None:
+    """Makes a training one of seconds (two rounds of a step each, a card of few images), and keeps every step of a set."""
     from dataclasses import replace
 
-    from ouro.jobs import train
+    from ouro.jobs import synthesize, train
     from ouro.jobs.recipes import RECIPES, Round
 
     rounds = (Round(2e-3, ((24, 1),)), Round(1e-3, ((24, 1),)))
     RECIPES["vim_nano"] = replace(RECIPES["vim_nano"], rounds=rounds, batch=2)
     train.HELD_OUT = 4
+    synthesize.KEEP_EVERY = 0.0
 
 
 def in_process(body: Callable[[], Any], home: Path, blow: Blow | None = None, patience: float = PATIENCE_S) -> Ended:
@@ -179,7 +180,7 @@ def run(arguments: list[str]) -> None:
     """A command line in this process."""
     from ouro.cli import main
 
-    shorten_training()
+    shorten()
     sys.argv = ["ouro", *arguments]
     main()
 
@@ -194,7 +195,7 @@ def warm_up(material: Material, folder: Path) -> None:
 
     from ouro.cli import app
 
-    shorten_training()
+    shorten()
     trial = Trial("warm-up", 0, 0, folder, material)
     for job in JOBS:
         result = CliRunner().invoke(app, command(trial, job, 0))

@@ -107,7 +107,7 @@ def drawn_exif(trial: Trial) -> bytes:
     return data if trial.rng.random() < 0.5 else b"Exif\0\0" + damaged_bytes(trial.rng, data.removeprefix(b"Exif\0\0"))
 
 
-@kind("picture", 14)
+@kind("picture", 20)
 def picture(trial: Trial) -> Verdict:
     data, suffix = drawn_picture(trial)
     if trial.rng.random() < 0.7:
@@ -123,7 +123,7 @@ def chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
-@kind("bomb", 1)
+@kind("bomb", 2)
 def bomb(trial: Trial) -> Verdict:
     """Few bytes that claim to be, or become, gigabytes."""
     rng = trial.rng
@@ -155,7 +155,7 @@ def bomb(trial: Trial) -> Verdict:
     return looked_at(trial, trial.write(name, data))
 
 
-@kind("no picture", 2)
+@kind("no picture", 4)
 def no_picture(trial: Trial) -> Verdict:
     """A path that is something else than a picture, or a picture that would have a program run."""
     rng, path = trial.rng, trial.folder / "p.png"

@@ -12,7 +12,9 @@ from tests.campaign.material import Material
 LIMIT_S = 10.0
 """Seconds after which a trial in one process hangs."""
 LONGEST = 1000
-"""Characters of a refusal; a person has to read it."""
+"""Characters of a refusal on the command line."""
+UNCUT = 8000
+"""Characters of one by the library, which quotes what it was given."""
 TWO_LINES = "two\nlines"
 """Part of a file's name."""
 MARKER = "CODE-RAN"
@@ -107,6 +109,6 @@ def readable(error: BaseException) -> str:
         raise Offence(f"{type(error).__name__} without words") from error
     if "\n" in line:
         raise Offence(f"{type(error).__name__} of several lines") from error
-    if len(line) > LONGEST:
-        raise Offence(f"{type(error).__name__} of more than {LONGEST} characters") from error
+    if len(line) > UNCUT:
+        raise Offence(f"{type(error).__name__} of more than {UNCUT} characters") from error
     return line

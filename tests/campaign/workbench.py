@@ -30,7 +30,7 @@ def warm_up() -> None:
 # ---- stored runs and what a person brought ---------------------------------------------------------------------
 
 
-@kind("runs on the page", 3, group="app")
+@kind("runs on the page", 1.5, group="app")
 def runs_on_the_page(trial: Trial) -> Verdict:
     """What the page lists of damaged runs: it passes over what cannot be read, and never fails as a whole."""
     from workbench import runbook, stored
@@ -60,7 +60,7 @@ def runs_on_the_page(trial: Trial) -> Verdict:
     return Verdict()
 
 
-@kind("workspace", 3, group="app")
+@kind("workspace", 4, group="app")
 def workspace_file(trial: Trial) -> Verdict:
     from workbench import workspace
 
@@ -84,7 +84,7 @@ def workspace_file(trial: Trial) -> Verdict:
 # ---- endpoints -------------------------------------------------------------------------------------------------
 
 
-@kind("endpoints", 1.5, group="app", limit=20)
+@kind("endpoints", 1, group="app", limit=20)
 def endpoints(trial: Trial) -> Verdict:
     """What programs call, with anything as its arguments."""
     import gradio as gr
@@ -149,7 +149,7 @@ def _answered(method: str, path: str, body: bytes = b"", kind_of: str = "") -> t
     return int(status), text.partition("\r\n\r\n")[2]
 
 
-@kind("files of the app", 3, group="app", limit=60)
+@kind("files of the app", 4, group="app", limit=60)
 def files_of_the_app(trial: Trial) -> Verdict:
     """Requests for files: nothing that lies outside of what the page made may come back."""
     rng = trial.rng

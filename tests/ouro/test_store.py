@@ -233,6 +233,7 @@ def test_check_writable_leaves_nothing_and_refuses_what_a_write_would(tmp_path) 
     check_writable(tmp_path / "new" / "x.json")
     assert not (tmp_path / "new").exists()
     (tmp_path / "file").touch()
+    (tmp_path / "new").mkdir()
     for target in (tmp_path / "file" / "x.json", tmp_path / "new"):
         with pytest.raises(WriteError, match="cannot write"):
             check_writable(target)

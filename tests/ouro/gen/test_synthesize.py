@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -11,7 +15,8 @@ from ouro.gen.synthesize import Diverged, initial_images, optimize, to_pixels
 from ouro.jobs.synthesize import SynthesisSpec
 from ouro.jobs.synthesize import synthesize as job
 from ouro.models import create_model
-from ouro.store import WriteError, read_tensors
+from ouro.store import WriteError, read_tensors, write_tensors
+from ouro.types import ModelSource
 
 SMALL = {"depth": 2, "image": 24, "patch": 4, "stride": 4, "width": 32, "num_classes": 5}
 
@@ -111,6 +116,56 @@ def test_a_stopped_job_goes_on_and_ends_with_the_same_images(untrained, tmp_path
     assert torch.equal(resumed.arrays["images"], whole.arrays["images"])
     assert sum("step" in update.message for update in updates) == 4, "only the last image was optimized again"
     assert set(resumed.values["recognized"]) == {"self", "other"}
+
+
+_KILLED = """
+import os, signal, sys, torch
+from ouro.jobs import synthesize
+from ouro.types import ModelSource
+torch.set_num_threads(int(sys.argv[2]))
+synthesize.KEEP_EVERY = 0.0
+source = ModelSource("vim_nano", config=(("depth", 2), ("num_classes", 12)), weights=sys.argv[3])
+spec = synthesize.SynthesisSpec(source, num=2, steps=6, batch=2, options=(("window", 3), ("positives", 4)))
+for update in synthesize.synthesize(spec, root=sys.argv[1]):
+    if update.step >= 2 * int(sys.argv[4]):
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+"""Kills itself after so many steps of its only chunk."""
+
+
+def test_a_job_killed_within_a_chunk_goes_on_from_there_to_the_same_set(tmp_path) -> None:
+    small = create_model("vim_nano", depth=2)
+    weights = str(write_tensors(tmp_path / "weights.safetensors", small.state_dict()))
+    source = ModelSource("vim_nano", config=(("depth", 2), ("num_classes", 12)), weights=weights)
+    options = (("window", 3), ("positives", 4))
+    outs = [str(tmp_path / name) for name in ("whole.safetensors", "killed.safetensors")]
+    whole, resumed = (SynthesisSpec(source, num=2, steps=6, batch=2, options=options, out=out) for out in outs)
+    undisturbed = run(job(whole, root=tmp_path / "whole"))[1]
+    root = tmp_path / "killed"
+    for step in (2, 4):
+        arguments = (str(root), str(torch.get_num_threads()), weights, str(step))
+        ended = subprocess.run([sys.executable, "-c", _KILLED, *arguments], capture_output=True, text=True, check=False)
+        assert ended.returncode == -signal.SIGKILL, ended.stderr
+        (kept,) = root.glob("runs/*/begun-0000.safetensors")
+    updates, report = run(job(resumed, root=root))
+    taken = [update.step // 2 for update in updates if "step" in update.message]
+    assert taken[0] > 1 and taken[-1] == 6, "the first steps were not taken again"
+    assert not kept.exists()
+    assert report.values["set_digest"] == undisturbed.values["set_digest"]
+    (first, header), (second, other) = (read_tensors(out) for out in outs)
+    assert first.keys() == second.keys() and all(torch.equal(x, second[name]) for name, x in first.items())
+    assert header == other and "seconds" not in header["values"]
+    for name, losses in undisturbed.arrays.items():
+        assert torch.equal(losses, report.arrays[name])
+
+
+def test_what_was_begun_of_other_images_is_refused(model) -> None:
+    objective = OuroMambaGen(model, seed=0, window=3, positives=4)
+    begun = {"images": torch.zeros(1, 3, 24, 24), "loss.class": torch.zeros(2, dtype=torch.float64)}
+    with pytest.raises(
+        ValueError, match=r"^what was begun has 2 steps of images .*, expected 1 to 4 of \(2, 3, 24, 24\)"
+    ):
+        next(optimize(model, objective, steps=4, seed=0, count=2, begun=begun))
 
 
 def test_the_set_on_disk_carries_what_made_it(untrained, tmp_path) -> None:
