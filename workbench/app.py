@@ -60,6 +60,8 @@ _BRAND = (
 
 _KEEP = (3600, 86400)
 """Every hour, files that the page made more than a day ago are removed."""
+_WAITING = 1024
+"""Events that may wait in line before one is refused: a page that opens asks a dozen, so a class at once asks hundreds."""
 
 
 def build() -> gr.Blocks:
@@ -143,7 +145,7 @@ def build() -> gr.Blocks:
         made["use"].click(_use, made["chosen"], [tabs, *measured["images"].inputs, chosen], **PRIVATE)
         whole.unload(_left)
         api.build()
-    whole.queue(default_concurrency_limit=4, max_size=32)
+    whole.queue(default_concurrency_limit=4, max_size=_WAITING)
     return whole
 
 
