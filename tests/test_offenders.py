@@ -50,6 +50,15 @@ def stored_chunk(path: Path, folder: Path) -> None:
     finish(synthesize(spec, root=folder))
 
 
+def chunk_at_work(path: Path, folder: Path) -> None:
+    spec = SynthesisSpec("vim_nano", num=1, steps=1, batch=1)
+    finish(synthesize(spec, root=folder))
+    (run,) = Store(folder).runs()
+    (run.path / "chunk-0000.safetensors").unlink()
+    shutil.copy(path, run.path / "begun-0000.safetensors")
+    finish(synthesize(spec, root=folder))
+
+
 @pytest.mark.parametrize(
     ("name", "opened", "words"),
     [
@@ -73,6 +82,7 @@ def stored_chunk(path: Path, folder: Path) -> None:
         ("set_spec.safetensors", stored_set, "spec in its header is .*, expected a JSON object; was it damaged?"),
         ("chunk_shape.safetensors", stored_chunk, "chunk-0000 in .* is damaged: 'images' is .2, 3, 4, 4. torch.float32, expected"),
         ("chunk_bare.safetensors", stored_chunk, "chunk-0000 in .* is damaged: .*; remove it, and it is made again"),
+        ("chunk_bare.safetensors", chunk_at_work, "begun-0000 in .* is damaged: it has no seconds, or numbers that are NaN"),
     ],
 )  # fmt: skip
 def test_refused_in_a_line(name: str, opened: Callable[[Path, Path], None], words: str, tmp_path: Path) -> None:
