@@ -13,7 +13,7 @@ STAMP := $(VENV)/.complete
 test test-full prime coverage compat: export OMP_NUM_THREADS := 1
 test test-full prime coverage compat: export NUMBA_NUM_THREADS := 1
 WORKERS ?= auto
-SIDE_BY_SIDE := -q --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+SIDE_BY_SIDE := -q --numprocesses $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder --durations 20
 # what numba compiles is kept beside its source, and compiled before several processes would do it at once
 PRIMED := $(VENV)/.primed
 COMPILED := $(shell grep -rl --include='*.py' njit ouro)

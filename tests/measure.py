@@ -36,7 +36,8 @@ def main(arguments: list[str]) -> int:
     quiet = os.getloadavg()[0] < QUIET * cores
     with tempfile.TemporaryDirectory() as folder:
         data, report = Path(folder) / "data", Path(folder) / "report.json"
-        environment = os.environ | {"COVERAGE_FILE": str(data), "PYTHONPATH": str(options.at)}
+        path = os.pathsep.join(filter(None, (str(options.at), os.environ.get("PYTHONPATH"))))
+        environment = os.environ | {"COVERAGE_FILE": str(data), "PYTHONPATH": path}
 
         def coverage(*words: str) -> subprocess.CompletedProcess[str]:
             command = [sys.executable, "-m", "coverage", words[0], f"--rcfile={ROOT / 'pyproject.toml'}", *words[1:]]
