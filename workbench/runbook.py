@@ -226,7 +226,7 @@ def _entry(run: Any) -> Entry:
 
 def _showable(entry: Entry) -> Entry:
     """The run, if all that is shown of it can be: another program or version may have written anything into it."""
-    cells(entry), shown(entry.spec), losses(entry, ()), command(entry), _text(entry), entry.better, entry.title
+    cells(entry), shown(entry.spec), losses(entry, ()), _text(entry), entry.better, entry.title
     hash(entry.spec.get("run"))
     if not isinstance(entry.seconds, int | float | None):
         raise ValueError(f"seconds is {entry.seconds!r}")
@@ -372,6 +372,14 @@ def _root() -> tuple[str, str]:
 
 def command(entry: Entry) -> str:
     """The command line that makes a run again, "" where there is none for it."""
+    try:
+        return _command(entry)
+    except (KeyError, TypeError, AttributeError) as error:
+        log.warning("run %s does not say all that its command needs: %r", entry.name, error)
+        return ""
+
+
+def _command(entry: Entry) -> str:
     spec = dict(entry.spec)
     if entry.kind not in (GENERATION, "quantize", "sensitivity") or "device" in spec:
         return ""

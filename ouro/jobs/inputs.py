@@ -24,7 +24,7 @@ from ouro.models import create_model, variant
 from ouro.quant.apply import attach_calibration, from_tensors, weights_digest
 from ouro.quant.header import read_header
 from ouro.quant.packed.files import PACKED_FORMAT, restore
-from ouro.store import read_tensors
+from ouro.store import one_line, read_tensors
 from ouro.streams import check_seed
 from ouro.types import Calibration, ModelInfo, ModelSource
 from ouro.vision import VisionModel
@@ -159,7 +159,8 @@ def open_quantized(
         source = replace(source, weights=weights or source.weights)
         return attach_calibration(open_float(source, calibration, device), calibration), calibration, source
     except ValueError as error:
-        raise ValueError(f"cannot load {path}: {error}") from error
+        # what a damaged header says may be quoted there, with lines of its own
+        raise ValueError(f"cannot load {path}: {one_line(error, 900)}") from error
 
 
 def load_quantized(path: str | os.PathLike[str], weights: str = "") -> tuple[VisionModel, Calibration]:

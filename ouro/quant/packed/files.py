@@ -81,6 +81,8 @@ def restore(
             check_dtype(f"{path}{KEY}scale", scale, torch.float32)
         if scale is None or scale.shape != shape[:1] or not (scale.isfinite() & (scale > 0)).all():
             raise ValueError(f"{path!r} lacks {shape[0]} steps that can be used; quantize again")
+        if not packed.dim():
+            raise ValueError(f"{path!r} has a single code in place of a row for each of {shape[0]} output channels")
         if len(packed) != shape[0]:
             raise ValueError(f"{path!r} has codes for {len(packed)} output channels, the model {shape[0]}")
         unpack_codes(packed, shape[1:].numel())
