@@ -48,6 +48,11 @@ class VisionModel(nn.Module, ABC):
         """Where its parameters are."""
         return next(self.parameters()).device
 
+    @property
+    def weights_dtype(self) -> torch.dtype:
+        """Type of its parameters."""
+        return next(self.parameters()).dtype
+
     def mixers(self) -> dict[str, list[ScanOrder]]:
         """Path of every mixer, in order -> the orders of its scans; layer k of a model is the k-th of these."""
         orders: dict[str, list[ScanOrder]] = {}
@@ -57,14 +62,20 @@ class VisionModel(nn.Module, ABC):
         return orders
 
     def check_images(self, images: Tensor) -> None:
-        """Refuses images of another size.
+        """Refuses images of another size or type, and none at all.
 
         Raises:
-            ValueError: the message has both sizes.
+            ValueError: the message has both.
         """
-        if tuple(images.shape[1:]) != self.info.input_size:
+        if tuple(images.shape[1:]) != self.info.input_size or images.shape[0] == 0:
             size = ", ".join(map(str, self.info.input_size))
-            raise ValueError(f"images are {tuple(images.shape)}, {self.info.name} takes (b, {size})")
+            raise ValueError(f"images are {tuple(images.shape)}, {self.info.name} takes (b, {size}), one or more")
+        if images.dtype != self.weights_dtype and not torch.is_autocast_enabled(images.device.type):
+            given, own = (str(dtype).removeprefix("torch.") for dtype in (images.dtype, self.weights_dtype))
+            raise ValueError(
+                f"images are {given}, {self.info.name} is {own}; give images.to(torch.{own}), normalized as "
+                "ouro.data.normalize does"
+            )
 
     def forward_features(self, images: Tensor) -> Tensor:
         """images [b 3 h w] -> normalised tokens [b l c]."""

@@ -35,7 +35,7 @@ def judged(
     """
     task = task_of(model)
     for images, targets in batches:
-        outputs = task.run(model, images.to(model.device), targets)
+        outputs = task.run(model, images.to(model.device, model.weights_dtype), targets)
         task.check(outputs)
         yield task.outcomes(outputs, targets), task.decided(outputs)
 

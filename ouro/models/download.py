@@ -151,9 +151,16 @@ def _from_hub(source: str) -> Generator[Progress, None, tuple[Path, str]]:
     repository, file, revision = _hub_file(source)
     # only needed for hub files
     from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import logging as hub_logging
 
     def fetch(bar: type) -> str:
-        return hf_hub_download(repository, file, revision=revision or None, tqdm_class=bar)
+        # it logs two lines for each time that it tries again, and what it ends in says it all
+        before = hub_logging.get_verbosity()
+        hub_logging.set_verbosity_error()
+        try:
+            return hf_hub_download(repository, file, revision=revision or None, tqdm_class=bar)
+        finally:
+            hub_logging.set_verbosity(before)
 
     try:
         path = Path((yield from _watched(fetch)))

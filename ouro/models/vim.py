@@ -131,7 +131,7 @@ class StackedModel(Backbone):
         self.check_images(images)
         tokens = self.patch_embed(images)
         if self.cls_token is not None:
-            cls_token = self.cls_token.expand(len(tokens), -1, -1)
+            cls_token = self.cls_token.expand(tokens.shape[0], -1, -1)
             tokens = torch.cat([tokens[:, : self.cls_index], cls_token, tokens[:, self.cls_index :]], dim=1)
         return tokens + self.pos_embed, None
 

@@ -61,7 +61,8 @@ def weights_digest(model: nn.Module) -> str:
     total = sha256()
     for key, tensor in sorted(model.state_dict().items()):
         if not key.startswith(foreign):
-            total.update(key.encode() + tensor.cpu().contiguous().numpy().tobytes())
+            # as bytes, because numpy knows no bfloat16
+            total.update(key.encode() + tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return total.hexdigest()[:16]
 
 

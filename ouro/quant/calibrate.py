@@ -86,6 +86,10 @@ def calibrating(
             raise ValueError(f"tap {path!r} already has a quantizer; detach(model) first")
     chosen, plan = make_plan(model, method, bits, scope, seed, options, site_bits)
     check_images(images, model.info.input_size)
+    if model.weights_dtype not in (torch.float32, torch.float64):
+        own = str(model.weights_dtype).removeprefix("torch.")
+        raise ValueError(f"{model.info.name} is {own}, calibration takes float32 or float64; give model.float()")
+    images = images.to(model.weights_dtype)
     work = copy.deepcopy(model).eval().requires_grad_(False)
     device = work.device
     exact: list[State] = chunked(CHUNK, images, *conditions, device=device)

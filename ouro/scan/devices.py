@@ -6,9 +6,10 @@ a seed means the same images, channels and classes everywhere.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
 def compiles(x: Tensor) -> bool:
-    """Whether compiled loops take x."""
-    return x.device.type == "cpu"
+    """Whether compiled loops take x: on the CPU, unless torch traces the model, with tensors that hold no numbers."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 import torch
 
-from ouro.scan import reference, triton
+from ouro.scan import op, reference, triton
 from ouro.scan.devices import compiles
 from ouro.types import Companding, PatchWindow, ScanInputs, ScanOutput, ScanRounding, StateQuantizer
 
@@ -143,7 +143,8 @@ def selective_scan(
 ) -> ScanOutput:
     """Runs h_t = A_bar_t h_{t-1} + B_bar_t u_t, y_t = C_t h_t + D u_t.
 
-    Source: Gu & Dao 2023, eq. 2 and alg. 2; delta is used as given (after softplus and bias).
+    Source: Gu & Dao 2023, eq. 2 and alg. 2; delta is used as given (after softplus and bias). While torch exports or
+    compiles a model a plain scan on the CPU is one operator, see `ouro.scan.op`.
 
     Args:
         backend: "auto" or one of `BACKENDS`.
@@ -155,6 +156,8 @@ def selective_scan(
         BackendError: the named backend cannot serve this request; the message says why.
         ValueError: operands whose shapes do not fit, or a rule of rounding that they do not allow.
     """
+    if torch.compiler.is_compiling() and _is_plain(inputs, backend, keep_states, rounding, window):
+        return ScanOutput(op.traced(inputs))
     check(inputs, window, rounding)
     names = BACKENDS if backend == "auto" else (backend,)
     refused: dict[str, str] = {}
@@ -167,6 +170,14 @@ def selective_scan(
             return _backend(name)(inputs, keep_states, rounding, window)
         refused[name] = why
     raise BackendError(f"scan backend {backend!r} cannot serve this request: {why}")
+
+
+def _is_plain(
+    inputs: ScanInputs, backend: str, keep_states: bool, rounding: ScanRounding | None, window: PatchWindow | None
+) -> bool:
+    """Whether it is what the one operator does: y alone, on the CPU."""
+    alone = not keep_states and rounding is None and window is None
+    return alone and backend in ("auto", "cpu") and inputs.u.device.type == "cpu"
 
 
 @lru_cache(maxsize=64)

@@ -17,7 +17,8 @@ class Table(nn.Module):
     def __init__(self):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))
-        self.device, self.info = torch.device("cpu"), SimpleNamespace(name="table", task="classification")
+        self.device, self.weights_dtype = torch.device("cpu"), torch.float32
+        self.info = SimpleNamespace(name="table", task="classification")
 
     def forward(self, images):
         return images.flatten(1) * self.scale
