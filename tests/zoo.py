@@ -76,7 +76,7 @@ def _distinct() -> list[str]:
     How pixels are normalized and what the classes of a backbone are called makes no other model either.
     """
     first: dict[Any, str] = {}
-    blank = {"mean": (), "std": (), "class_names": ()}
+    blank = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "class_names": ()}
     for name in NAMES:
         config = replace(variant(name).config, **_all_changes(name))
         if hasattr(config, "body"):
