@@ -26,7 +26,10 @@ def test_no_tab_has_a_serious_violation(server: str, browser, theme: str):
     found = []
     for tab in address.TABS:
         visit.open(tab.capitalize())
-        visit.page.wait_for_timeout(1500)
+        visit.page.wait_for_timeout(500)
+        # what is being answered is pale meanwhile
+        visit.page.wait_for_function("() => !document.querySelector('.html-container.pending')", polling=100)
+        visit.page.wait_for_timeout(300)
         result = visit.page.evaluate(
             "axe.run(document, { runOnly: ['wcag2a', 'wcag2aa'], resultTypes: ['violations'] })"
         )
