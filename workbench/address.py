@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 
 import gradio as gr
 
+from workbench import engine
 from workbench.errors import guarded
 from workbench.page import PRIVATE, Page
 
@@ -194,21 +195,26 @@ def follow(
         view: (asked, model, *values of `inputs`) -> values of the `outputs`, the address's where it asks for any.
     """
 
+    # a list whose choices are new says that it has changed though it has not: by then another picture may be looked at
+    followed = gr.State("")
+
     @guarded
-    def other_model(model: str, wanted: Mapping[str, Any], *values: Any) -> tuple[Any, ...]:
-        return view(Asked(tab, model, wanted), model, *values)
+    def other_model(model: str, wanted: Mapping[str, Any], before: str, *values: Any) -> tuple[Any, ...]:
+        if (now := engine.version(model)) == before:
+            return (gr.skip(),) * (len(outputs) + 1)
+        return now, *view(Asked(tab, model, wanted), model, *values)
 
     @guarded
     def asked(model: str, wanted: Mapping[str, Any], *values: Any) -> tuple[Any, ...]:
         ask = Asked(tab, model, wanted)
         if not ask.values:
-            return (gr.skip(),) * len(outputs)
+            return (gr.skip(),) * (len(outputs) + 1)
         shown = view(ask, model, *values)
         ask.say()
-        return shown
+        return engine.version(model), *shown
 
-    page.model.change(other_model, [page.model, page.wanted, *inputs], outputs, **PRIVATE)
-    page.wanted.change(asked, [page.model, page.wanted, *inputs], outputs, **PRIVATE)
+    page.model.change(other_model, [page.model, page.wanted, followed, *inputs], [followed, *outputs], **PRIVATE)
+    page.wanted.change(asked, [page.model, page.wanted, *inputs], [followed, *outputs], **PRIVATE)
 
 
 def form(

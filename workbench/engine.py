@@ -94,6 +94,11 @@ def _stamp(spec: Mapping[str, Any]) -> str:
     return "".join(parts)
 
 
+def version(model: str) -> str:
+    """What tells a model from another one, and from what its file held before."""
+    return model + _stamp({"model": model})
+
+
 def _folders(path: Path) -> list[Path]:
     return sorted(Path(entry.path) for entry in os.scandir(path) if entry.is_dir())
 
@@ -553,7 +558,7 @@ def pace(model: str) -> dict[str, float]:
 
 def known_pace(model: str) -> dict[str, float] | None:
     """What `pace` has measured, if it has."""
-    return _PACES.get(model + _stamp({"model": model}))
+    return _PACES.get(version(model))
 
 
 def sites(model: str, scope: str) -> list[str]:

@@ -163,9 +163,9 @@ def test_the_panel_follows_cancels_and_leads_there(visit: Visit):
     visit.open("Quantize")
     page.wait_for_selector("#wb-quantize-go:not([disabled])")
     page.locator("#wb-quantize-go").click()
-    page.get_by_text(
+    page.locator("#wb-quantize-job").get_by_text(
         "waiting for generation · vim_nano · ouro · 8 images, 500 steps, seed 0, first in line"
-    ).first.wait_for()
+    ).wait_for()
     opener = page.locator(".wb-jobopener")
     opener.focus()
     page.keyboard.press("Enter")

@@ -61,7 +61,12 @@ def test_a_foreign_name_for_this_machine_is_refused(server: str):
     ],
 )
 def test_names_are_compared_whole(host: str, origin: str, refused: bool):
-    scope = {"type": "http", "method": "POST", "headers": [(b"host", host.encode()), (b"origin", origin.encode())]}
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/",
+        "headers": [(b"host", host.encode()), (b"origin", origin.encode())],
+    }
     assert bool(SameOrigin(None, ["proxy.example"]).fault(scope)) is refused  # type: ignore[arg-type]
 
 
