@@ -364,10 +364,19 @@ def before_the_page(browser: Any, url: str, theme: str, width: str, hand: str) -
         wide, high = WIDTHS[width]
         visit = Visit(browser, url, width=wide, height=high, theme=theme)
         person = Person(visit, hand, Path(folder))
+        visit.page.wait_for_selector("#wb-tabs img, #wb-tabs canvas")
         person.seconds["first picture"] = round(time.perf_counter() - begun, 2)
         yield person
         visit.page.close()
         assert not visit.wrong, "\n".join(visit.wrong)
+
+
+def ways(number: int, pairs: bool) -> list[tuple[str, str, str]]:
+    """(theme, width, hand) in which a task is done; with `pairs` those of which any two choices meet once."""
+    if number == 15:
+        return [("dark", "phone", "keyboard")]
+    chosen = itertools.product(enumerate(THEMES), enumerate(WIDTHS), enumerate(HANDS))
+    return [(theme, width, hand) for (i, theme), (j, width), (k, hand) in chosen if not pairs or (i + j + k) % 2 == 0]
 
 
 def main(arguments: list[str]) -> int:
@@ -376,6 +385,9 @@ def main(arguments: list[str]) -> int:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", type=int, action="append", choices=list(TASKS), help="repeatable; all by default")
+    parser.add_argument(
+        "--pairs", action="store_true", help="four ways in place of eight, with every pair of choices once"
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "tasks.json")
     options = parser.parse_args(arguments)
     rows = []
@@ -383,8 +395,7 @@ def main(arguments: list[str]) -> int:
         browser = playwright.chromium.launch(executable_path=find_browser(), args=["--no-sandbox", "--disable-gpu"])
         with started([sys.executable, "workbench/app.py"], Path(home)) as url:
             for number in options.task or TASKS:
-                ways = itertools.product(THEMES, WIDTHS, HANDS) if number != 15 else [("dark", "phone", "keyboard")]
-                for theme, width, hand in ways:
+                for theme, width, hand in ways(number, options.pairs):
                     row: dict[str, Any] = {
                         "task": number,
                         "words": TASKS[number].__doc__,
