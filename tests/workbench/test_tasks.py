@@ -20,8 +20,8 @@ def test_task(server: str, browser, number: int):
     theme, width, hand = (options[number >> bit & 1] for bit, options in enumerate((THEMES, tuple(WIDTHS), HANDS)))
     with before_the_page(browser, server, theme, width, hand) as person:
         TASKS[number](person)
-        if number in (6, 11):
-            assert person.seconds["cancel"] < 10
+    # how long it took is measured by the walk, on a machine that does nothing else
+    assert ("cancel" in person.seconds) == (number in (6, 11))
 
 
 def test_there_are_fifteen():
