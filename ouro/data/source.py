@@ -178,6 +178,10 @@ class StoredImages(Dataset):
     def __init__(self, path: str, info: ModelInfo) -> None:
         tensors, metadata = read_set(path)
         images, self._labels = tensors["images"], tensors.get("labels")
+        if not images.is_floating_point() or not len(images):
+            raise ValueError(
+                f"{path}: images are {len(images)} of {images.dtype}, expected normalized floats, 1 or more"
+            )
         if tuple(images.shape[1:]) != info.input_size:
             raise ValueError(f"{path}: images are {tuple(images.shape)}, {info.name} takes {info.input_size}")
         if not images.isfinite().all():
