@@ -34,6 +34,7 @@ LAYERS = {
     "ouro.fused": 5,
     "ouro.gen": 5,
     "ouro.evaluate": 5,
+    "ouro.onnx": 5,
     "ouro.figures": 6,
     "ouro.paper": 6,
     "ouro.jobs": 7,

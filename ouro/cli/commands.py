@@ -408,6 +408,30 @@ def export(
     end(run("export", job(ExportSpec(data, str(out), num, split, size, seed))), draw.export, json_=json_)
 
 
+@guarded
+@takes_model
+def onnx(
+    source: Source,
+    out: Annotated[Path, typer.Option(help="Write the file here (.onnx).")],
+    opset: Annotated[int, typer.Option(help="Version of ONNX's operators.")] = 21,
+    fixed_batch: Annotated[bool, typer.Option("--fixed-batch", help="One image at a time, not any number.")] = False,
+    limit: Annotated[int, typer.Option(help="Images of noise to compare both on.", min=1)] = 8,
+    seed: Seed = 0,
+    json_: Json = False,
+) -> None:
+    """Write a model or a quantized file as an ONNX file, and compare what ONNX Runtime makes of it; it needs no ouro there.
+
+    JSON: {model, method, bits, scope, path, bytes, opset, fixed_batch, inputs, outputs, nodes: {Scan, QuantizeLinear,
+    DequantizeLinear}, n, max_difference, largest, ...}.
+    """
+    from ouro.jobs.onnx import OnnxSpec
+    from ouro.jobs.onnx import onnx as job
+
+    if out.suffix != ".onnx":
+        raise ValueError(f"cannot write a model as {out.name!r}; use .onnx")
+    end(run("onnx", job(OnnxSpec(source, str(out), opset, fixed_batch, limit, seed))), draw.onnx, json_=json_)
+
+
 COMMANDS = (
     models,
     inspect,
@@ -422,5 +446,6 @@ COMMANDS = (
     sample,
     train,
     export,
+    onnx,
 )
 """In the order in which --help lists them."""

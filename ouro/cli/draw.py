@@ -244,6 +244,13 @@ def export(values: Values) -> Drawn:
     yield f"{values['num']} images of {values['data']} ({values['split']}) -> {values['path']}; --data {values['read_as']}"
 
 
+def onnx(values: Values) -> Drawn:
+    """What was written, and how far ONNX Runtime is from the model."""
+    nodes = ", ".join(f"{count} {name}" for name, count in values["nodes"].items() if count)
+    yield f"{values['model']}, {values['method'] or 'float'}: opset {values['opset']}, {nodes} -> {values['path']}"
+    yield f"largest difference by ONNX Runtime {values['max_difference']:.2g}, of outputs up to {values['largest']:.3g}"
+
+
 # ---- sweeps ------------------------------------------------------------------------------------------------------
 
 

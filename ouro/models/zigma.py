@@ -176,10 +176,12 @@ class ZigMa(Family):
     def stem(self, latents: Tensor, t: Tensor | None = None, y: Tensor | None = None) -> tuple[Any, ...]:
         """latents [b c h w], times [b], classes [b] -> (hidden, residual, condition) and text; see `forward`."""
         self.check_images(latents)
+        # not len(latents), which torch.export would keep as a constant
+        batch = latents.shape[0]
         if t is None:
-            t = latents.new_full((len(latents),), 0.5)
-        if t.shape != (len(latents),):
-            raise ValueError(f"t is {tuple(t.shape)}, expected ({len(latents)},): one time in [0, 1] for each latent")
+            t = latents.new_full((batch,), 0.5)
+        if t.shape != (batch,):
+            raise ValueError(f"t is {tuple(t.shape)}, expected ({batch},): one time in [0, 1] for each latent")
         condition = self.time_embed(t.to(latents))
         if self.class_embed is not None:
             condition = condition + self.class_embed(self._rows(latents, y))
@@ -205,12 +207,12 @@ class ZigMa(Family):
 
     def _rows(self, latents: Tensor, y: Tensor | None) -> Tensor:
         """Rows of the class embedding."""
-        name, classes = self.info.name, self.num_classes
+        name, classes, batch = self.info.name, self.num_classes, latents.shape[0]
         if y is None:
-            y = torch.full((len(latents),), NO_CLASS, device=latents.device)
-        if y.shape != (len(latents),) or y.is_floating_point():
+            y = torch.full((batch,), NO_CLASS, device=latents.device)
+        if y.shape != (batch,) or y.is_floating_point():
             raise ValueError(
-                f"y is {y.dtype} {tuple(y.shape)}, expected int64 ({len(latents)},): one of {classes} classes for each latent"
+                f"y is {y.dtype} {tuple(y.shape)}, expected int64 ({batch},): one of {classes} classes for each latent"
             )
         # looked at where it can be wrong alone: a CUDA graph cannot
         if not self.config.guided and bool((y < 0).any()):

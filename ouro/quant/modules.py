@@ -26,6 +26,10 @@ class ChannelQuantizer(Quantizer):
         self.count(x)
         return fake_quantize(x, self._column(x), self.grid)
 
+    def codes(self, x: Tensor) -> Tensor:
+        """Whole numbers [o ...] that `rounded` makes a weight into, however a class computes them."""
+        return (self.rounded(x) / self._column(x)).round()
+
     def groups(self, x: Tensor) -> Iterator[ScaleGroups]:
         rows = torch.arange(len(x), device=x.device).view(-1, *[1] * (x.dim() - 1))
         yield ScaleGroups(rows.expand_as(x), self.spec.bits)

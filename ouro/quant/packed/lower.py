@@ -65,9 +65,7 @@ def _packed_weight(model: nn.Module, path: str) -> PackedWeight | None:
         return None
     weight = parameter_of(model, path)[1]
     with torch.no_grad():
-        rounded = quantizer.rounded(quantizer.inside(weight)).flatten(1)
-    # what the quantizer puts out are the codes, however it computed them
-    codes = (rounded / quantizer.scale.detach()[:, None]).round()
+        codes = quantizer.codes(quantizer.inside(weight)).flatten(1)
     packed = pack_codes(codes, quantizer.spec.bits)
     return PackedWeight(tap, quantizer.spec, packed, quantizer.scale.detach(), weight.shape).to(weight.device)
 

@@ -17,15 +17,15 @@ from ouro.types import ModelSource
 
 runner = CliRunner()
 TAKE_A_MODEL = {
-    "attention", "show", "sample", "generate", "quantize", "sensitivity", "quality", "evaluate", "train",
+    "attention", "show", "sample", "generate", "quantize", "sensitivity", "quality", "evaluate", "train", "onnx",
     "bench quantization", "bench state", "bench outliers", "bench equal", "bench ranges", "bench ablations",
     "bench model", "bench packed", "bench devices",
 }  # fmt: skip
-RUN_ANYWHERE = (TAKE_A_MODEL - {"bench model", "bench packed"}) | {
+RUN_ANYWHERE = (TAKE_A_MODEL - {"bench model", "bench packed", "onnx"}) | {
     "bench attention",
     "bench methods",
 }
-"""Commands with a device; the others time CPU backends, or find their device themselves."""
+"""Commands with a device; the others time CPU backends, find their device themselves, or write what runs elsewhere."""
 
 
 def commands(group: click.Command, prefix: str = "") -> Iterator[tuple[str, click.Command]]:
