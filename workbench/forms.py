@@ -58,12 +58,16 @@ def keep(
     def now(*values: Any) -> dict[str, Any]:
         return dict(zip(names, values, strict=True))
 
+    # what only the server has must go there; all else is known to the page, whatever a list may hold by now
+    here = not any(isinstance(field, gr.State) for field in fields.values())
+    js = f"(...values) => Object.fromEntries({names!r}.map((name, at) => [name, values[at]]))"
     touched = [_touch(field) for field in fields.values()]
     gr.on(
         [*touched, *(button.click for button in sent)],
-        now,
+        None if here else now,
         list(fields.values()),
         kept,
+        js=js if here else None,
         queue=False,
         trigger_mode="always_last",
         **PRIVATE,

@@ -76,7 +76,7 @@ def drift(spec: DriftSpec, models: Opened | None = None) -> Generator[Progress, 
         error = torch.where(size > 0, gap / size.clamp_min(torch.finfo(size.dtype).tiny), torch.zeros(()))
         arrays |= {f"error/{name}": error, f"cells/{name}": torch.tensor(float_one.order.cells)}
         mean[name] = (gap.square().sum() / size.square().sum().clamp_min(1e-30)).sqrt().item()
-        worst[name] = int(error.argmax())
+        worst[name] = int(error.max(0).indices)
     yield Progress(2, 2, "compared")
     assert calibration is not None
     values: dict[str, Any] = {
