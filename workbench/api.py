@@ -75,6 +75,9 @@ def outlier_channels(
     model: str, sample: int, layer: int, tensor: str = "in_proj", kappa: float = 3.0, refresh: int = 10
 ) -> dict:
     """How many outliers one held-out image has in a tensor, and which: `raw_by_step` of every step, `static_list` for all."""
+    layers = engine.model_row(model)["layers"]
+    if not 0 <= layer < layers:
+        raise ValueError(f"layer is {layer}, {model} has layers 0 to {layers - 1}")
     way = outliers.scans(model, layer)[0][1]
     spec = outliers.spec_of(model, _held_out(model, sample), layer, tensor, way, kappa, refresh)
     result = engine.outliers(**spec)

@@ -80,7 +80,7 @@ class Entry:
 
     @property
     def model(self) -> str:
-        return stored.called(self.spec) if "model" in self.spec else ""
+        return str(stored.called(self.spec)) if "model" in self.spec else ""
 
     @property
     def size(self) -> int:
@@ -93,7 +93,7 @@ class Entry:
     @property
     def seconds(self) -> float | None:
         values = self.report or {}
-        return values.get("seconds", values.get("calibration_seconds"))
+        return _number(values.get("seconds", values.get("calibration_seconds")))
 
     @property
     def calibration(self) -> str:
@@ -123,11 +123,12 @@ class Entry:
         """The score with a sign under which larger is better, minus infinity without one."""
         values = self.scored
         name = metric_of(values)
-        if values.get(name) is not None:
-            return METRICS[name].better(values[name])
-        if self._share is not None:
-            return self._share
-        return -math.inf if self._kl is None else -self._kl
+        if (own := _number(values.get(name))) is not None:
+            return METRICS[name].better(own)
+        share, kl = _number(self._share), _number(self._kl)
+        if share is not None:
+            return share
+        return -math.inf if kl is None else -kl
 
     @property
     def _share(self) -> float | None:
@@ -259,6 +260,11 @@ def _folder(name: str) -> Path:
     if path.is_symlink() or not (path / "spec.json").is_file():
         raise ValueError(f"there is no run {name} any more; was it deleted meanwhile?")
     return path
+
+
+def _number(found: Any) -> float | None:
+    """A number, None for all else that something else may have written into a run's folder."""
+    return float(found) if isinstance(found, int | float) else None
 
 
 SORTS = {

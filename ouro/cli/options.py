@@ -113,6 +113,9 @@ def read_names(path: Path) -> tuple[str, ...]:
         ValueError: there is no such file, it is no text, or holds an empty line or a name twice.
     """
     try:
+        # a device has no end
+        if path.exists() and not path.is_file():
+            raise ValueError(f"class names {path} is no file; give a text file, a name a line")
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(

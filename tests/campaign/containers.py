@@ -169,7 +169,7 @@ def drawn_object(trial: Trial, value: Tensor | None) -> Any:
         lambda: torch.complex(like.float(), like.float()), lambda: like.expand(9, *like.shape), lambda: like.T,
         lambda: value.numpy() if value.dtype != torch.bfloat16 else None, lambda: OrderedDict(a=value), lambda: {"b": {}},
         lambda: None, lambda: 3, lambda: "x", lambda: [value], lambda: float("nan"), lambda: torch.Size([1]),
-        lambda: torch.float16, lambda: torch.device("cpu"), lambda: slice(2), lambda: {1, 2}, lambda: b"x", lambda: value[:0],
+        lambda: torch.float16, lambda: torch.device("cpu"), lambda: slice(2), lambda: {1, 2}, lambda: b"x", lambda: value.flatten()[:0],
         lambda: torch.nested.nested_tensor([torch.ones(1), torch.ones(2)], layout=torch.jagged),
     )  # fmt: skip
     return trial.rng.choice(makers)()

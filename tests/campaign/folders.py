@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,9 @@ def _classes(trial: Trial, root: Path) -> None:
 
 
 def _loop(trial: Trial, root: Path) -> None:
-    (root / f"loop{trial.rng.randrange(99)}").symlink_to(root)
+    # two of one number are one
+    with suppress(FileExistsError):
+        (root / f"loop{trial.rng.randrange(99)}").symlink_to(root)
 
 
 def _nothing(trial: Trial, root: Path) -> None:

@@ -60,6 +60,7 @@ def test_what_takes_long(client):
     [
         ("unknown model 'nope'", "/attention", {"model": "nope", "sample": 0, "layer": 0}),
         ("sample is -1, expected 0 to", "/attention", {"model": "vim_nano", "sample": -1, "layer": 0}),
+        ("layer is -9, vim_nano has layers 0 to 5", "/outliers", {"model": "vim_nano", "sample": 0, "layer": -9}),
         ("bits .w4x. cannot be read", "/quantize", {"model": "vim_nano", "bits": "w4x"}),
     ],
 )

@@ -187,6 +187,14 @@ def test_damaged_runs_are_passed_over(store):
     assert runbook.entries() == []
 
 
+def test_what_something_else_wrote_into_a_run_does_not_stop_the_list(store):
+    kept(store, QUANTIZED, {"seconds": 5.0, "agreement": 0.5})
+    kept(store, QUANTIZED | {"model": None}, {"seconds": "long", "agreement": "much"})
+    for sort in runbook.SORTS:
+        assert len(runbook.chosen(runbook.entries(), sort=sort)) == 2
+    assert {entry.seconds for entry in runbook.entries()} == {5.0, None}
+
+
 @needs_browser
 @needs_weights
 @pytest.mark.unpoisoned

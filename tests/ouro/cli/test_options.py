@@ -106,6 +106,8 @@ def test_mistakes_are_one_line(tmp_path) -> None:
     missing = tmp_path / "missing.txt"
     words = f"class names {missing} cannot be read (FileNotFoundError); give a text file, a name a line"
     assert refused("evaluate", "vim_nano", "--class-names", missing) == words
+    words = "class names /dev/full is no file; give a text file, a name a line"
+    assert refused("evaluate", "vim_nano", "--class-names", "/dev/full") == words
     twice, blank, empty = (tmp_path / name for name in ("twice.txt", "blank.txt", "empty.txt"))
     twice.write_text("cat\ndog\ncat\n")
     blank.write_text("cat\n\ndog\n")
