@@ -19,6 +19,9 @@ _Result = TypeVar("_Result")
 ATTEMPTS = 3
 """How often a piece of work may lose its process before the whole is given up: the piece itself may be what kills it."""
 
+MOST_WORKERS = 1024
+"""More processes than any machine has use for."""
+
 CONNECT_S = 10
 """How long a scheduler may take to answer, in seconds."""
 
@@ -37,11 +40,11 @@ def in_processes(
             this package, and the store's folder at the same place.
 
     Raises:
-        ValueError: fewer than one worker, or an engine that cannot be reached or used.
+        ValueError: fewer than one worker or more than `MOST_WORKERS`, or an engine that cannot be reached or used.
         RuntimeError: a piece of work lost its process `ATTEMPTS` times; and whatever `work` raises.
     """
-    if workers < 1:
-        raise ValueError(f"workers is {workers}, expected 1 or more")
+    if not 1 <= workers <= MOST_WORKERS:
+        raise ValueError(f"workers is {workers}, expected 1 to {MOST_WORKERS}")
     if engine:
         yield from _on_cluster(work, units, engine)
         return

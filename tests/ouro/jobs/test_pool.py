@@ -57,7 +57,7 @@ def test_what_kills_every_process_is_given_up(tmp_path) -> None:
 def test_what_work_raises_comes_through(tmp_path) -> None:
     with pytest.raises(ValueError, match="-1 is negative"):
         list(in_processes(partial(squared, folder=str(tmp_path)), [-1], 1))
-    with pytest.raises(ValueError, match="workers is 0, expected 1 or more"):
+    with pytest.raises(ValueError, match="workers is 0, expected 1 to 1024"):
         list(in_processes(abs, [1], 0))
 
 
