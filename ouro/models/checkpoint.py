@@ -196,7 +196,7 @@ def _read(path: Path) -> tuple[dict[Any, Any], Mapping[str, str]]:
         detail = next(iter(str(error).splitlines()), "") or type(error).__name__
         with path.open("rb") as file:
             pickled = file.read(1) == pickle.PROTO
-        if not pickled and not zipfile.is_zipfile(path):
+        if not pickled and not _is_archive(path):
             # what a text or a picture fails with says nothing about it
             detail = "torch.save did not write it"
         raise ValueError(f"{path.name} is no readable checkpoint ({detail[:160]}); download it again") from error
@@ -205,6 +205,14 @@ def _read(path: Path) -> tuple[dict[Any, Any], Mapping[str, str]]:
             f"{path.name} holds a {type(content).__name__}, expected a dict of tensors or a container of one"
         )
     return content, {}
+
+
+def _is_archive(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    # one of several disks, as damaged ones say that they are
+    except zipfile.BadZipFile:
+        return False
 
 
 def _items(content: Mapping[Any, Any]) -> dict[Any, Any]:
