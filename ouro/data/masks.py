@@ -159,7 +159,7 @@ def _values(path: Path) -> np.ndarray:
             if image.mode not in ("L", "P", "I", "I;16", "1"):
                 raise ValueError(f"mask {path} has pixels of mode {image.mode}; a mask is gray, or has a palette")
             return np.asarray(image).astype(np.int64)
-    except OSError as error:
-        raise ValueError(
-            f"cannot read mask {path}: {str(error).splitlines()[0]}; replace or remove the file"
-        ) from error
+    # what PIL's decoders raise on a damaged file; the last two come of sizes that it claims to have
+    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as error:
+        said = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ValueError(f"cannot read mask {path}: {said}; replace or remove the file") from error

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ouro.data import IGNORED, load
+from ouro.data import IGNORED, load, masks
 from ouro.data.fitted import Fitted
 
 
@@ -101,3 +101,14 @@ def test_fitting_keeps_proportions(given, size) -> None:
     assert out.shape == (fitted.height, fitted.width) and (out >= 0).sum() == wide * high
     if (wide, high) == given:
         assert torch.equal(out[:high, :wide], torch.from_numpy(values))
+
+
+def test_a_mask_with_a_damaged_chunk_is_refused_in_one_line(tmp_path) -> None:
+    path = tmp_path / "mask.png"
+    Image.new("L", (200, 200), 3).save(path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IDAT")] = 1
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"^cannot read mask {path}: ") as caught:
+        masks._values(path)
+    assert str(caught.value).endswith("; replace or remove the file") and "\n" not in str(caught.value)
