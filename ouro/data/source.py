@@ -235,7 +235,7 @@ def read_set(path: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     tensors, metadata = read_tensors(path)
     if "images" not in tensors:
         raise ValueError(
-            f"{path} holds no images but {', '.join(list(tensors)[:6]) or 'nothing'}; is it a calibration set?"
+            f"{path} holds no images but {', '.join(repr(name)[1:-1] for name in list(tensors)[:6]) or 'nothing'}; is it a calibration set?"
         )
     images, labels = tensors["images"], tensors.get("labels")
     if images.dim() != 4:

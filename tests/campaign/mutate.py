@@ -73,7 +73,9 @@ def _change(rng: random.Random, holder: Any, key: Any) -> None:
     elif isinstance(item, int | float):
         holder[key] = rng.choice((-item, item + 1, item * 1000, float(item), str(item), [item]))
     elif isinstance(item, str):
-        holder[key] = rng.choice((item + "x", item[:-1], item.upper(), [item], {item: item}, item.encode().hex()))
+        holder[key] = rng.choice(
+            (item + "x", item[:-1], item.upper(), [item], {item: item}, item.encode("utf-8", "surrogatepass").hex())
+        )
     else:
         holder[key] = drawn_value(rng)
 
