@@ -152,6 +152,11 @@ def damage(values: Values, row: Values) -> float:
     return values["whole"]["kl"] - row["kl"] if alone is None else alone
 
 
+def ranked(values: Values) -> list[str]:
+    """Names of the parts, the most harmful first."""
+    return [row["name"] for row in sorted(values["rows"], key=lambda row: -damage(values, row))]
+
+
 def summary(values: Values) -> str:
     """The finding in a sentence or two, without markup."""
     rows, whole = values["rows"], values["whole"]

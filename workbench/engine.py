@@ -499,7 +499,7 @@ def answered(**spec: Any) -> Result:
         from ouro.jobs.answers import AnswersSpec, answers
 
         with _CLICK:
-            models = _pair(spec["model"], spec["beside"], _stamp({key: spec[key] for key in ("model", "beside")}))
+            models = _beside(spec)
             return plain(finish(_named(answers(AnswersSpec(**_sourced(spec)), models), spec["model"])))
 
     return remembered("answers", spec, make)
@@ -512,10 +512,15 @@ def drifted(**spec: Any) -> Result:
         from ouro.jobs.drift import DriftSpec, drift
 
         with _CLICK:
-            models = _pair(spec["model"], spec["beside"], _stamp({key: spec[key] for key in ("model", "beside")}))
+            models = _beside(spec)
             return plain(finish(_named(drift(DriftSpec(**_sourced(spec)), models), spec["model"])))
 
     return remembered("drift", spec, make)
+
+
+def _beside(spec: Mapping[str, Any]) -> Any:
+    """A model and the quantized file beside it, as their files are now."""
+    return _pair(spec["model"], spec["beside"], _stamp({key: spec[key] for key in ("model", "beside")}))
 
 
 @lru_cache(maxsize=2)
@@ -550,7 +555,7 @@ def pace(model: str) -> dict[str, float]:
 
     # with a click beside it a model would seem slower than it is
     with _CLICK:
-        key = model + _stamp({"model": model})
+        key = version(model)
         if key not in _PACES:
             _PACES[key] = measured(_model(model))
         return _PACES[key]

@@ -17,7 +17,7 @@ def verdict(guess: str | None, values: Mapping[str, Any] | None) -> str:
     """How near a guess came, in a sentence; "" where there is none or it is of another scan."""
     if not guess or values is None:
         return ""
-    ranked = [row["name"] for row in sorted(values["rows"], key=lambda row: -damage.damage(values, row))]
+    ranked = damage.ranked(values)
     if guess not in ranked:
         return ""
     place, said = ranked.index(guess) + 1, html.escape(guess)

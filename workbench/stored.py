@@ -8,16 +8,20 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ouro.metrics import metric_of
 from ouro.paper.markdown import RESULTS
 from workbench import engine, workspace
+
+if TYPE_CHECKING:
+    from ouro.store import Run
 
 log = logging.getLogger(__name__)
 
@@ -29,22 +33,29 @@ def sets() -> list[dict[str, Any]]:
 
     `model` is what the page calls it; `registered` is the name behind one of a person's own.
     """
-    from ouro.store import Store
 
-    entries = []
-    for run in Store().runs():
-        # a run that is being written, or was damaged, is no finished set
-        try:
-            report, spec = run.report(), run.spec()
-            if report and "recognized" in report and Path(report.get("path", "")).is_file():
-                entries.append({**_set(report), "model": called(spec), "registered": report["model"]})
-        except DAMAGED:
-            continue
-    return entries[::-1]
+    def finished(run: Run) -> dict[str, Any] | None:
+        report, spec = run.report(), run.spec()
+        if report and "recognized" in report and Path(report.get("path", "")).is_file():
+            return {**_set(report), "model": called(spec), "registered": report["model"]}
+        return None
+
+    return _found(finished)
 
 
 DAMAGED = (ValueError, OSError, TypeError, KeyError, AttributeError)
 """What comes of looking at a run that something else has written into."""
+
+
+def _found(look: Callable[[Run], dict[str, Any] | None]) -> list[dict[str, Any]]:
+    """What `look` makes of every run, the newest first; one that is being written, or was damaged, is passed over."""
+    from ouro.store import Store
+
+    entries = []
+    for run in Store().runs():
+        with suppress(*DAMAGED):
+            entries.append(look(run))
+    return [entry for entry in reversed(entries) if entry is not None]
 
 
 def _set(report: dict[str, Any]) -> dict[str, Any]:
@@ -68,22 +79,19 @@ def unfinished() -> list[dict[str, Any]]:
     from dataclasses import fields
 
     from ouro.jobs.synthesize import SynthesisSpec
-    from ouro.store import Store
 
     asked = {field.name for field in fields(SynthesisSpec)} - {"out", "device"}
-    entries = []
-    for run in Store().runs():
-        try:
-            spec, over = run.spec(), run.report() is not None
-            chunks = 0 if over or not asked <= set(spec) else len(run.chunks())
-            if chunks:
-                kept = {key: spec[key] for key in asked} | {"options": tuple(spec["options"].items())}
-                kept["model"] = called(spec)
-                finished = min(spec["num"], chunks * spec["batch"])
-                entries.append({"path": str(run.path), "spec": kept, "finished": finished})
-        except DAMAGED:
-            continue
-    return entries[::-1]
+
+    def stopped(run: Run) -> dict[str, Any] | None:
+        spec, over = run.spec(), run.report() is not None
+        chunks = 0 if over or not asked <= set(spec) else len(run.chunks())
+        if not chunks:
+            return None
+        kept = {key: spec[key] for key in asked} | {"options": tuple(spec["options"].items())}
+        kept["model"] = called(spec)
+        return {"path": str(run.path), "spec": kept, "finished": min(spec["num"], chunks * spec["batch"])}
+
+    return _found(stopped)
 
 
 def called(spec: Mapping[str, Any]) -> str:
@@ -96,34 +104,28 @@ def quantized(model: str) -> list[dict[str, Any]]:
 
     The report of `ouro.jobs.quantize` of each, with its `path`.
     """
-    from ouro.store import Store
 
-    entries = []
-    for run in Store().runs():
-        try:
-            spec, report = run.spec(), run.report()
-            made = bool(report) and spec.get("job") == "quantize" and Path(report["path"]).is_file()
-            if made and called(spec) == model and spec["weights"] == engine.digest(model):
-                entries.append({**report, "model": model})
-        except DAMAGED:
-            continue
-    return entries[::-1]
+    def made(run: Run) -> dict[str, Any] | None:
+        spec, report = run.spec(), run.report()
+        there = bool(report) and spec.get("job") == "quantize" and Path(report["path"]).is_file()
+        if report and there and called(spec) == model and spec["weights"] == engine.digest(model):
+            return {**report, "model": model}
+        return None
+
+    return _found(made)
 
 
 def measured_sensitivities(model: str) -> list[dict[str, Any]]:
     """Finished scans of a model on this machine, with its weights as they are now, newest first, each with its `run`."""
-    from ouro.store import Store
 
-    entries = []
-    for run in Store().runs():
-        try:
-            spec, report = run.spec(), run.report()
-        except (ValueError, OSError):
-            continue
-        made = bool(report) and spec.get("job") == "sensitivity" and called(spec) == model
-        if report and made and spec["weights"] == engine.digest(model):
-            entries.append({**report, "model": model, "run": run.path.name})
-    return entries[::-1]
+    def scanned(run: Run) -> dict[str, Any] | None:
+        spec, report = run.spec(), run.report()
+        own = spec.get("job") == "sensitivity" and called(spec) == model
+        if report and own and spec["weights"] == engine.digest(model):
+            return {**report, "model": model, "run": run.path.name}
+        return None
+
+    return _found(scanned)
 
 
 def measured(name: str) -> dict[str, Any]:

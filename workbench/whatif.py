@@ -29,10 +29,7 @@ Values = Mapping[str, Any]
 
 def choices(values: Values | None) -> list[str]:
     """Parts of a scan, the most harmful first."""
-    if values is None:
-        return []
-    ranked = sorted(values["rows"], key=lambda row: -damage.damage(values, row))
-    return [row["name"] for row in ranked[:_MOST]]
+    return [] if values is None else damage.ranked(values)[:_MOST]
 
 
 def expression(values: Values, names: Sequence[str]) -> str:

@@ -52,6 +52,7 @@ def runs_on_the_page(trial: Trial) -> Verdict:
     sets = stored.sets()
     stored.unfinished()
     stored.quantized(MODEL)
+    stored.measured_sensitivities(MODEL)
     for entry in sets:
         try:
             stored.pictures(entry)

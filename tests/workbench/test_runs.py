@@ -16,7 +16,7 @@ from ouro.models.zoo import embedded_path
 from ouro.progress import finish
 from ouro.store import Store
 from tests.browsing import Visit
-from workbench import runbook, runner, runs, samples
+from workbench import runbook, runner, runs, samples, stored
 
 needs_browser = pytest.mark.skipif(find_browser() is None, reason=f"no browser found, looked for {', '.join(BROWSERS)}")
 needs_weights = pytest.mark.skipif(
@@ -193,6 +193,9 @@ def test_what_something_else_wrote_into_a_run_does_not_stop_the_list(store):
     for sort in runbook.SORTS:
         assert len(runbook.chosen(runbook.entries(), sort=sort)) == 2
     assert {entry.seconds for entry in runbook.entries()} == {5.0, None}
+    # a scan that does not say of which weights it is
+    kept(store, {"job": "sensitivity", "model": "m"}, {"rows": []})
+    assert stored.measured_sensitivities("m") == []
 
 
 @needs_browser
