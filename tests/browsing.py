@@ -16,7 +16,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-_CUT_OFF = ("console: AbortError", "console: Unexpected error Connection errored out")
+# what gradio's script says while a page goes: its requests are cut off, and a queue it asks for anew is gone already
+_CUT_OFF = tuple(
+    f"console: {words}"
+    for words in ("AbortError", "Unexpected error Connection errored out", "Unexpected error 404: Not Found")
+)
 
 
 def free_port() -> int:

@@ -63,12 +63,10 @@
   const menu = (actions, words = "Save", label = "save this figure") => {
     const box = make("details", { class: "wb-save" });
     const items = make("div", {});
-    // what can be had may change with what is shown
+    // what can be had may change with what is shown; "toggle" would come a frame after the menu is seen
     const fill = () => items.replaceChildren(...Object.entries(typeof actions === "function" ? actions() : actions)
       .map(([name, act]) => make("button", { type: "button", onclick: () => { box.open = false; box.firstChild.focus(); act(); } }, name)));
-    box.append(make("summary", { "aria-label": label }, words), items);
-    box.addEventListener("toggle", () => { if (box.open) fill(); });
-    fill();
+    box.append(make("summary", { "aria-label": label, onclick: fill }, words), items);
     box.addEventListener("keydown", (event) => {
       event.stopPropagation();
       if (event.key === "Escape") { box.open = false; box.firstChild.focus(); }
