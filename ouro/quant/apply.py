@@ -132,6 +132,7 @@ def to_tensors(calibration: Calibration) -> tuple[dict[str, Tensor], dict[str, s
 
 
 _MOST_AXES = 4
+"""Axes of a convolution's weight, the largest there is."""
 
 
 def from_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Calibration:
@@ -150,8 +151,10 @@ def from_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
         if path not in state:
             raise ValueError(f"tensor {key!r} belongs to no site of the plan; quantize again")
         check_dtype(key, tensor, torch.int64 if name in WHOLE else torch.float32)
-        if tensor.dim() > _MOST_AXES:
-            raise ValueError(f"tensor {key!r} has {tensor.dim()} axes, steps have {_MOST_AXES} at most; quantize again")
+        # a list of steps, but for a rounding, which is one of each of its weight's elements
+        most = _MOST_AXES if name == "rounding" else 1
+        if tensor.dim() > most:
+            raise ValueError(f"tensor {key!r} has {tensor.dim()} axes, expected {most} at most; quantize again")
         if not tensor.isfinite().all() or (name in ("scale", "clip", "smooth") and not (tensor > 0).all()):
             raise ValueError(f"tensor {key!r} holds steps that cannot be used (NaN, infinite or not positive)")
         state[path][name] = tensor

@@ -132,13 +132,28 @@ def test_a_file_without_all_of_its_tensors_is_refused(model, calibration):
         ),
         (
             lambda t, m: t.update({SCALE: t[SCALE].view((1,) * 64)}),
-            f"tensor '{SCALE}' has 64 axes, steps have 4 at most;",
+            f"tensor '{SCALE}' has 64 axes, expected 1 at most; quantize again",
+        ),
+        (
+            lambda t, m: t.update({SCALE: t[SCALE][None]}),
+            f"tensor '{SCALE}' has 2 axes, expected 1 at most; quantize again",
         ),
         (lambda t, m: t.update(x=torch.ones(1)), "tensor 'x' belongs to no site of the plan; quantize again"),
         (lambda t, m: next(iter(t.values())).fill_(torch.nan), "tensor 'layers.0."),
         (lambda t, m: next(iter(t.values())).fill_(-1), "tensor 'layers.0."),
     ],
-    ids=["no header", "no plan", "cut plan", "wrong plan", "relabelled", "axes", "foreign tensor", "nan", "negative"],
+    ids=[
+        "no header",
+        "no plan",
+        "cut plan",
+        "wrong plan",
+        "relabelled",
+        "axes",
+        "a row",
+        "foreign tensor",
+        "nan",
+        "negative",
+    ],
 )
 def test_damaged_files_are_refused(calibration, damage, message):
     tensors, metadata = to_tensors(calibration)
