@@ -11,10 +11,15 @@ import gradio as gr
 
 from ouro.metrics import METRICS, metric_of
 
-PRIVATE = {"api_visibility": "private", "show_progress": "hidden"}
-"""Options of an event that only the page itself uses and whose outputs are not to flicker."""
+_OURS = {"api_visibility": "private"}
+PRIVATE: dict[str, Any] = {**_OURS, "show_progress": "hidden", "show_progress_on": []}
+"""Options of an event that only the page itself uses and whose outputs are not to flicker.
 
-DIMMED = {**PRIVATE, "show_progress": "minimal"}
+Without the empty list the page keeps the state of every output that ever was one, and looks all of them up whenever any event
+moves: seconds of a core before the first picture.
+"""
+
+DIMMED: dict[str, Any] = {**_OURS, "show_progress": "minimal"}
 """The same, for outputs that are dimmed until the new ones are there."""
 
 
