@@ -713,6 +713,25 @@ def _stored_run(model: str, asked: Any, **more: Any) -> Any:
     return Store().find(identity(asked, _model(model), **more))
 
 
+def block_error(path: str) -> list[float]:
+    """How far every section's output is from the float model's, as a quantized file says of its calibration.
+
+    Raises:
+        OSError, ValueError: there is no such file, or it is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    from ouro.quant.header import read_header
+    from ouro.store import one_line
+
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no readable safetensors file ({one_line(error)}); was it cut off?") from error
+    return [float(block["error"]) for block in read_header(metadata)[2].get("blocks", ()) if "error" in block]
+
+
 OUTCOMES = "outcomes"
 """File of a run that has what came of every image."""
 

@@ -50,11 +50,12 @@ def kept_in_float(expression: str | None) -> dict[str, Any]:
 
 
 def keep(row: Mapping[str, Any]) -> None:
-    """Adds a row to those of this session."""
+    """Adds a row to those of this session, unless it is there: what the store had is the same once more."""
     source = str(row["calib"])
     words = {path: said.removeprefix(f"{row['model']} · ") for said, path in sets.choices(row["model"])}
-    run = PurePath(row["path"]).parent.name
-    _RUNS[who.current()].append({**row, "id": f"run {next(_NUMBERS)}", "run": run, "set": words.get(source, source)})
+    mine, run = _RUNS[who.current()], PurePath(row["path"]).parent.name
+    if not any((old["run"], old["data"], old.get("n")) == (run, row["data"], row.get("n")) for old in mine):
+        mine.append({**row, "id": f"run {next(_NUMBERS)}", "run": run, "set": words.get(source, source)})
 
 
 def recall(run: str) -> None:
@@ -96,9 +97,7 @@ def compare(
         begun = time.monotonic()
         report = yield from mapped(staged(engine.quantize_job(**spec), begin, middle, where), with_rows)
         row = {**_UNMEASURED, **spec, **dict(report.values), "data": data, "seeds": 1}
-        # what comes out of the store has its numbers only
-        if "block_error" in report.arrays:
-            row["block_error"] = report.arrays["block_error"].tolist()
+        row["block_error"] = engine.block_error(row["path"])
         kind, calibrated = calib.measured(spec["model"], data), time.monotonic()
         if kind:
             job = engine.measure_job(kind, model=row["path"], data=data, limit=limit, seed=spec["seed"], batch=_BATCH)
@@ -282,17 +281,18 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
             chart: nothing("") if empty else drawn, table: grid.grid(rows, model), clear: gr.Button(visible=bool(_RUNS[who.current()]))
         }  # fmt: skip
 
-    def follow(job: runner.Job, model: str) -> Iterator[dict[Any, Any]]:
-        seen = None
+    def follow(job: runner.Job, model: str, *, anew: bool = True) -> Iterator[dict[Any, Any]]:
+        """The bar, and then the views where there is anything new in them: the page takes longer over a chart."""
+        seen = None if anew else len(_RUNS[who.current()])
         for _ in runner.follow(job):
-            update = {
+            yield {
                 progress: runner.bar(job), go: gr.Button(interactive=job.over),
                 stop: gr.Button(interactive=not job.over), redo: gr.Button(visible=job.cached),
             }  # fmt: skip
-            if len(_RUNS[who.current()]) != seen or job.over:
-                update |= shown(model, starting=not job.over)
-                seen = len(_RUNS[who.current()])
-            yield update
+            now = len(_RUNS[who.current()])
+            if now != seen or (job.over and not now):
+                yield shown(model, starting=not job.over)
+            seen = now
 
     def specs_of(
         model: str, methods: Sequence[str], bits: str, kind: str, count: float, chosen: str | None, scope: str,
@@ -313,31 +313,33 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
         specs = specs_of(model, methods, bits, kind, count, chosen, scope, seed, ignored)
         about = f"{model} · {', '.join(methods)} · {specs[0]['bits']}"
         job = runner.start(KIND, lambda: compare(specs, int(limit), data, keep), about, model=model)
-        yield {eta: ""} | shown(model, starting=True)
-        yield from follow(job, model)
+        yield {eta: ""}
+        yield from follow(job, model, anew=not _RUNS[who.current()])
 
     def estimated(
         model: str, methods: list[str], bits: str, kind: str, count: int, chosen: str | None, scope: str, limit: int,
         seed: float, data: str, ignored: str,
     ) -> str:  # fmt: skip
         """How long a run would take, in words."""
-        # what cannot be run takes no time, and beside a job nothing can be timed
-        if not methods or (kind == "set" and not chosen) or (runner.busy() and not engine.known_pace(model)):
+        # what cannot be run takes no time
+        if not methods or (kind == "set" and not chosen):
             return ""
         specs = specs_of(model, methods, bits, kind, count, chosen, scope, seed, ignored)
         counted = min(int(limit), engine.image_count(model, data)) if data else 0
         return f"This takes {pace.about(pace.estimate(specs, counted))} on this machine."
 
-    def judged(form: Sequence[Any], kept: Mapping[str, str] | None) -> dict[Any, Any]:
+    def judged(form: Sequence[Any], kept: Mapping[str, str] | None, *, timing: bool = True) -> dict[Any, Any]:
         """What is said of the form: its fault or how long it takes, and in what it differs from A."""
         words, job = fault(form[2]), runner.latest(KIND)
         waits = job is not None and not job.over
+        # beside a job nothing can be timed
+        untold = not engine.known_pace(form[0]) and (runner.busy() or not timing)
         refused, listed = found(form[0], form[6], form[-1])
         return {
             wrong: _fault_line(words),
             matched: _fault_line(refused) or listed,
             go: gr.Button(interactive=not words and not refused and not waits),
-            eta: "" if words or refused or waits else _eta(estimated(*form)),
+            eta: "" if words or refused or waits or untold else _eta(estimated(*form)),
             differing: differences(kept, configuration(*form)),
         }
 
@@ -352,8 +354,13 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
     def enter(kept: Mapping[str, str] | None, *form: Any) -> dict[Any, Any]:
         return {opened: True} | judged(form, kept)
 
+    @guarded
+    def ended(kept: Mapping[str, str] | None, *form: Any) -> dict[Any, Any]:
+        # who presses again at once is not to wait for a pace to be measured
+        return judged(form, kept, timing=False)
+
     asked = [opened, kept, *settings]
-    go.click(run, settings, followed, concurrency_limit=None, **PRIVATE).then(look, asked, told, **PRIVATE)
+    go.click(run, settings, followed, concurrency_limit=None, **PRIVATE).then(ended, asked[1:], told, **PRIVATE)
     stop.click(guarded(lambda: runner.cancel(KIND) and None), None, None, queue=False, **PRIVATE)
 
     @guarded
@@ -406,7 +413,7 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
         yield shown(model)
         job = runner.latest(KIND)
         if job is not None and not job.over:
-            yield from follow(job, model)
+            yield from follow(job, model, anew=False)
 
     @guarded
     def named() -> Any:

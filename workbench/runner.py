@@ -71,6 +71,7 @@ class Job:
     _stop: threading.Event = field(default_factory=threading.Event)
     _go: threading.Event = field(default_factory=threading.Event)
     _ended: threading.Event = field(default_factory=threading.Event)
+    _over: threading.Event = field(default_factory=threading.Event)
 
     @property
     def over(self) -> bool:
@@ -124,6 +125,7 @@ class Job:
         if not self.over:
             self._stop.set()
             self.state, self.ended = "cancelled", self.paused or time.monotonic()
+            self._over.set()
             self._go.set()
             _DEVICE.give_up(self)
 
@@ -179,6 +181,7 @@ class Job:
                 self.error, self.state = error, "failed"
         finally:
             self.ended = self.ended or time.monotonic()
+            self._over.set()
 
     def _watch(self, progress: Any) -> None:
         """Keeps a progress, and waits while the job is paused."""
@@ -381,7 +384,7 @@ def follow(job: Job) -> Iterator[Job]:
             yield job
         if over:
             return
-        time.sleep(_POLL)
+        job._over.wait(_POLL)
 
 
 def bar(job: Job | None, idle: str = "") -> str:
@@ -410,7 +413,7 @@ def bar(job: Job | None, idle: str = "") -> str:
     moving = f";animation-delay:-{time.monotonic() % 3.2:.1f}s" if look == " wb-wait" else ""
     about = f'<div class="wb-about">{html.escape(job.about)}</div>' if job.about and job.state != "done" else ""
     return (
-        f'<div class="wb-job{look}" data-state="{job.state}"{" role=alert" if job.state == "failed" else ""}>'
+        f'<div class="wb-job{look}" data-state="{job.state}" data-number="{job.number}"{" role=alert" if job.state == "failed" else ""}>'
         f'{about}<div class="wb-track" role="progressbar" aria-label="{html.escape(job.kind)}" aria-valuemin="0" '
         f'aria-valuemax="100" aria-valuenow="{100 * share:.0f}">'
         f'<div class="wb-fill" style="width:{100 * share:.1f}%{moving}"></div></div>'

@@ -194,7 +194,7 @@ def test_generation_outlives_a_reload_a_pause_and_a_stop(server: str, browser):
     page.wait_for_selector("#wb-samples-job [data-state=paused]")
     assert "class · 16 images, 30 steps" in page.inner_text("#wb-samples-job")
     page.get_by_role("button", name="Continue", exact=True).click()
-    page.get_by_text("images 9-16").first.wait_for(timeout=60_000)
+    page.locator("#wb-samples-job").get_by_text("images 9-16").wait_for()
     page.locator("#wb-samples-cancel").click()
     visit.ended("wb-samples-job", "cancelled")
     page.locator("#wb-samples-again").click()

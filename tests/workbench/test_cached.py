@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -47,11 +48,13 @@ def test_a_set_is_read_the_second_time_and_made_the_third(tmp_path: Path, monkey
 @pytest.mark.unpoisoned
 def test_a_configuration_is_calibrated_and_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OURO_HOME", str(tmp_path))
-    start = lambda: runner.start("rows", lambda: quantize.compare([QUANTIZED], 20, "scenes"))  # noqa: E731
+    monkeypatch.setattr(quantize, "_RUNS", defaultdict(list))
+    start = lambda: runner.start("rows", lambda: quantize.compare([QUANTIZED], 20, "scenes", quantize.keep))  # noqa: E731
     first, second = ended(start()), ended(start())
     assert (first.cached, second.cached) == (False, True) and second.seconds < first.seconds
-    keys = ("top1", "ci95", "n", "path", "effective_bits", "fp_top1")
+    keys = ("top1", "ci95", "n", "path", "effective_bits", "fp_top1", "block_error")
     assert [first.result[0][key] for key in keys] == [second.result[0][key] for key in keys]
+    assert len(first.result[0]["block_error"]) > 5
     before = times(tmp_path, "report.json")
     assert not ended(runner.again("rows")).cached
     assert all(after > once for after, once in zip(times(tmp_path, "report.json"), before, strict=True))
@@ -62,6 +65,9 @@ def test_a_configuration_is_calibrated_and_measured_once(tmp_path: Path, monkeyp
     path = Path(first.result[0]["path"])
     path.unlink()
     assert not ended(start()).cached and path.exists()
+    # the same once more is no other row, other images are
+    ended(runner.start("rows", lambda: quantize.compare([QUANTIZED], 10, "scenes", quantize.keep)))
+    assert [row["n"] for rows in quantize._RUNS.values() for row in rows] == [20, 10]
 
 
 @needs_weights
