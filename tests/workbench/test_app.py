@@ -19,7 +19,6 @@ from ouro.progress import finish
 from tests.browsing import ROOT, Visit, started
 
 WEIGHTS = embedded_path("vim_nano.safetensors")
-TABS = ("Start", "Attention", "Samples", "Outliers", "Tasks", "Quantize", "Sensitivity", "Kernels", "Runs", "Paper")
 
 needs_weights = pytest.mark.skipif(not WEIGHTS.exists(), reason=f"the embedded weights {WEIGHTS.name} are not there")
 needs_browser = pytest.mark.skipif(find_browser() is None, reason=f"no browser found, looked for {', '.join(BROWSERS)}")
@@ -53,32 +52,6 @@ def test_both_commands_start_it(home: Path, name: str):
     assert command is not None
     with started([command, "workbench/app.py"], home) as url, urllib.request.urlopen(f"{url}config") as answer:
         assert b"wb-attention-board" in answer.read()
-
-
-@needs_browser
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_every_tab_opens_without_a_word(server: str, browser, theme: str):
-    visit = Visit(browser, server, theme=theme)
-    visit.page.wait_for_selector("#wb-start-health li", timeout=180_000)
-    assert "CPU" in visit.page.inner_text("#wb-device") or "CUDA" in visit.page.inner_text("#wb-device")
-    for tab in TABS:
-        visit.open(tab)
-        visit.page.wait_for_timeout(300)
-    paper = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (sum(map(int, paper.strip("rgb()").split(","))) < 200) == (theme == "dark")
-    visit.page.close()
-    assert not visit.wrong, "\n".join(visit.wrong)
-
-
-@needs_browser
-def test_phone_needs_no_sideways_scrolling(server: str, browser):
-    visit = Visit(browser, server, width=390, height=844)
-    for tab in TABS:
-        visit.open(tab)
-        visit.page.wait_for_timeout(400)
-        assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390, tab
-    visit.page.close()
-    assert not visit.wrong, "\n".join(visit.wrong)
 
 
 @needs_browser

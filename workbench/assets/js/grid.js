@@ -5,10 +5,12 @@
   const LETTERS = "AB";
   // numbers that lead to what made them, and its name
   const LINKED = new Set(["score", "agreement", "file"]);
+  // rows that are drawn before somebody asks for more: each has a dozen cells, and every tab pays for them
+  const FIRST = 50;
 
   const grid = (element, props, trigger, watch) => {
     const root = element.querySelector(".wb-grid"), id = root.dataset.key, chart = root.dataset.chart;
-    const view = remembered.get(id) || { text: "", filters: {}, group: "", sort: null, down: false, pins: [], marked: null, at: null, model: null };
+    const view = remembered.get(id) || { text: "", filters: {}, group: "", sort: null, down: false, pins: [], marked: null, at: null, model: null, whole: false };
     remembered.set(id, view);
     let data = null, place = {};
 
@@ -105,15 +107,21 @@
       head.replaceChildren(make("tr", {}, make("th", { scope: "col", class: "wb-grid-pin", title: "tick two rows to compare them" }, "Pin"),
         ...columns.map(([column]) => sorter(column))));
       const lines = top.map((row) => line(row, columns));
-      if (view.group) {
-        const groups = new Map();
-        for (const row of rest) { const name = words(row, view.group); groups.set(name, [...(groups.get(name) || []), row]); }
-        for (const [name, rows] of groups) {
-          lines.push(make("tr", { class: "wb-grid-group" }, make("th", { scope: "rowgroup", colspan: width },
-            make("span", {}, `${name} `), make("span", { class: "wb-note" }, `${rows.length} ${rows.length === 1 ? "row" : "rows"}`))));
-          lines.push(...rows.map((row) => line(row, columns)));
-        }
-      } else lines.push(...rest.map((row) => line(row, columns)));
+      const groups = new Map();
+      for (const row of rest) { const name = view.group ? words(row, view.group) : ""; groups.set(name, [...(groups.get(name) || []), row]); }
+      const ordered = [...groups.values()].flat(), upTo = (id) => 1 + ordered.findIndex((row) => row.id === id);
+      const drawn = view.whole ? ordered.length : Math.max(FIRST, upTo(view.marked), upTo(view.at));
+      let left = drawn;
+      for (const [name, rows] of groups) {
+        if (left <= 0) break;
+        if (view.group) lines.push(make("tr", { class: "wb-grid-group" }, make("th", { scope: "rowgroup", colspan: width },
+          make("span", {}, `${name} `), make("span", { class: "wb-note" }, `${rows.length} ${rows.length === 1 ? "row" : "rows"}`))));
+        lines.push(...rows.slice(0, left).map((row) => line(row, columns)));
+        left -= rows.length;
+      }
+      if (drawn < ordered.length) lines.push(make("tr", { class: "wb-grid-rest" }, make("td", { colspan: width }, make("button", { type: "button", class: "wb-small",
+        onclick: () => { view.whole = true; draw(); body.querySelector(`input[data-id="${CSS.escape(ordered[drawn].id)}"]`)?.focus(); } },
+      `Show the other ${ordered.length - drawn} rows`))));
       if (!all.length) lines.push(make("tr", {}, make("td", { colspan: width, class: "wb-note" }, nothing())));
       body.replaceChildren(...lines);
       const first = body.querySelector(`input[data-id="${CSS.escape(view.at || "")}"]`) || body.querySelector("input");
@@ -185,7 +193,7 @@
       for (const row of data.rows) row.cells = row.cells.map((cell) => (Array.isArray(cell) ? cell : [cell, cell]));
       place = Object.fromEntries(data.columns.map((column, k) => [column.key, k]));
       // another model is looked at: its rows are what is asked for now
-      if (view.model !== data.model) { view.model = data.model; view.marked = null; reset(); }
+      if (view.model !== data.model) { view.model = data.model; view.marked = null; view.whole = false; reset(); }
       const there = new Set(data.rows.map((row) => row.id)), before = view.pins.length;
       view.pins = view.pins.filter((pin) => there.has(pin));
       draw();
