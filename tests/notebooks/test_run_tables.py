@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from tests.notebooks.running import FOLDER, code, run_quickly
+from tests.notebooks.running import FOLDER, Kernel, code
 
 NOTEBOOKS = [path for path in sorted(FOLDER.glob("*.ipynb")) if not path.name.startswith("fig")]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs(path, tmp_path, monkeypatch):
-    notebook = run_quickly(path, tmp_path, monkeypatch)
+def test_runs(kernel: Kernel, path: Path, tmp_path: Path):
+    notebook = kernel.run(path, tmp_path)
     cells = code(notebook)
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
     assert not [output for cell in cells for output in cell.outputs if output.get("name") == "stderr"]
