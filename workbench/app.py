@@ -12,6 +12,9 @@ from typing import Any
 
 # set before gradio is imported, which reads it then
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+# a summary for a page of gradio's that is off: a table of the last ten thousand events, made anew with each of them
+os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(10**12))
 # started as a script, this file's folder is on the path and the folder above it is not
 _ROOT = str(Path(__file__).resolve().parent.parent)
 if _ROOT not in sys.path:

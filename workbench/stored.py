@@ -280,16 +280,23 @@ def row(place: str) -> dict[str, Any] | None:
     return next((one for one in _rows() if one["id"] == place), None)
 
 
-def _files() -> Iterator[tuple[str, dict[str, Any]]]:
+def _files() -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Name and content of what lies in results/."""
     for path in sorted(RESULTS.glob("*.json")):
         try:
-            content = json.loads(path.read_text("utf-8"))
+            facts = path.stat()
+            content = _content(path, facts.st_mtime_ns, facts.st_size)
         except (ValueError, OSError):
             log.warning("%s is no readable JSON", path.name)
             continue
         if isinstance(content, dict):
             yield path.name, content
+
+
+@lru_cache(maxsize=256)
+def _content(path: Path, written: int, size: int) -> Any:
+    """A JSON file as it was then; nobody changes what is given, since every tab of every page reads all of them."""
+    return json.loads(path.read_text("utf-8"))
 
 
 def _rows() -> Iterator[dict[str, Any]]:
