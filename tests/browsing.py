@@ -181,5 +181,5 @@ class Visit:
         """The state in which the job of this bar ended, and the bar's words; by default done or failed."""
         wanted = ", ".join(f"[data-state={state}]" for state in states or ("done", "failed"))
         bar = self.page.locator(f"#{elem_id} .wb-job:is({wanted})")
-        bar.wait_for(timeout=60_000)
+        bar.wait_for()
         return f"{bar.get_attribute('data-state')}: {bar.inner_text()}"

@@ -51,6 +51,8 @@ class Visitor:
     url: str
     until: float
     pause: float
+    patience: float
+    chromium: Path
     seconds: dict[str, list[float]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
@@ -60,8 +62,9 @@ class Visitor:
 
         chance = random.Random(self.number)
         with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=find_browser(), args=["--no-sandbox", "--disable-gpu"])
+            browser = playwright.chromium.launch(executable_path=self.chromium, args=["--no-sandbox", "--disable-gpu"])
             visit = Visit(browser, self.url, theme=chance.choice(("light", "dark")))
+            visit.page.set_default_timeout(1000 * self.patience)
             while time.monotonic() < self.until:
                 act = chance.choices(list(ACTS), [weight for _, weight in ACTS.values()])[0]
                 begun = time.perf_counter()
@@ -194,6 +197,14 @@ def slope(minutes: list[float], mb: list[float]) -> float:
     return float(np.polyfit(minutes[half:], mb[half:], 1)[0]) if len(mb) - half > 2 else 0.0
 
 
+def last_in_line(folder: Path) -> Path:
+    """A command that starts the browser such that the server gets the cores first: people have machines of their own."""
+    command = folder / "chromium"
+    command.write_text(f'#!/bin/sh\nexec nice -n 19 "{find_browser()}" "$@"\n')
+    command.chmod(0o755)
+    return command
+
+
 def main(arguments: list[str]) -> int:
     """1 if anybody saw what was not theirs, or anything went wrong."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -207,7 +218,10 @@ def main(arguments: list[str]) -> int:
     with tempfile.TemporaryDirectory() as home, started([sys.executable, "workbench/app.py"], Path(home)) as url:
         begun, server = time.monotonic(), server_of(url)
         end = begun + 60 * options.minutes
-        people = [Visitor(number, url, end, options.pause) for number in range(options.sessions)]
+        chromium = last_in_line(Path(home))
+        # jobs wait for those of all others
+        patience = 60 * max(1.0, options.sessions / 5)
+        people = [Visitor(n, url, end, options.pause, patience, chromium) for n in range(options.sessions)]
         threads = [threading.Thread(target=one.stay) for one in people]
         for thread in threads:
             thread.start()
