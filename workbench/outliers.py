@@ -139,7 +139,7 @@ def build(page: Page, model: str) -> None:
         )  # fmt: skip
         way = gr.Dropdown(
             scans(model, layer), value=result.values["direction"], label="Scan", filterable=False,
-            elem_id="wb-outliers-direction", min_width=150,
+            elem_id="wb-outliers-direction", min_width=190,
         )  # fmt: skip
         kappa = gr.Slider(
             1, 8, 3, step=0.25, label="Threshold κ (mean + κ σ)", elem_id="wb-outliers-kappa", min_width=200
