@@ -26,6 +26,7 @@ _BASES: dict[str, tuple[str, ...]] = {
     "quantize": (MODEL, "--weights", "WEIGHTS", *_CALIB),
     "sensitivity": (MODEL, "--weights", "WEIGHTS", *_CALIB, "--by", "group", *_FEW),
     "sample": ("zigma_nano", "--num", "1", "--steps", "1"),
+    "onnx": (MODEL, "--weights", "WEIGHTS", "--out", "ONNX"),
     "export": ("scenes_seg", "--out", "OUT", "--num", "1", "--size", "32"),
     "bench quantization": (MODEL, "--weights", "WEIGHTS", "--calib", "noise=noise:2", *_CALIB[:4], "--seeds", "1", *_FEW),
     "bench state": (MODEL, "--weights", "WEIGHTS", "--calib", "noise:2", "--bits", "8", "--data", "scenes:2"),
@@ -109,7 +110,7 @@ def commands() -> dict[str, click.Command]:
 
 def base(name: str, material: Material, folder: Path) -> list[str]:
     """Arguments of a command that are as they should be."""
-    places = {"WEIGHTS": str(material.weights), "OUT": str(folder / "out")}
+    places = {"WEIGHTS": str(material.weights), "OUT": str(folder / "out"), "ONNX": str(folder / "model.onnx")}
     return [places.get(word, word) for word in _BASES[name]]
 
 
