@@ -31,6 +31,8 @@ _log = logging.getLogger(__name__)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
+_TRIES = 100
+"""Times that a file is read anew because another one took its place meanwhile."""
 _DEEPEST = 60
 """Values inside of values: more is damage, or made to exhaust whoever reads it."""
 
@@ -173,17 +175,36 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         FileNotFoundError: there is no such file.
         ValueError: the file is truncated or of another format.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"there is no file {path}")
+    for _ in range(_TRIES):
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"there is no file {path}")
+        before, fault, content = _identity(path), None, None
+        try:
+            with safe_open(path, framework="pt") as file:
+                # cloned, because what is read is a view of the file, and the file may be replaced
+                names = list(file.keys())
+                content = {name: file.get_tensor(name).clone() for name in names}, file.metadata() or {}
+        except (SafetensorError, RuntimeError, MemoryError) as error:
+            fault = error
+        # it is opened twice, for its header and for its tensors: in between another one may have taken its place
+        if _identity(path) != before:
+            continue
+        if content is not None:
+            return content
+        if isinstance(fault, MemoryError):
+            raise ValueError(too_large(path)) from fault
+        words = one_line(fault) if fault else ""
+        raise ValueError(f"{path} is no readable safetensors file ({words}); was it cut off?") from fault
+    raise ValueError(f"{path} is replaced faster than it can be read; wait for whoever writes it")
+
+
+def _identity(path: str | os.PathLike[str]) -> tuple[int, ...] | None:
+    """What tells a file from one that takes its place; None where there is none."""
     try:
-        with safe_open(path, framework="pt") as file:
-            # cloned, because what is read is a view of the file, and the file may be replaced
-            names = list(file.keys())
-            return {name: file.get_tensor(name).clone() for name in names}, file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no readable safetensors file ({one_line(error)}); was it cut off?") from error
-    except MemoryError as error:
-        raise ValueError(too_large(path)) from error
+        facts = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_size
 
 
 def one_line(error: BaseException, most: int = 300) -> str:
@@ -276,8 +297,10 @@ class Run:
         Raises:
             ValueError: the file is truncated or of another format.
         """
-        path = self._tensor_file(name)
-        return read_tensors(path)[0] if path.exists() else None
+        try:
+            return read_tensors(self._tensor_file(name))[0]
+        except FileNotFoundError:
+            return None
 
     def drop_tensors(self, name: str) -> None:
         """Removes what was saved under this name, if anything was."""

@@ -19,6 +19,8 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 # numba reads this when it is first imported
 os.environ.setdefault("NUMBA_NUM_THREADS", str(min(2, os.cpu_count() or 1)))
+# jsonschema, under nbformat, does without: it compiles a grammar of addresses when imported, for seconds of a core
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 # no test leaves this machine
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

@@ -219,6 +219,29 @@ def test_read_tensors_outlive_their_file(tmp_path):
     assert_close(tensors["x"], torch.ones(4096))
 
 
+@pytest.mark.parametrize("forever", [False, True], ids=["once", "again and again"])
+def test_a_file_that_is_replaced_while_it_is_read_is_one_of_both(tmp_path, monkeypatch, forever):
+    path = tmp_path / "x.safetensors"
+    other = {"a": torch.zeros(50), "b": torch.full((3,), 7.0)}
+    write_tensors(path, {"a": torch.ones(50), "loss": torch.ones(20)})
+    opened = torch.UntypedStorage.from_file
+
+    def late(*args, **options):
+        # the header is that of the old file by now
+        if not forever:
+            monkeypatch.setattr(torch.UntypedStorage, "from_file", opened)
+        write_tensors(path, other)
+        return opened(*args, **options)
+
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", late)
+    if forever:
+        with pytest.raises(ValueError, match="is replaced faster than it can be read; wait for whoever writes it$"):
+            read_tensors(path)
+        return
+    got, _ = read_tensors(path)
+    assert got.keys() == other.keys() and all(torch.equal(got[name], other[name]) for name in other)
+
+
 def test_report_refuses_nan(tmp_path):
     with pytest.raises(ValueError, match=r"report\.loss is nan"):
         Store(tmp_path).open(SPEC).save_report({"loss": float("nan")})
