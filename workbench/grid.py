@@ -107,8 +107,8 @@ def grid(rows: Sequence[Row], model: str) -> str:
 
 
 def _spread(metric: str, value: float) -> str:
-    # of a few seeds nobody knows more than two digits
-    return METRICS[metric].gap(value).lstrip("+") if METRICS[metric].share else f"{value:.2g}"
+    # of a few seeds nobody knows more than two digits, or three behind the point
+    return METRICS[metric].gap(value).lstrip("+") if METRICS[metric].share else f"{round(value, 3):.2g}"
 
 
 def cells(row: Row) -> list[list[Any]]:

@@ -65,8 +65,12 @@ def test_first_view_stands_before_anything_is_computed(visit: Visit):
     visit.page.keyboard.press("PageUp")
     visit.until_label("wb-outliers-step-map", "at step 186")
     visit.page.keyboard.press(".")
+    # plays, and stops again
     visit.page.keyboard.press("Space")
-    visit.page.wait_for_timeout(600)
+    visit.page.wait_for_function(
+        "before => document.getElementById('wb-outliers-step-map').getAttribute('aria-label') !== before",
+        arg=visit.label("wb-outliers-step-map"), polling=100,
+    )  # fmt: skip
     visit.page.keyboard.press("Space")
     assert "at step 186" not in visit.label("wb-outliers-step-map")
 

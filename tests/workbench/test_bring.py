@@ -149,8 +149,9 @@ def test_a_model_and_pictures_go_through_every_tab(visit: Visit, page, brought: 
 
     # ---- both survive a reload, and so does what was being looked at
     visit.reload()
-    page.locator("#wb-start-own article").get_by_text(ALIAS, exact=True).wait_for()
-    page.locator("#wb-start-pictures article").get_by_text("40 pictures of 7 classes").wait_for()
+    # on Start, which is not the tab that was open
+    page.locator("#wb-start-own article").get_by_text(ALIAS, exact=True).wait_for(state="attached")
+    page.locator("#wb-start-pictures article").get_by_text("40 pictures of 7 classes").wait_for(state="attached")
     page.wait_for_function("alias => document.querySelector('#wb-model input').value === alias", arg=ALIAS)
     visit.open("Attention")
     visit.until_label("wb-attention-input", "kind0 (no. 0)")
