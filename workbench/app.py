@@ -49,7 +49,7 @@ from workbench import (  # noqa: E402
     who,
 )
 from workbench.errors import guarded  # noqa: E402
-from workbench.page import CHANGING, PRIVATE, Page  # noqa: E402
+from workbench.page import PRIVATE, Page  # noqa: E402
 from workbench.theme import CSS, HEAD, ICON, LOGO, THEME  # noqa: E402
 
 # glibc keeps a heap for every thread and gives little of it back: a page that is used for an hour would grow and grow
@@ -75,8 +75,8 @@ def build() -> gr.Blocks:
             gr.HTML(_BRAND, elem_id="wb-brand", apply_default_css=False)
             device = gr.HTML('<span class="wb-pill"><i></i>…</span>', elem_id="wb-device", apply_default_css=False)
             chosen = gr.Dropdown(
-                [model], value=model, show_label=False, label="Model", container=False, elem_id="wb-model",
-                min_width=190, scale=0, **CHANGING,
+                [model], value=model, show_label=False, label="Model", container=False, filterable=False,
+                elem_id="wb-model", min_width=190, scale=0,
             )  # fmt: skip
             at_work = jobs.view()
             gr.HTML(

@@ -13,7 +13,7 @@ from ouro.metrics import METRICS
 from workbench import engine, sets, workspace
 from workbench.address import Asked
 from workbench.errors import guarded
-from workbench.page import CHANGING, PRIVATE, Page
+from workbench.page import PRIVATE, Page
 
 ACCURACY, AGREEMENT = "accuracy", "agreement"
 """What can be measured: with labels of the model's classes, or without."""
@@ -147,8 +147,8 @@ def source(tab: str, page: Page) -> Source:
     chosen = gr.Dropdown([], label="Generated set", visible=False, elem_id=f"wb-{tab}-set", info=sets.NO_SET)
     own = engine.own_data(page.model.value)
     data = gr.Dropdown(
-        [(_held_out(own), own)], value=own, label="Measured on", elem_id=f"wb-{tab}-measured",
-        info="accuracy, with its interval", **CHANGING,
+        [(_held_out(own), own)], value=own, label="Measured on", filterable=False, elem_id=f"wb-{tab}-measured",
+        info="accuracy, with its interval",
     )  # fmt: skip
 
     @guarded

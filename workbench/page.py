@@ -22,10 +22,6 @@ moves: seconds of a core before the first picture.
 DIMMED: dict[str, Any] = {**_OURS, "show_progress": "minimal"}
 """The same, for outputs that are dimmed until the new ones are there."""
 
-CHANGING: dict[str, Any] = {"filterable": False, "allow_custom_value": True}
-"""Options of a list whose choices change: nobody can type into it, and what the page sends may be newer than the choices that
-the server remembers of it, so it is looked at by whoever is given it."""
-
 
 @dataclass(frozen=True, slots=True)
 class Page:

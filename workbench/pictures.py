@@ -12,7 +12,7 @@ import gradio as gr
 from workbench import engine, uploads, workspace
 from workbench.address import Asked
 from workbench.errors import guarded
-from workbench.page import CHANGING, DIMMED, PRIVATE, Page
+from workbench.page import DIMMED, PRIVATE, Page
 from workbench.strip import empty_strip, strip, strip_view
 
 HELD_OUT = "Held-out images"
@@ -122,7 +122,7 @@ def picker(tab: str, page: Page, model: str) -> Picker:
         with gr.Column(scale=0, min_width=160, elem_classes="wb-sideways"):
             data = gr.Dropdown(
                 [(HELD_OUT, picture["data"])], value=picture["data"], label="Images from", show_label=False,
-                container=False, elem_id=f"wb-{tab}-data", min_width=130, **CHANGING,
+                container=False, filterable=False, elem_id=f"wb-{tab}-data", min_width=130,
             )  # fmt: skip
             more = gr.Button("Other images", size="sm", elem_id=f"wb-{tab}-more")
             own = gr.UploadButton("Upload or paste", size="sm", file_types=["image"], elem_id=f"wb-{tab}-upload")

@@ -188,6 +188,11 @@ def test_forms_stand_in_the_address_and_come_from_it(server: str, browser):
     assert page.input_value("#wb-sensitivity-budget input") == "3.5"
     page.wait_for_timeout(1500)
     assert page.get_by_label("Noise").is_checked(), "what the list of pictures sets off leaves it"
+    # the address follows the page, and on busy cores at a distance
+    page.wait_for_function(
+        "() => { const said = new URLSearchParams(location.search); return said.get('calib') === 'noise' && said.get('widths') === '2,4'; }",
+        polling=100,
+    )
     known = values(visit)
     assert (known["bits"], known["widths"], known["seed"], known["calib"]) == ("w5a5", "2,4", "7", "noise")
     page.close()
