@@ -713,11 +713,11 @@ def _stored_run(model: str, asked: Any, **more: Any) -> Any:
     return Store().find(identity(asked, _model(model), **more))
 
 
-def block_error(path: str) -> list[float]:
-    """How far every section's output is from the float model's, as a quantized file says of its calibration.
+def block_error(path: str) -> dict[str, list[float]]:
+    """{block_error}: how far every section's output is from the float model's, as a quantized file says; {} without one.
 
     Raises:
-        OSError, ValueError: there is no such file, or it is damaged.
+        ValueError: it is damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -727,9 +727,12 @@ def block_error(path: str) -> list[float]:
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
+    except FileNotFoundError:
+        return {}
     except SafetensorError as error:
         raise ValueError(f"{path} is no readable safetensors file ({one_line(error)}); was it cut off?") from error
-    return [float(block["error"]) for block in read_header(metadata)[2].get("blocks", ()) if "error" in block]
+    errors = [float(block["error"]) for block in read_header(metadata)[2].get("blocks", ()) if "error" in block]
+    return {"block_error": errors} if errors else {}
 
 
 OUTCOMES = "outcomes"

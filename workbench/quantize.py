@@ -97,7 +97,7 @@ def compare(
         begun = time.monotonic()
         report = yield from mapped(staged(engine.quantize_job(**spec), begin, middle, where), with_rows)
         row = {**_UNMEASURED, **spec, **dict(report.values), "data": data, "seeds": 1}
-        row["block_error"] = engine.block_error(row["path"])
+        row |= engine.block_error(row["path"])
         kind, calibrated = calib.measured(spec["model"], data), time.monotonic()
         if kind:
             job = engine.measure_job(kind, model=row["path"], data=data, limit=limit, seed=spec["seed"], batch=_BATCH)
@@ -281,9 +281,11 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
             chart: nothing("") if empty else drawn, table: grid.grid(rows, model), clear: gr.Button(visible=bool(_RUNS[who.current()]))
         }  # fmt: skip
 
-    def follow(job: runner.Job, model: str, *, anew: bool = True) -> Iterator[dict[Any, Any]]:
-        """The bar, and then the views where there is anything new in them: the page takes longer over a chart."""
-        seen = None if anew else len(_RUNS[who.current()])
+    def follow(job: runner.Job, model: str, seen: int | None = None) -> Iterator[dict[Any, Any]]:
+        """The bar, and then the views where there is anything new in them: the page takes longer over a chart.
+
+        seen: rows that the views had before the job began; None where they are to be drawn in any case.
+        """
         for _ in runner.follow(job):
             yield {
                 progress: runner.bar(job), go: gr.Button(interactive=job.over),
@@ -312,9 +314,11 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
             raise ValueError("no method is chosen; tick at least one")
         specs = specs_of(model, methods, bits, kind, count, chosen, scope, seed, ignored)
         about = f"{model} · {', '.join(methods)} · {specs[0]['bits']}"
+        # counted before: what the store has is there at once
+        seen = len(_RUNS[who.current()]) or None
         job = runner.start(KIND, lambda: compare(specs, int(limit), data, keep), about, model=model)
         yield {eta: ""}
-        yield from follow(job, model, anew=not _RUNS[who.current()])
+        yield from follow(job, model, seen)
 
     def estimated(
         model: str, methods: list[str], bits: str, kind: str, count: int, chosen: str | None, scope: str, limit: int,
@@ -410,10 +414,11 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
 
     @guarded
     def resume(model: str) -> Iterator[dict[Any, Any]]:
+        seen = len(_RUNS[who.current()])
         yield shown(model)
         job = runner.latest(KIND)
         if job is not None and not job.over:
-            yield from follow(job, model, anew=False)
+            yield from follow(job, model, seen)
 
     @guarded
     def named() -> Any:

@@ -150,7 +150,7 @@ def measured(name: str) -> dict[str, Any]:
     found = Report(str(seen.spec()["job"]), dict(seen.report() or {}), None, seen.load_tensors(engine.OUTCOMES) or {})  # type: ignore[arg-type]
     asked = {key: spec[key] for key in ("method", "bits", "calib", "scope", "seed")}
     row = {"ci95": None, "agreement": None, "agreement_ci95": None, **asked, **report, **found.values}
-    row["block_error"] = engine.block_error(report["path"])
+    row |= engine.block_error(report["path"])
     if found.kind == "agreement":
         row["agreement_ci95"], row["ci95"] = row["ci95"], None
     else:
