@@ -14,17 +14,19 @@ import os
 import re
 import stat
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+T = TypeVar("T")
 
 _CHUNK = re.compile(r"chunk-(\d{4,})\.safetensors")
 _log = logging.getLogger(__name__)
@@ -175,26 +177,56 @@ def read_tensors(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         FileNotFoundError: there is no such file.
         ValueError: the file is truncated or of another format.
     """
+    return _in_words(path, tensors_and_metadata)
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Metadata of a safetensors file, whose tensors are not read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is truncated or of another format.
+    """
+    return _in_words(path, lambda file: file.metadata() or {})
+
+
+def tensors_and_metadata(file: safe_open) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All that a safetensors file holds."""
+    # cloned, because what is read is a view of the file, and the file may be replaced
+    return {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def _in_words(path: str | os.PathLike[str], look: Callable[[safe_open], T]) -> T:
+    try:
+        return read_whole(path, look)
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path} is no readable safetensors file ({one_line(error)}); was it cut off?") from error
+    except MemoryError as error:
+        raise ValueError(too_large(path)) from error
+
+
+def read_whole(path: str | os.PathLike[str], look: Callable[[safe_open], T]) -> T:
+    """What `look` reads of a safetensors file, all of it of one file: safetensors opens it twice, for its header and for its
+    tensors, and in between another one may take its place. What `look` reads must not outlive the file: clone it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is replaced faster than it can be read.
+        SafetensorError, RuntimeError, MemoryError: as `look` meets them.
+    """
     for _ in range(_TRIES):
         if not os.path.isfile(path):
             raise FileNotFoundError(f"there is no file {path}")
-        before, fault, content = _identity(path), None, None
+        before = _identity(path)
         try:
             with safe_open(path, framework="pt") as file:
-                # cloned, because what is read is a view of the file, and the file may be replaced
-                names = list(file.keys())
-                content = {name: file.get_tensor(name).clone() for name in names}, file.metadata() or {}
-        except (SafetensorError, RuntimeError, MemoryError) as error:
-            fault = error
-        # it is opened twice, for its header and for its tensors: in between another one may have taken its place
-        if _identity(path) != before:
-            continue
-        if content is not None:
-            return content
-        if isinstance(fault, MemoryError):
-            raise ValueError(too_large(path)) from fault
-        words = one_line(fault) if fault else ""
-        raise ValueError(f"{path} is no readable safetensors file ({words}); was it cut off?") from fault
+                content = look(file)
+        except (SafetensorError, RuntimeError, MemoryError):
+            if _identity(path) == before:
+                raise
+        else:
+            if _identity(path) == before:
+                return content
     raise ValueError(f"{path} is replaced faster than it can be read; wait for whoever writes it")
 
 

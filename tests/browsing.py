@@ -149,9 +149,17 @@ class Visit:
             self.page.locator(".overflow-dropdown").get_by_text(tab, exact=True).click()
 
     def reload(self) -> None:
-        """Loads the page anew; what gradio's script says of requests that this cuts off is nothing that went wrong."""
+        """Loads the page anew."""
+        self._leave(self.page.reload)
+
+    def go_to(self, url: str) -> None:
+        """Opens another address of the app in this page."""
+        self._leave(lambda: self.page.goto(url))
+
+    def _leave(self, go: Callable[[], object]) -> None:
+        # what gradio's script says of requests that are cut off here is nothing that went wrong
         before = len(self.wrong)
-        self.page.reload()
+        go()
         self.page.wait_for_selector("#wb-tabs button[role=tab]")
         self.wrong[before:] = [words for words in self.wrong[before:] if not words.startswith(_CUT_OFF)]
 

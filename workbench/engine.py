@@ -719,18 +719,13 @@ def block_error(path: str) -> dict[str, list[float]]:
     Raises:
         ValueError: it is damaged.
     """
-    from safetensors import SafetensorError, safe_open
-
     from ouro.quant.header import read_header
-    from ouro.store import one_line
+    from ouro.store import read_metadata
 
     try:
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
+        metadata = read_metadata(path)
     except FileNotFoundError:
         return {}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no readable safetensors file ({one_line(error)}); was it cut off?") from error
     errors = [float(block["error"]) for block in read_header(metadata)[2].get("blocks", ()) if "error" in block]
     return {"block_error": errors} if errors else {}
 

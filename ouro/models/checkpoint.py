@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from ouro.models.download import DIGITS, content_digest, locate
-from ouro.store import one_line, too_large
+from ouro.store import one_line, read_whole, tensors_and_metadata, too_large
 
 CONTAINERS = ("model", "model_ema", "ema_model", "state_dict", "state_dict_ema", "ema")
 """Keys under which training scripts store the weights, in the order they are tried."""
@@ -165,9 +165,7 @@ def _read(path: Path) -> tuple[dict[Any, Any], Mapping[str, str]]:
         raise ValueError(f"{path.name} is empty; download it again")
     if path.suffix == ".safetensors":
         try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, the file is no dict
+            content, metadata = read_whole(path, tensors_and_metadata)
         except SafetensorError as error:
             words = f"{path.name} is no readable safetensors file ({one_line(error)})"
             raise ValueError(f"{words}; download it again") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ouro.jobs.doctor import find_browser
+from ouro.jobs.doctor import BROWSERS, find_browser
 from tests.browsing import Nursery, Visit
 
 
@@ -35,6 +35,8 @@ def server(nursery: Nursery, home: Path) -> Iterator[str]:
 def browser() -> Iterator[object]:
     from playwright.sync_api import sync_playwright
 
+    if find_browser() is None:
+        pytest.skip(f"no browser found, looked for {', '.join(BROWSERS)}")
     quiet = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
              "--disable-component-update", "--disable-sync"]  # fmt: skip
     with sync_playwright() as playwright:

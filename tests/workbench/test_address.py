@@ -7,14 +7,10 @@ import math
 import gradio as gr
 import pytest
 
-from ouro.jobs.doctor import BROWSERS, find_browser
-from ouro.models.zoo import embedded_path
 from tests.browsing import Visit
 from workbench import address, quantize
 from workbench.address import Asked
 
-needs_weights = pytest.mark.skipif(not embedded_path("vim_nano.safetensors").exists(), reason="no embedded weights")
-needs_browser = pytest.mark.skipif(find_browser() is None, reason=f"no browser found, looked for {', '.join(BROWSERS)}")
 WANTED = {"tab": "outliers", "model": "vim_nano", "layer": "2", "kappa": "4.1", "tensor": "u", "n": 3}
 
 
@@ -83,8 +79,6 @@ def values(visit: Visit) -> dict[str, str]:
     return visit.page.evaluate("Object.fromEntries(new URLSearchParams(location.search))")
 
 
-@needs_browser
-@needs_weights
 def test_back_and_forward_go_through_views(visit: Visit):
     page = visit.page
     visit.open("Attention")
@@ -109,8 +103,6 @@ def test_back_and_forward_go_through_views(visit: Visit):
     visit.until_label("wb-attention-h", "layer 1")
 
 
-@needs_browser
-@needs_weights
 def test_a_link_opens_the_same_view_elsewhere(server: str, browser, visit: Visit):
     page = visit.page
     visit.open("Attention")
@@ -133,8 +125,6 @@ def test_a_link_opens_the_same_view_elsewhere(server: str, browser, visit: Visit
     assert not other.wrong
 
 
-@needs_browser
-@needs_weights
 def test_what_is_not_there_is_said_and_nearest(server: str, browser):
     visit = Visit(browser, server, query="tab=outliers&model=vim_nano&layer=nope&kappa=99&image=7")
     page = visit.page
@@ -175,8 +165,6 @@ def test_bits_are_read_before_they_are_taken():
     assert ask.checked("other", quantize.fault) == gr.skip() and "w4x" in ask.wrong[0]
 
 
-@needs_browser
-@needs_weights
 def test_forms_stand_in_the_address_and_come_from_it(server: str, browser):
     query = "tab=sensitivity&model=vim_nano&mode=cumulative&bits=w5a5&limit=99999&calib=noise&widths=2,4&budget=3.5&seed=7&scope=nope"
     visit = Visit(browser, server, query=query)
@@ -199,8 +187,6 @@ def test_forms_stand_in_the_address_and_come_from_it(server: str, browser):
     assert not visit.wrong
 
 
-@needs_browser
-@needs_weights
 def test_back_goes_through_what_kernels_and_paper_show(visit: Visit):
     page = visit.page
     visit.open("Kernels")

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ouro.models.zoo import embedded_path
-
 gradio_client = pytest.importorskip("gradio_client")
-pytestmark = pytest.mark.skipif(not embedded_path("vim_nano.safetensors").exists(), reason="no embedded weights")
 NAMES = {"/models", "/attention", "/outliers", "/answer", "/generate", "/quantize", "/sensitivity"}
 
 

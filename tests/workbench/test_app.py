@@ -12,16 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from ouro.jobs.doctor import BROWSERS, find_browser
 from ouro.jobs.synthesize import SynthesisSpec, synthesize
-from ouro.models.zoo import embedded_path
 from ouro.progress import finish
 from tests.browsing import ROOT, Visit, started
-
-WEIGHTS = embedded_path("vim_nano.safetensors")
-
-needs_weights = pytest.mark.skipif(not WEIGHTS.exists(), reason=f"the embedded weights {WEIGHTS.name} are not there")
-needs_browser = pytest.mark.skipif(find_browser() is None, reason=f"no browser found, looked for {', '.join(BROWSERS)}")
 
 
 def test_it_stays_on_this_machine():
@@ -36,7 +29,6 @@ def test_page_is_built_without_the_library():
     assert result.stdout.strip() == ""
 
 
-@needs_weights
 def test_first_view_belongs_to_the_weights():
     import json
 
@@ -54,7 +46,6 @@ def test_both_commands_start_it(home: Path, name: str):
         assert b"wb-attention-board" in answer.read()
 
 
-@needs_browser
 def test_first_view_stands_before_anything_is_computed(visit: Visit):
     visit.page.locator("#wb-start-attention").click()
     visit.until_label("wb-attention-hp", "all directions")
@@ -75,8 +66,6 @@ def test_first_view_stands_before_anything_is_computed(visit: Visit):
     assert "at step 186" not in visit.label("wb-outliers-step-map")
 
 
-@needs_browser
-@needs_weights
 def test_attention_follows_image_layer_and_patch(visit: Visit):
     visit.open("Attention")
     visit.until_label("wb-attention-h", "layer 3")
@@ -95,8 +84,6 @@ def test_attention_follows_image_layer_and_patch(visit: Visit):
     visit.page.wait_for_selector("#wb-attention-scores .main-svg")
 
 
-@needs_browser
-@needs_weights
 def test_bad_upload_is_reported_in_one_line(visit: Visit, tmp_path: Path):
     empty = tmp_path / "empty.png"
     empty.write_bytes(b"")
@@ -108,8 +95,6 @@ def test_bad_upload_is_reported_in_one_line(visit: Visit, tmp_path: Path):
         visit.page.get_by_text(words).first.wait_for()
 
 
-@needs_browser
-@needs_weights
 def test_outliers_follow_the_threshold(visit: Visit):
     visit.open("Outliers")
     before = visit.page.inner_text("#wb-outliers-facts")
@@ -119,8 +104,6 @@ def test_outliers_follow_the_threshold(visit: Visit):
     )
 
 
-@needs_browser
-@needs_weights
 def test_generated_set_calibrates_a_quantized_model(visit: Visit):
     visit.open("Samples")
     visit.number("wb-samples-num", 8)
@@ -152,8 +135,6 @@ def test_generated_set_calibrates_a_quantized_model(visit: Visit):
     visit.page.wait_for_selector("#wb-quantize-chart .main-svg")
 
 
-@needs_browser
-@needs_weights
 def test_generation_outlives_a_reload_a_pause_and_a_stop(server: str, browser):
     visit = Visit(browser, server)
     page = visit.page
@@ -183,8 +164,6 @@ def test_generation_outlives_a_reload_a_pause_and_a_stop(server: str, browser):
     assert not visit.wrong, "\n".join(visit.wrong)
 
 
-@needs_browser
-@needs_weights
 def test_sets_are_seen_side_by_side(visit: Visit, home: Path):
     for seed in (5, 6):
         finish(synthesize(SynthesisSpec("vim_nano", "noise", num=4, seed=seed), root=home))
@@ -201,8 +180,6 @@ def test_sets_are_seen_side_by_side(visit: Visit, home: Path):
     visit.page.wait_for_selector("#wb-samples-shares .main-svg")
 
 
-@needs_browser
-@needs_weights
 def test_only_the_settings_of_the_method_are_shown(visit: Visit):
     visit.open("Samples")
     visit.page.get_by_role("button", name="Advanced").first.click()
@@ -222,8 +199,6 @@ def test_only_the_settings_of_the_method_are_shown(visit: Visit):
     visit.page.wait_for_selector("#wb-samples-steps", state="hidden")
 
 
-@needs_browser
-@needs_weights
 def test_sensitivity_opens_with_a_stored_map_and_measures_another(visit: Visit):
     visit.open("Sensitivity")
     page = visit.page
@@ -244,8 +219,6 @@ def test_sensitivity_opens_with_a_stored_map_and_measures_another(visit: Visit):
     assert lines[0].startswith("name,block,kind") and len(lines) == 13
 
 
-@needs_browser
-@needs_weights
 def test_budget_is_refused_or_spent(visit: Visit):
     visit.open("Sensitivity")
     page = visit.page
@@ -267,7 +240,6 @@ def test_budget_is_refused_or_spent(visit: Visit):
     assert first.locator("td").first.inner_text() == "5"
 
 
-@needs_browser
 def test_kernel_is_checked_live_and_no_ratio_stands_without_its_gate(visit: Visit):
     from workbench import stored, times
 

@@ -10,14 +10,10 @@ import torch
 from PIL import Image
 
 from ouro.data import load
-from ouro.jobs.doctor import BROWSERS, find_browser
 from ouro.models import create_model
 from tests.browsing import Visit
 
-pytestmark = [
-    pytest.mark.unpoisoned,
-    pytest.mark.skipif(find_browser() is None, reason=f"no browser found, looked for {', '.join(BROWSERS)}"),
-]
+pytestmark = pytest.mark.unpoisoned
 ALIAS = "bees.pth (vim_tiny_patch16_224)"
 
 

@@ -7,17 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ouro.jobs.doctor import BROWSERS, find_browser
-from ouro.models.zoo import embedded_path
 from ouro.progress import finish
 from ouro.store import Store
 from tests.browsing import Visit
 from workbench import calib, engine, grid, quantize, runbook, runner, stored
 
-needs_browser = pytest.mark.skipif(find_browser() is None, reason=f"no browser found, looked for {', '.join(BROWSERS)}")
-needs_weights = pytest.mark.skipif(
-    not embedded_path("vim_nano.safetensors").exists(), reason="the embedded weights of vim_nano are not there"
-)
 SET = {"model": "vim_nano", "method": "noise", "num": 4, "steps": 10, "seed": 0, "batch": 8, "lr": 0.2}
 QUANTIZED = {"model": "vim_nano", "method": "minmax", "bits": "w4a4", "calib": "noise:4", "scope": "lin", "seed": 0}
 
@@ -32,7 +26,6 @@ def times(root: Path, name: str) -> list[int]:
     return [path.stat().st_mtime_ns for path in sorted(root.rglob(name))]
 
 
-@needs_weights
 @pytest.mark.unpoisoned
 def test_a_set_is_read_the_second_time_and_made_the_third(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OURO_HOME", str(tmp_path))
@@ -44,7 +37,6 @@ def test_a_set_is_read_the_second_time_and_made_the_third(tmp_path: Path, monkey
     assert third.result.values["set_digest"] == first.result.values["set_digest"]
 
 
-@needs_weights
 @pytest.mark.unpoisoned
 def test_a_configuration_is_calibrated_and_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OURO_HOME", str(tmp_path))
@@ -70,7 +62,6 @@ def test_a_configuration_is_calibrated_and_measured_once(tmp_path: Path, monkeyp
     assert [row["n"] for rows in quantize._RUNS.values() for row in rows] == [20, 10]
 
 
-@needs_weights
 @pytest.mark.unpoisoned
 def test_a_set_goes_by_its_name_wherever_it_calibrates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OURO_HOME", str(tmp_path))
@@ -86,7 +77,6 @@ def test_a_set_goes_by_its_name_wherever_it_calibrates(tmp_path: Path, monkeypat
     assert calib.short_name(path) == "synthetic"
 
 
-@needs_weights
 @pytest.mark.unpoisoned
 def test_a_stop_loses_one_chunk_at_most_and_the_rest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OURO_HOME", str(tmp_path))
@@ -103,7 +93,6 @@ def test_a_stop_loses_one_chunk_at_most_and_the_rest_goes_on(tmp_path: Path, mon
     assert not stored.unfinished() and len(stored.sets()) == 1
 
 
-@needs_weights
 @pytest.mark.unpoisoned
 def test_images_in_a_folder_may_have_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OURO_HOME", str(tmp_path))
@@ -121,8 +110,6 @@ def test_images_in_a_folder_may_have_changed(tmp_path: Path, monkeypatch: pytest
     assert made == [1]
 
 
-@needs_browser
-@needs_weights
 def test_the_bar_says_cached_and_recompute_makes_it_again(visit: Visit):
     page = visit.page
     visit.open("Samples")

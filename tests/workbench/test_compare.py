@@ -10,14 +10,9 @@ from typing import Any
 import pytest
 
 from ouro.jobs.synthesize import SynthesisSpec, synthesize
-from ouro.models.zoo import embedded_path
 from ouro.progress import finish
 from ouro.store import Store
 from workbench import compare, sets, stored
-
-pytestmark = pytest.mark.skipif(
-    not embedded_path("vim_nano.safetensors").exists(), reason="the embedded weights of vim_nano are not there"
-)
 
 
 @pytest.fixture(scope="module")

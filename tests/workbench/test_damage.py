@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from ouro.figures import sensitivity as figures
-from ouro.models.zoo import embedded_path
 from ouro.progress import finish
 from workbench import damage, engine, guess, stored, whatif
 
@@ -109,7 +108,6 @@ def test_a_guess_is_judged_by_the_ranks_of_the_scan():
     )
 
 
-@pytest.mark.skipif(not embedded_path("vim_nano.safetensors").exists(), reason="no embedded weights")
 @pytest.mark.unpoisoned
 def test_a_what_if_is_the_scan_once_more_with_some_parts_kept(tmp_path, monkeypatch):
     monkeypatch.setenv("OURO_HOME", str(tmp_path))

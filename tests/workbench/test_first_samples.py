@@ -6,21 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from ouro.jobs.doctor import BROWSERS, find_browser
 from ouro.jobs.synthesize import SynthesisSpec, synthesize
-from ouro.models.zoo import embedded_path
 from ouro.progress import finish
 from tests.browsing import Visit
 from workbench import first_samples
 from workbench.first_view import weights_digest
 
-needs_browser = pytest.mark.skipif(find_browser() is None, reason=f"no browser found, looked for {', '.join(BROWSERS)}")
-needs_weights = pytest.mark.skipif(
-    not embedded_path("vim_nano.safetensors").exists(), reason="the embedded weights of vim_nano are not there"
-)
 
-
-@needs_weights
 def test_the_example_belongs_to_the_weights_and_is_small():
     made, pictures = first_samples.load()
     assert made["weights"] == weights_digest(made["model"]), "run: python -m workbench.first_samples"
@@ -40,8 +32,6 @@ def test_the_example_says_what_it_is_and_who_recognizes_it():
             assert f"<b>{round(8 * share)} of 8</b>" in text
 
 
-@needs_browser
-@needs_weights
 @pytest.mark.unpoisoned
 def test_a_set_of_ones_own_takes_its_place(visit: Visit, home: Path):
     visit.open("Samples")

@@ -5,15 +5,8 @@ from __future__ import annotations
 import gradio as gr
 import pytest
 
-from ouro.jobs.doctor import BROWSERS, find_browser
-from ouro.models.zoo import embedded_path
 from tests.browsing import Visit
 from workbench import forms, generators
-
-needs_browser = pytest.mark.skipif(find_browser() is None, reason=f"no browser found, looked for {', '.join(BROWSERS)}")
-needs_weights = pytest.mark.skipif(
-    not embedded_path("vim_nano.safetensors").exists(), reason="the embedded weights of vim_nano are not there"
-)
 
 
 @pytest.mark.parametrize(
@@ -45,8 +38,6 @@ def test_what_is_not_valid_any_more_stays_as_it_was():
     }
 
 
-@needs_browser
-@needs_weights
 def test_a_reload_finds_the_forms_as_they_were(visit: Visit):
     page = visit.page
     page.wait_for_selector("#wb-start-models [data-act=open]", timeout=180_000)

@@ -12,16 +12,10 @@ from typing import Any
 
 import pytest
 
-from ouro.jobs.doctor import BROWSERS, find_browser
-from ouro.models.zoo import embedded_path
 from ouro.progress import finish
 from tests.browsing import Visit
 from workbench import contrast, engine, grid, pace, quantize, stored, tradeoff
 
-needs_browser = pytest.mark.skipif(find_browser() is None, reason=f"no browser found, looked for {', '.join(BROWSERS)}")
-needs_weights = pytest.mark.skipif(
-    not embedded_path("vim_nano.safetensors").exists(), reason="the embedded weights of vim_nano are not there"
-)
 # models are first built on the meta device, which knows torch's own allocators only
 unpoisoned = pytest.mark.unpoisoned
 
@@ -178,7 +172,6 @@ def test_what_is_not_paired_says_why_and_shows_both_intervals(changes, why):
 
 
 @unpoisoned
-@needs_weights
 def test_runs_of_a_session_tell_classes_images_and_sections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OURO_HOME", str(tmp_path))
     monkeypatch.setattr(quantize, "_RUNS", defaultdict(list))
@@ -276,8 +269,6 @@ def column(visit: Visit, name: str) -> list[str]:
     return visit.page.locator(f"#wb-quantize-grid tbody tr[data-id] td:nth-child({at + 1})").all_inner_texts()
 
 
-@needs_browser
-@needs_weights
 def test_the_tab_opens_with_pictures_and_a_table_that_is_worked_by_keyboard(visit: Visit):
     page = visit.page
     visit.open("Quantize")
@@ -334,8 +325,6 @@ def test_the_tab_opens_with_pictures_and_a_table_that_is_worked_by_keyboard(visi
     page.keyboard.press("Tab")
 
 
-@needs_browser
-@needs_weights
 def test_a_point_leads_to_its_row(visit: Visit):
     page = visit.page
     visit.open("Quantize")
@@ -356,8 +345,6 @@ def test_a_point_leads_to_its_row(visit: Visit):
     assert marked.get_attribute("data-id") == "kscale_full_vim_nano.json:0"
 
 
-@needs_browser
-@needs_weights
 def test_a_run_is_estimated_refused_compared_and_added(visit: Visit):
     page = visit.page
     visit.open("Quantize")
@@ -395,8 +382,6 @@ def test_a_run_is_estimated_refused_compared_and_added(visit: Visit):
     own.wait_for(state="detached")
 
 
-@needs_browser
-@needs_weights
 def test_the_table_scrolls_inside_itself_on_a_phone(server: str, browser):
     visit = Visit(browser, server, width=390, height=844, theme="dark")
     visit.open("Quantize")
@@ -409,7 +394,6 @@ def test_the_table_scrolls_inside_itself_on_a_phone(server: str, browser):
     assert not visit.wrong, "\n".join(visit.wrong)
 
 
-@needs_weights
 @unpoisoned
 def test_parts_that_are_left_in_float_are_listed_before_a_run_and_said_after_it():
     refused, listed = quantize.found("vim_nano", "lin", r"layers\.0\.|head")

@@ -9,16 +9,9 @@ from collections.abc import Generator
 
 import pytest
 
-from ouro.jobs.doctor import BROWSERS, find_browser
-from ouro.models.zoo import embedded_path
 from ouro.types import Progress
 from tests.browsing import Visit
 from workbench import jobs, runner
-
-needs_browser = pytest.mark.skipif(find_browser() is None, reason=f"no browser found, looked for {', '.join(BROWSERS)}")
-needs_weights = pytest.mark.skipif(
-    not embedded_path("vim_nano.safetensors").exists(), reason="the embedded weights of vim_nano are not there"
-)
 
 
 class Held:
@@ -149,8 +142,6 @@ def test_again_computes_what_is_stored():
         runner.again("such kind")
 
 
-@needs_browser
-@needs_weights
 def test_the_panel_follows_cancels_and_leads_there(visit: Visit):
     page = visit.page
     visit.open("Samples")
@@ -181,7 +172,6 @@ def test_the_panel_follows_cancels_and_leads_there(visit: Visit):
     assert opener.get_attribute("aria-expanded") == "false"
 
 
-@needs_browser
 def test_escape_closes_the_panel_on_a_phone(server: str, browser):
     visit = Visit(browser, server, width=390, height=844, theme="dark")
     page = visit.page

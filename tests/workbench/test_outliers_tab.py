@@ -6,16 +6,10 @@ import base64
 import json
 
 import numpy as np
-import pytest
 
-from ouro.jobs.doctor import BROWSERS, find_browser
-from ouro.models.zoo import embedded_path
 from tests.browsing import Visit
 from workbench import engine, outliers, pictures
 
-WEIGHTS = embedded_path("vim_nano.safetensors")
-needs_weights = pytest.mark.skipif(not WEIGHTS.exists(), reason=f"the embedded weights {WEIGHTS.name} are not there")
-needs_browser = pytest.mark.skipif(find_browser() is None, reason=f"no browser found, looked for {', '.join(BROWSERS)}")
 MAP = "wb-outliers-step-map"
 
 
@@ -25,7 +19,6 @@ def test_overlap_of_sets_is_per_step():
     assert np.array_equal(outliers.overlap(raw, other), [1, 1 / 3, np.nan, 0], equal_nan=True)
 
 
-@needs_weights
 def test_the_page_holds_the_numbers_of_the_report():
     spec = outliers.first_spec("vim_nano")
     result = engine.outliers(**spec)
@@ -56,8 +49,6 @@ def to_step(visit: Visit, step: int) -> None:
     visit.until_label(MAP, f"at step {step} ")
 
 
-@needs_browser
-@needs_weights
 def test_channels_of_a_step_are_named_and_two_steps_compared(visit: Visit):
     page = visit.page
     arrays = engine.outliers(**outliers.first_spec("vim_nano")).arrays
@@ -97,8 +88,6 @@ def test_channels_of_a_step_are_named_and_two_steps_compared(visit: Visit):
     page.wait_for_selector("#wb-outliers-step-versus", state="hidden")
 
 
-@needs_browser
-@needs_weights
 def test_a_long_list_folds(visit: Visit):
     page = visit.page
     listed = engine.outliers(**{**outliers.first_spec("vim_nano"), "kappa": 1.0}).arrays["dynamic"] > 0
@@ -120,8 +109,6 @@ def test_a_long_list_folds(visit: Visit):
     assert page.locator("#wb-outliers-step .wb-chip:not(.wb-fold)").count() == before
 
 
-@needs_browser
-@needs_weights
 def test_a_channel_says_how_it_is_rounded(visit: Visit):
     page = visit.page
     spec = outliers.first_spec("vim_nano")
@@ -146,8 +133,6 @@ def test_a_channel_says_how_it_is_rounded(visit: Visit):
     visit.until_label("wb-outliers-step-static-codes", "256 codes")
 
 
-@needs_browser
-@needs_weights
 def test_a_relit_picture_moves_the_outliers(visit: Visit):
     page = visit.page
     visit.open("Outliers")

@@ -7,7 +7,6 @@ import re
 
 import pytest
 
-from ouro.jobs.doctor import find_browser
 from ouro.paper.verdict import NOTHING_TO_DECIDE, WORDS
 from tests.browsing import Visit
 from workbench import engine, paper
@@ -73,7 +72,6 @@ def test_ways_lead_to_tabs_that_there_are(rows):
     assert set(paper._TABS.values()) <= tabs and set(paper._TABS) <= {row["name"] for row in rows}
 
 
-@pytest.mark.skipif(find_browser() is None, reason="no browser")
 def test_an_entry_opens_and_leads_to_its_tab(visit: Visit):
     page = visit.page
     visit.open("Paper")

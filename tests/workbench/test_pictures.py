@@ -9,14 +9,8 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image
 
-from ouro.jobs.doctor import BROWSERS, find_browser
-from ouro.models.zoo import embedded_path
 from tests.browsing import Visit
 from workbench import engine, outliers, pictures
-
-WEIGHTS = embedded_path("vim_nano.safetensors")
-needs_weights = pytest.mark.skipif(not WEIGHTS.exists(), reason=f"the embedded weights {WEIGHTS.name} are not there")
-needs_browser = pytest.mark.skipif(find_browser() is None, reason=f"no browser found, looked for {', '.join(BROWSERS)}")
 
 
 def picture(path: Path, width: int, height: int, mode: str = "RGB", **options) -> str:
@@ -46,7 +40,6 @@ def test_what_the_opener_refuses_is_refused_at_once(tmp_path: Path):
         engine.check_picture(str(tmp_path / "deep.png"))
 
 
-@needs_weights
 def test_the_hint_says_what_was_made_of_a_picture(tmp_path: Path):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
@@ -61,7 +54,6 @@ def test_the_hint_says_what_was_made_of_a_picture(tmp_path: Path):
         assert engine.check_picture(options) and pictures.scaled("vim_nano", upload(options)) == words
 
 
-@needs_weights
 def test_noise_is_a_source_of_pictures():
     assert pictures.choices("vim_nano")[-1] == ("Noise", "noise")
     chosen = {**pictures.start("vim_nano", "noise"), "sample": 3}
@@ -84,8 +76,6 @@ def paste(visit: Visit, path: Path, kind: str) -> None:
     )
 
 
-@needs_browser
-@needs_weights
 def test_a_pasted_picture_a_bad_upload_and_noise_are_shown_in_outliers(visit: Visit, tmp_path: Path):
     page = visit.page
     visit.open("Outliers")

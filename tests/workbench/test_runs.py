@@ -9,19 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from ouro.jobs.doctor import BROWSERS, find_browser
 from ouro.jobs.quantize import QuantizeSpec, quantize
 from ouro.jobs.synthesize import SynthesisSpec, synthesize
-from ouro.models.zoo import embedded_path
 from ouro.progress import finish
 from ouro.store import Store
 from tests.browsing import Visit
 from workbench import runbook, runner, runs, samples, stored
 
-needs_browser = pytest.mark.skipif(find_browser() is None, reason=f"no browser found, looked for {', '.join(BROWSERS)}")
-needs_weights = pytest.mark.skipif(
-    not embedded_path("vim_nano.safetensors").exists(), reason="the embedded weights of vim_nano are not there"
-)
 SET = {"model": "m", "method": "noise", "num": 4, "steps": 9, "seed": 1, "batch": 8, "lr": 0.5, "options": {"a": 2},
        "weights": "w"}  # fmt: skip
 QUANTIZED = {"model": "m", "method": "minmax", "bits": "w4a4", "calib": "real:8", "scope": "lin", "seed": 0, "options": {},
@@ -96,7 +90,6 @@ def test_only_what_differs_is_set_side_by_side(store):
     assert "asked.bits" in runs.beside(several) and "Tick two" in runs.beside(several[:1])
 
 
-@needs_weights
 @pytest.mark.unpoisoned
 def test_the_command_makes_the_same_run_again(store):
     from typer.testing import CliRunner
@@ -198,8 +191,6 @@ def test_what_something_else_wrote_into_a_run_does_not_stop_the_list(store):
     assert stored.measured_sensitivities("m") == []
 
 
-@needs_browser
-@needs_weights
 @pytest.mark.unpoisoned
 def test_runs_are_found_compared_noted_opened_and_deleted(visit: Visit, home: Path):
     for seed in (1, 2, 3):
@@ -248,7 +239,6 @@ def test_runs_are_found_compared_noted_opened_and_deleted(visit: Visit, home: Pa
     assert len(Store(home).runs()) == 2
 
 
-@needs_browser
 def test_the_board_fits_a_phone(server: str, browser):
     visit = Visit(browser, server, width=390, height=844, theme="dark")
     visit.open("Runs")

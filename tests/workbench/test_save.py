@@ -14,13 +14,9 @@ import pytest
 from PIL import Image
 
 from ouro.data import comes_along
-from ouro.jobs.doctor import BROWSERS, find_browser
-from ouro.models.zoo import embedded_path
 from tests.browsing import Visit
 from workbench import recipes
 
-needs_weights = pytest.mark.skipif(not embedded_path("vim_nano.safetensors").exists(), reason="no embedded weights")
-needs_browser = pytest.mark.skipif(find_browser() is None, reason=f"no browser found, looked for {', '.join(BROWSERS)}")
 VALUES = {
     "model": "vim_nano", "data": "scenes", "image": "1", "layer": "2", "window": "3", "neighbors": "delta", "tensor": "u",
     "scan": "forward", "kappa": "3.5", "refresh": "7", "steps": "4", "seed": "2",
@@ -32,7 +28,6 @@ def test_only_sets_that_everybody_has_are_named_elsewhere():
     assert all(comes_along(name) for name in recipes.DATA)
 
 
-@needs_weights
 @unpoisoned
 @pytest.mark.parametrize("tab", [tab for tab in recipes.COMMANDS if tab != "quantize"])
 def test_commands_compute_what_is_seen(tab: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
@@ -47,7 +42,6 @@ def test_commands_compute_what_is_seen(tab: str, tmp_path: Path, monkeypatch: py
     assert Path(said["path"]).stat().st_size > 1000
 
 
-@needs_weights
 @unpoisoned
 @pytest.mark.parametrize("tab", [tab for tab in recipes.PYTHON if tab != "quantize"])
 def test_lines_of_python_draw_what_is_seen(tab: str):
@@ -59,7 +53,6 @@ def test_lines_of_python_draw_what_is_seen(tab: str):
     assert type(eval(lines[-1], known)).__name__ == "Figure"
 
 
-@needs_weights
 @unpoisoned
 @pytest.mark.parametrize("ignored", ["", r"layers\.0\."], ids=["all rounded", "a layer in float"])
 def test_a_configuration_is_the_same_as_a_command_and_in_python(
@@ -108,8 +101,6 @@ def saved(visit: Visit, menu: str, kind: str, folder: Path) -> Path:
     return path
 
 
-@needs_browser
-@needs_weights
 def test_figures_are_saved_as_picture_drawing_and_numbers(visit: Visit, tmp_path: Path):
     visit.open("Attention")
     page = visit.page
@@ -126,8 +117,6 @@ def test_figures_are_saved_as_picture_drawing_and_numbers(visit: Visit, tmp_path
     assert page.locator("#wb-attention-auroc .wb-data tbody tr").count() == 18
 
 
-@needs_browser
-@needs_weights
 def test_a_view_is_one_file_that_needs_nothing(visit: Visit, browser, tmp_path: Path):
     visit.open("Attention")
     visit.page.wait_for_selector("#wb-attention-auroc .main-svg")
@@ -153,8 +142,6 @@ def test_a_view_is_one_file_that_needs_nothing(visit: Visit, browser, tmp_path: 
     assert not wrong
 
 
-@needs_browser
-@needs_weights
 def test_a_view_is_shared_as_link_command_and_python(visit: Visit):
     page = visit.page
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])

@@ -12,13 +12,8 @@ from ouro.gen.synthesize import to_pixels
 from ouro.jobs.synthesize import SynthesisSpec, synthesize
 from ouro.metrics import metric_of
 from ouro.models import create_model
-from ouro.models.zoo import embedded_path
 from ouro.progress import finish
 from workbench import stored
-
-needs_weights = pytest.mark.skipif(
-    not embedded_path("vim_nano.safetensors").exists(), reason="the embedded weights of vim_nano are not there"
-)
 
 
 @pytest.fixture
@@ -31,7 +26,6 @@ def noise_job(num: int, batch: int):
     return synthesize(SynthesisSpec("vim_nano", "noise", num=num, batch=batch))
 
 
-@needs_weights
 def test_stopped_set_is_listed_until_it_is_finished(home: Path):
     job = noise_job(6, 2)
     next(job), next(job)
@@ -45,7 +39,6 @@ def test_stopped_set_is_listed_until_it_is_finished(home: Path):
         stored.discard(entry["path"])
 
 
-@needs_weights
 def test_discarded_set_is_gone(home: Path):
     job = noise_job(4, 2)
     next(job)
@@ -55,7 +48,6 @@ def test_discarded_set_is_gone(home: Path):
     assert not stored.unfinished() and not Path(entry["path"]).exists()
 
 
-@needs_weights
 def test_pictures_of_a_set_have_the_names_of_their_classes(home: Path):
     report = finish(noise_job(12, 12))
     images, names = stored.pictures(stored.sets()[0], most=10)

@@ -4,14 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ouro.jobs.doctor import BROWSERS, find_browser
-from ouro.models.zoo import embedded_path
 from tests.workbench.walk import HANDS, TASKS, THEMES, WIDTHS, before_the_page
-
-pytestmark = [
-    pytest.mark.skipif(not embedded_path("vim_nano.safetensors").exists(), reason="no embedded weights"),
-    pytest.mark.skipif(find_browser() is None, reason=f"no browser found, looked for {', '.join(BROWSERS)}"),
-]
 
 
 @pytest.mark.parametrize("number", TASKS)

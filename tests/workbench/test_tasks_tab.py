@@ -9,21 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ouro.jobs.doctor import BROWSERS, find_browser
-from ouro.models.zoo import embedded_path
 from ouro.progress import finish
 from tests.browsing import Visit
 from workbench import answers, calib, engine, stored, tasks
 
-needs_browser = pytest.mark.skipif(find_browser() is None, reason=f"no browser found, looked for {', '.join(BROWSERS)}")
 BESIDE = {"method": "minmax", "bits": "w4a4", "scope": "lin", "calib": "real:16"}
 # models are first built on the meta device, which knows torch's own allocators only
 unpoisoned = pytest.mark.unpoisoned
-
-
-def needs(*names: str) -> pytest.MarkDecorator:
-    missing = [name for name in names if not embedded_path(f"{name}.safetensors").exists()]
-    return pytest.mark.skipif(bool(missing), reason=f"the embedded weights of {', '.join(missing)} are not there")
 
 
 def result(task: str, classes: list[str], said: dict[str, Any], **arrays: np.ndarray) -> engine.Result:
@@ -116,7 +108,6 @@ def test_attention_says_what_any_model_sees():
 
 
 @unpoisoned
-@needs("vim_nano")
 def test_what_was_quantized_is_offered_newest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OURO_HOME", str(tmp_path))
     assert tasks.choices("vim_nano") == [(tasks.ALONE, "")]
@@ -134,15 +125,12 @@ def test_what_was_quantized_is_offered_newest_first(tmp_path: Path, monkeypatch:
 
 
 @unpoisoned
-@needs("vmamba_nano_seg")
 def test_pictures_of_many_objects_are_named():
     _, names = engine.images("vmamba_nano_seg", "scenes_seg", 0, 4)
     assert all(names) and any(", " in name for name in names) and not any("background" in name for name in names)
     assert engine.misfit("vmamba_nano_seg", "scenes").startswith("scenes has one class per image")
 
 
-@needs_browser
-@needs("vim_nano")
 def test_a_model_is_quantized_and_compared_in_place(visit: Visit):
     page = visit.page
     visit.open("Tasks")
@@ -166,8 +154,6 @@ def look_at(visit: Visit, model: str) -> None:
     visit.open("Tasks")
 
 
-@needs_browser
-@needs("vmamba_nano_seg", "vmamba_nano_det")
 def test_dense_models_are_read_by_keyboard(visit: Visit):
     page = visit.page
     look_at(visit, "vmamba_nano_seg")
@@ -183,8 +169,6 @@ def test_dense_models_are_read_by_keyboard(visit: Visit):
     assert "Truth: " in visit.label("wb-tasks-answers-truth")
 
 
-@needs_browser
-@needs("zigma_nano")
 def test_a_denoiser_is_followed_from_noise_to_a_picture(visit: Visit):
     page = visit.page
     look_at(visit, "zigma_nano")
@@ -199,8 +183,6 @@ def test_a_denoiser_is_followed_from_noise_to_a_picture(visit: Visit):
     page.get_by_text("step 5 of 10").wait_for()
 
 
-@needs_browser
-@needs("vim_nano")
 def test_the_tab_fits_a_phone(server: str, browser):
     visit = Visit(browser, server, width=390, height=844, theme="dark")
     visit.open("Tasks")

@@ -6,17 +6,11 @@ import json
 
 import pytest
 
-from ouro.jobs.doctor import BROWSERS, find_browser
-from ouro.models.zoo import embedded_path
 from ouro.progress import finish
 from tests.browsing import Visit
 from workbench import drift, engine
 
-needs_browser = pytest.mark.skipif(find_browser() is None, reason=f"no browser found, looked for {', '.join(BROWSERS)}")
-needs_weights = pytest.mark.skipif(not embedded_path("vim_nano.safetensors").exists(), reason="no embedded weights")
 
-
-@needs_browser
 def test_the_tour_is_offered_once_and_stays_within_reach(visit: Visit):
     page = visit.page
     # from here on the page is as it opens
@@ -43,7 +37,6 @@ def test_the_tour_is_offered_once_and_stays_within_reach(visit: Visit):
     assert not page.locator("#wb-tour").count()
 
 
-@needs_weights
 @pytest.mark.unpoisoned
 def test_error_through_time_has_a_line_for_every_scan_and_says_which_patch_a_step_reads(tmp_path, monkeypatch):
     monkeypatch.setenv("OURO_HOME", str(tmp_path))

@@ -10,14 +10,9 @@ import pytest
 from gradio.utils import get_upload_folder
 from PIL import Image
 
-from ouro.jobs.doctor import BROWSERS, find_browser
-from ouro.models.zoo import embedded_path
 from ouro.types import Progress
 from tests.browsing import Visit
 from workbench import runner, uploads, who
-
-needs_weights = pytest.mark.skipif(not embedded_path("vim_nano.safetensors").exists(), reason="no embedded weights")
-needs_browser = pytest.mark.skipif(find_browser() is None, reason=f"no browser found, looked for {', '.join(BROWSERS)}")
 
 
 @pytest.fixture
@@ -89,8 +84,6 @@ def test_a_job_at_work_keeps_what_it_may_read(cache: Path, cancelled: bool):
     assert gone(mine) and reads == [b"picture"]
 
 
-@needs_browser
-@needs_weights
 def test_what_was_uploaded_to_look_at_is_gone_when_the_page_is_closed(server: str, browser, tmp_path: Path):
     Image.new("RGB", (61, 47), (200, 30, 30)).save(tmp_path / "only-here.png")
     visit = Visit(browser, server, query="tab=outliers&model=vim_nano")

@@ -6,16 +6,11 @@ import threading
 from types import SimpleNamespace
 
 import gradio as gr
-import pytest
 
-from ouro.jobs.doctor import BROWSERS, find_browser
-from ouro.models.zoo import embedded_path
 from ouro.types import Progress
 from tests.browsing import Visit
 from workbench import jobs, runner, who
 from workbench.errors import guarded
-
-needs_browser = pytest.mark.skipif(find_browser() is None, reason=f"no browser found, looked for {', '.join(BROWSERS)}")
 
 
 def request(cookie: str) -> gr.Request:
@@ -69,8 +64,6 @@ def test_a_job_belongs_to_whoever_started_it():
     assert seen == ["ann"]
 
 
-@needs_browser
-@pytest.mark.skipif(not embedded_path("vim_nano.safetensors").exists(), reason="no embedded weights")
 def test_two_browsers_do_not_see_each_other(server: str, browser):
     people = [Visit(browser, server) for _ in range(2)]
     for person in people:

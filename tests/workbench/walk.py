@@ -286,6 +286,8 @@ def t10_accuracy(one: Person) -> None:
     page.wait_for_selector("#wb-quantize-go:not([disabled])")
     # the new point is drawn, whatever that takes, before the cached answer is asked for
     page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestIdleCallback(done)))")
+    # and its event has ended, a moment after the button is back: gradio drops a click that comes between
+    page.wait_for_timeout(300)
     before = page.locator("#wb-quantize-job .wb-job").get_attribute("data-number")
     with one.within("again"):
         one.press(page.locator("#wb-quantize-go"))
@@ -330,7 +332,7 @@ def t13_link(one: Person) -> None:
         other.until_label(f"wb-attention-{name}", one.visit.label(f"wb-attention-{name}"))
     other.page.close()
     assert not other.wrong
-    one.page.goto(re.sub("layer=2", "layer=nope", one.page.url))
+    one.visit.go_to(re.sub("layer=2", "layer=nope", one.page.url))
     one.page.get_by_text("layer=nope is not there").wait_for()
 
 
@@ -397,6 +399,7 @@ def main(arguments: list[str]) -> int:
     rows = []
     with tempfile.TemporaryDirectory() as home, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=find_browser(), args=["--no-sandbox", "--disable-gpu"])
+        shown_by = f"{Path(find_browser() or '').name} {browser.version}"
         with started([sys.executable, "workbench/app.py"], Path(home)) as url:
             for number in options.task or TASKS:
                 for theme, width, hand in ways(number, options.pairs):
@@ -431,7 +434,14 @@ def main(arguments: list[str]) -> int:
     failed = sum(bool(row["failed"]) for row in rows)
     write_json(
         options.out,
-        {"op": "tasks of the app", "rows": rows, "failed": failed, "device": device_name(), "commit": commit()},
+        {
+            "op": "tasks of the app",
+            "rows": rows,
+            "failed": failed,
+            "browser": shown_by,
+            "device": device_name(),
+            "commit": commit(),
+        },
     )
     return int(failed > 0)
 
