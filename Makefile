@@ -49,11 +49,12 @@ notebooks: $(STAMP)
 	$(PY) -m nbconvert --to notebook --execute --inplace --ExecutePreprocessor.record_timing=False \
 	    --ExecutePreprocessor.timeout=1800 notebooks/*.ipynb
 
+# FULL: folders of tests in which all ways of a thing are tested, not one
 test: $(PRIMED)
-	@$(PY) -m pytest $(SIDE_BY_SIDE)
+	@$(PY) -m pytest $(SIDE_BY_SIDE) $(addprefix --full=,$(FULL))
 
 test-full: $(PRIMED)
-	@$(PY) -m pytest $(SIDE_BY_SIDE) --full
+	@$(PY) -m pytest $(SIDE_BY_SIDE) --full=tests
 
 prime: $(PRIMED)
 

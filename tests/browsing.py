@@ -70,7 +70,7 @@ class Nursery:
         number = self._process.stdout.readline()
         assert number, "the process that apps are forked from has ended; its words are above"
         pid = int(number)
-        with _answering(pid, port, log, lambda: not _is_there(pid)) as url:
+        with _answering(pid, port, log, lambda: not is_there(pid)) as url:
             yield url
 
 
@@ -79,12 +79,14 @@ def _environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1"}
 
 
-def _is_there(pid: int) -> bool:
+def is_there(pid: int) -> bool:
+    """Whether this process runs."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+        # Z: it has ended, and nobody has asked how
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
         return False
-    return True
 
 
 @contextmanager

@@ -39,15 +39,24 @@ _LONGEST = ("tests/notebooks/", "tests/workbench/", "tests/kernels/", "tests/our
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--full", action="store_true", help="every method on every family, every name of a small model")
+    parser.addoption(
+        "--full", action="append", default=[], type=Path, metavar="FOLDER",
+        help="also what is marked `full` under this folder of the tests; repeatable",
+    )  # fmt: skip
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out what is marked `full`, unless it is asked for, and begins with what takes longest."""
-    if not config.getoption("--full"):
-        left_out = [item for item in items if item.get_closest_marker("full")]
-        items[:] = [item for item in items if not item.get_closest_marker("full")]
+    folders = [folder.resolve() for folder in config.getoption("--full")]
+    left_out = [
+        item
+        for item in items
+        if item.get_closest_marker("full") and not any(item.path.is_relative_to(folder) for folder in folders)
+    ]
+    if left_out:
         config.hook.pytest_deselected(items=left_out)
+        kept = set(items) - set(left_out)
+        items[:] = [item for item in items if item in kept]
     # workers that take a file each end together if the last files are short
     items.sort(key=_rank)
 

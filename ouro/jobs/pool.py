@@ -6,6 +6,8 @@ Whoever works keeps what is finished in the store, so a piece that is lost with 
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -131,7 +133,16 @@ def _on_cluster(
 
 
 def _set_up(threads: int) -> None:
+    threading.Thread(target=_end_with_parent, name="end with parent", daemon=True).start()
     torch.set_num_threads(threads)
     import numba
 
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+
+
+def _end_with_parent() -> None:
+    # who is killed tells nobody: without this its processes would go on computing, and then wait for work for ever
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

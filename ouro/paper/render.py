@@ -217,10 +217,12 @@ def calibration() -> str | None:
 
 
 def ablations() -> str | None:
-    """Every study: top-1 by variant and measure, and what is seen of the paper's orderings."""
-    values = load("ablations_vim_nano.json")
-    if values is None:
-        return None
+    """Every study of generation: top-1 by variant and measure, and what is seen of the paper's orderings."""
+    files = [load(path.name) for path in sorted(RESULTS.glob("ablations_*.json")) if "parts" not in path.name]
+    return "\n\n".join(_studies(values) for values in reversed(files) if values) or None
+
+
+def _studies(values: dict[str, Any]) -> str:
     measures = values["measures"]
     parts = []
     for study in values["studies"]:
@@ -237,8 +239,19 @@ def ablations() -> str | None:
         head = (study["title"], "images", "recognized by the model, %", *map(measured, measures))
         words = f"`{study['model']}`, {study['title'].lower()} ({study['source']} of the paper), n = {study['n']}"
         parts.append(f"{words}.\n\n{markdown(head, rows)}\n\nThe paper's orderings: {claims}.")
-    command = f"ouro bench ablations vim_nano --out results/ablations_vim_nano.json; {values['seeds']} seeds"
-    return made(values, command) + "\n\n".join(parts)
+    (model,) = {study["model"] for study in values["studies"]}
+    return made(values, f"{generation_command(values, model)}; {values['seeds']} seeds") + "\n\n".join(parts)
+
+
+def generation_command(values: dict[str, Any], model: str) -> str:
+    """What `ouro bench ablations` was asked, where that is not its default."""
+    spec, first = values["spec"], values["studies"][0]
+    said = {"--seeds": (values["seeds"], 3), "--most": (spec.get("most", 0), 0), "--limit": (first["n"], 500)}
+    words = [f"{option} {value}" for option, (value, default) in said.items() if value != default]
+    if values["measures"] != ["clipped w4a4o8", "ouro w4a4o8", "ouro w4a3o8"]:
+        words += [f"--measure {measure.replace(' ', ':')}" for measure in values["measures"]]
+    studies = [f"--study {study['study']}" for study in values["studies"] if words]
+    return " ".join([f"ouro bench ablations {model}", *studies, *words, f"--out results/ablations_{model}.json"])
 
 
 def _claim(claim: dict[str, Any]) -> str:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +15,7 @@ import pytest
 
 from ouro.jobs import pool
 from ouro.jobs.pool import in_processes
+from tests.browsing import ROOT, is_there
 
 
 def squared(number: int, *, folder: str, killers: tuple[int, ...] = (), deaths: int = 1) -> int:
@@ -52,6 +57,32 @@ def test_what_kills_every_process_is_given_up(tmp_path) -> None:
     ):
         list(in_processes(work, [0, 1], 1))
     assert begun(tmp_path) == {0: 1, 1: 3}
+
+
+def endless(number: int, *, folder: str) -> None:
+    (Path(folder) / f"{number}.pid").write_text(str(os.getpid()))
+    while True:
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_no_process_outlives_a_parent_that_is_killed(tmp_path) -> None:
+    code = (
+        "from functools import partial; from tests.ouro.jobs.test_pool import endless, in_processes; "
+        f"list(in_processes(partial(endless, folder={str(tmp_path)!r}), [1, 2], 2))"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    until(lambda: len([path for path in tmp_path.glob("*.pid") if path.read_text()]) == 2)
+    parent.kill()
+    parent.wait()
+    until(lambda: not any(is_there(int(path.read_text())) for path in tmp_path.glob("*.pid")))
+
+
+def until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.1)
 
 
 def test_what_work_raises_comes_through(tmp_path) -> None:
