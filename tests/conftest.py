@@ -46,12 +46,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out what is marked `full`, unless it is asked for, and begins with what takes longest."""
-    folders = [folder.resolve() for folder in config.getoption("--full")]
+    """Leaves out what is marked `full`, unless it is asked for or its file is named, and begins with what takes longest."""
+    asked = [folder.resolve() for folder in config.getoption("--full")]
+    named = [Path(argument.partition("::")[0]).resolve() for argument in config.args]
+    wanted = [*asked, *(path for path in named if path.is_file())]
     left_out = [
         item
         for item in items
-        if item.get_closest_marker("full") and not any(item.path.is_relative_to(folder) for folder in folders)
+        if item.get_closest_marker("full") and not any(item.path.is_relative_to(path) for path in wanted)
     ]
     if left_out:
         config.hook.pytest_deselected(items=left_out)

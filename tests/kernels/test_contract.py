@@ -28,6 +28,7 @@ def test_kernel_equals_its_reference(kernel, case, where):
     assert verdict.passed, verdict.complaint
 
 
+@pytest.mark.full
 def test_machine_code_keeps_its_bounds(machine_code):
     assert {row["kernel"] for row in machine_code} == {k.name for k in KERNELS if k.builds}
     complaints = [

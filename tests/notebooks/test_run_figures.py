@@ -11,6 +11,7 @@ from tests.notebooks.running import FOLDER, Kernel, code
 NOTEBOOKS = [*sorted(FOLDER.glob("fig*.ipynb"))]
 
 
+@pytest.mark.full
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs(kernel: Kernel, path: Path, tmp_path: Path):

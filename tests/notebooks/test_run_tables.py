@@ -8,7 +8,12 @@ import pytest
 
 from tests.notebooks.running import FOLDER, Kernel, code
 
-NOTEBOOKS = [path for path in sorted(FOLDER.glob("*.ipynb")) if not path.name.startswith("fig")]
+NOTEBOOKS = [
+    # without the full suite that which leads to all others
+    path if path.stem == "00_quickstart" else pytest.param(path, marks=pytest.mark.full)
+    for path in sorted(FOLDER.glob("*.ipynb"))
+    if not path.name.startswith("fig")
+]
 
 
 @pytest.mark.slow

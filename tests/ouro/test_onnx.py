@@ -173,7 +173,11 @@ def test_the_nodes_round_as_the_quantizers_do(tmp_path):
 @needs_onnx
 @pytest.mark.parametrize(
     ("method", "bits", "name"),
-    [("clipped", "w8a8", "vmamba_nano"), ("dynamic", "w8a8", "vim_nano"), ("smoothquant", "w4a8", "vim_nano")],
+    [
+        ("clipped", "w8a8", "vmamba_nano"),
+        pytest.param("dynamic", "w8a8", "vim_nano", marks=pytest.mark.full),
+        pytest.param("smoothquant", "w4a8", "vim_nano", marks=pytest.mark.full),
+    ],
 )
 def test_a_quantized_model_is_exported_with_its_rounding(tmp_path, method, bits, name):
     exact, model, _ = quantized(method, bits, name=name)

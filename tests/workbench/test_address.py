@@ -79,6 +79,7 @@ def values(visit: Visit) -> dict[str, str]:
     return visit.page.evaluate("Object.fromEntries(new URLSearchParams(location.search))")
 
 
+@pytest.mark.full
 def test_back_and_forward_go_through_views(visit: Visit):
     page = visit.page
     visit.open("Attention")
@@ -103,6 +104,7 @@ def test_back_and_forward_go_through_views(visit: Visit):
     visit.until_label("wb-attention-h", "layer 1")
 
 
+@pytest.mark.full
 def test_a_link_opens_the_same_view_elsewhere(server: str, browser, visit: Visit):
     page = visit.page
     visit.open("Attention")
@@ -165,6 +167,7 @@ def test_bits_are_read_before_they_are_taken():
     assert ask.checked("other", quantize.fault) == gr.skip() and "w4x" in ask.wrong[0]
 
 
+@pytest.mark.full
 def test_forms_stand_in_the_address_and_come_from_it(server: str, browser):
     query = "tab=sensitivity&model=vim_nano&mode=cumulative&bits=w5a5&limit=99999&calib=noise&widths=2,4&budget=3.5&seed=7&scope=nope"
     visit = Visit(browser, server, query=query)

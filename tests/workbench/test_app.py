@@ -46,6 +46,7 @@ def test_both_commands_start_it(home: Path, name: str):
         assert b"wb-attention-board" in answer.read()
 
 
+@pytest.mark.full
 def test_first_view_stands_before_anything_is_computed(visit: Visit):
     visit.page.locator("#wb-start-attention").click()
     visit.until_label("wb-attention-hp", "all directions")
@@ -84,6 +85,7 @@ def test_attention_follows_image_layer_and_patch(visit: Visit):
     visit.page.wait_for_selector("#wb-attention-scores .main-svg")
 
 
+@pytest.mark.full
 def test_bad_upload_is_reported_in_one_line(visit: Visit, tmp_path: Path):
     empty = tmp_path / "empty.png"
     empty.write_bytes(b"")
@@ -95,6 +97,7 @@ def test_bad_upload_is_reported_in_one_line(visit: Visit, tmp_path: Path):
         visit.page.get_by_text(words).first.wait_for()
 
 
+@pytest.mark.full
 def test_outliers_follow_the_threshold(visit: Visit):
     visit.open("Outliers")
     before = visit.page.inner_text("#wb-outliers-facts")
@@ -104,6 +107,7 @@ def test_outliers_follow_the_threshold(visit: Visit):
     )
 
 
+@pytest.mark.full
 def test_generated_set_calibrates_a_quantized_model(visit: Visit):
     visit.open("Samples")
     visit.number("wb-samples-num", 8)
@@ -164,6 +168,7 @@ def test_generation_outlives_a_reload_a_pause_and_a_stop(server: str, browser):
     assert not visit.wrong, "\n".join(visit.wrong)
 
 
+@pytest.mark.full
 def test_sets_are_seen_side_by_side(visit: Visit, home: Path):
     for seed in (5, 6):
         finish(synthesize(SynthesisSpec("vim_nano", "noise", num=4, seed=seed), root=home))
@@ -180,6 +185,7 @@ def test_sets_are_seen_side_by_side(visit: Visit, home: Path):
     visit.page.wait_for_selector("#wb-samples-shares .main-svg")
 
 
+@pytest.mark.full
 def test_only_the_settings_of_the_method_are_shown(visit: Visit):
     visit.open("Samples")
     visit.page.get_by_role("button", name="Advanced").first.click()
@@ -199,6 +205,7 @@ def test_only_the_settings_of_the_method_are_shown(visit: Visit):
     visit.page.wait_for_selector("#wb-samples-steps", state="hidden")
 
 
+@pytest.mark.full
 def test_sensitivity_opens_with_a_stored_map_and_measures_another(visit: Visit):
     visit.open("Sensitivity")
     page = visit.page

@@ -33,6 +33,7 @@ def serious(visit: Visit, rules: list[str]) -> list[str]:
     ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("theme", "width", "height", "rules"),
     [("light", 1280, 900, RULES), ("dark", 390, 844, COLORS)],
@@ -61,6 +62,7 @@ def test_tabs(server: str, browser, theme: str, width: int, height: int, rules: 
     assert not visit.wrong, "\n".join(visit.wrong)
 
 
+@pytest.mark.full
 def test_axe_sees_what_is_wrong(visit: Visit):
     assert AXE is not None and AXE.origin is not None
     visit.page.evaluate((Path(AXE.origin).parent / "axe.min.js").read_text("utf-8"))

@@ -32,6 +32,7 @@ def test_the_example_says_what_it_is_and_who_recognizes_it():
             assert f"<b>{round(8 * share)} of 8</b>" in text
 
 
+@pytest.mark.full
 @pytest.mark.unpoisoned
 def test_a_set_of_ones_own_takes_its_place(visit: Visit, home: Path):
     visit.open("Samples")

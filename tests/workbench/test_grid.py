@@ -325,6 +325,7 @@ def test_the_tab_opens_with_pictures_and_a_table_that_is_worked_by_keyboard(visi
     page.keyboard.press("Tab")
 
 
+@pytest.mark.full
 def test_a_point_leads_to_its_row(visit: Visit):
     page = visit.page
     visit.open("Quantize")
@@ -382,6 +383,7 @@ def test_a_run_is_estimated_refused_compared_and_added(visit: Visit):
     own.wait_for(state="detached")
 
 
+@pytest.mark.full
 def test_the_table_scrolls_inside_itself_on_a_phone(server: str, browser):
     visit = Visit(browser, server, width=390, height=844, theme="dark")
     visit.open("Quantize")

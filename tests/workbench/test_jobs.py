@@ -172,6 +172,7 @@ def test_the_panel_follows_cancels_and_leads_there(visit: Visit):
     assert opener.get_attribute("aria-expanded") == "false"
 
 
+@pytest.mark.full
 def test_escape_closes_the_panel_on_a_phone(server: str, browser):
     visit = Visit(browser, server, width=390, height=844, theme="dark")
     page = visit.page

@@ -6,6 +6,7 @@ import base64
 import json
 
 import numpy as np
+import pytest
 
 from tests.browsing import Visit
 from workbench import engine, outliers, pictures
@@ -49,6 +50,7 @@ def to_step(visit: Visit, step: int) -> None:
     visit.until_label(MAP, f"at step {step} ")
 
 
+@pytest.mark.full
 def test_channels_of_a_step_are_named_and_two_steps_compared(visit: Visit):
     page = visit.page
     arrays = engine.outliers(**outliers.first_spec("vim_nano")).arrays
@@ -88,6 +90,7 @@ def test_channels_of_a_step_are_named_and_two_steps_compared(visit: Visit):
     page.wait_for_selector("#wb-outliers-step-versus", state="hidden")
 
 
+@pytest.mark.full
 def test_a_long_list_folds(visit: Visit):
     page = visit.page
     listed = engine.outliers(**{**outliers.first_spec("vim_nano"), "kappa": 1.0}).arrays["dynamic"] > 0
@@ -109,6 +112,7 @@ def test_a_long_list_folds(visit: Visit):
     assert page.locator("#wb-outliers-step .wb-chip:not(.wb-fold)").count() == before
 
 
+@pytest.mark.full
 def test_a_channel_says_how_it_is_rounded(visit: Visit):
     page = visit.page
     spec = outliers.first_spec("vim_nano")
@@ -133,6 +137,7 @@ def test_a_channel_says_how_it_is_rounded(visit: Visit):
     visit.until_label("wb-outliers-step-static-codes", "256 codes")
 
 
+@pytest.mark.full
 def test_a_relit_picture_moves_the_outliers(visit: Visit):
     page = visit.page
     visit.open("Outliers")

@@ -253,6 +253,7 @@ def test_every_tab_serves_a_model_of_ones_own(home: Path):
     assert values["model"] == alias and values["fp_top1"] is None and values["whole"]["kl"] >= 0
 
 
+@pytest.mark.full
 def test_an_official_model_is_offered_once_it_is_here(monkeypatch: pytest.MonkeyPatch):
     here = {"vim_tiny_patch16_224"}
     monkeypatch.setattr("ouro.jobs.download.is_here", lambda name: name in here)

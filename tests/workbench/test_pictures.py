@@ -76,6 +76,7 @@ def paste(visit: Visit, path: Path, kind: str) -> None:
     )
 
 
+@pytest.mark.full
 def test_a_pasted_picture_a_bad_upload_and_noise_are_shown_in_outliers(visit: Visit, tmp_path: Path):
     page = visit.page
     visit.open("Outliers")

@@ -239,6 +239,7 @@ def test_runs_are_found_compared_noted_opened_and_deleted(visit: Visit, home: Pa
     assert len(Store(home).runs()) == 2
 
 
+@pytest.mark.full
 def test_the_board_fits_a_phone(server: str, browser):
     visit = Visit(browser, server, width=390, height=844, theme="dark")
     visit.open("Runs")

@@ -101,6 +101,7 @@ def saved(visit: Visit, menu: str, kind: str, folder: Path) -> Path:
     return path
 
 
+@pytest.mark.full
 def test_figures_are_saved_as_picture_drawing_and_numbers(visit: Visit, tmp_path: Path):
     visit.open("Attention")
     page = visit.page
@@ -117,6 +118,7 @@ def test_figures_are_saved_as_picture_drawing_and_numbers(visit: Visit, tmp_path
     assert page.locator("#wb-attention-auroc .wb-data tbody tr").count() == 18
 
 
+@pytest.mark.full
 def test_a_view_is_one_file_that_needs_nothing(visit: Visit, browser, tmp_path: Path):
     visit.open("Attention")
     visit.page.wait_for_selector("#wb-attention-auroc .main-svg")
@@ -142,6 +144,7 @@ def test_a_view_is_one_file_that_needs_nothing(visit: Visit, browser, tmp_path: 
     assert not wrong
 
 
+@pytest.mark.full
 def test_a_view_is_shared_as_link_command_and_python(visit: Visit):
     page = visit.page
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])

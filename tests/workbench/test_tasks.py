@@ -7,6 +7,7 @@ import pytest
 from tests.workbench.walk import HANDS, TASKS, THEMES, WIDTHS, before_the_page
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("number", TASKS)
 def test_task(server: str, browser, number: int):
     # the bits of the number: every pair of choices comes up

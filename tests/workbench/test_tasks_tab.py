@@ -183,6 +183,7 @@ def test_a_denoiser_is_followed_from_noise_to_a_picture(visit: Visit):
     page.get_by_text("step 5 of 10").wait_for()
 
 
+@pytest.mark.full
 def test_the_tab_fits_a_phone(server: str, browser):
     visit = Visit(browser, server, width=390, height=844, theme="dark")
     visit.open("Tasks")

@@ -11,6 +11,7 @@ from tests.browsing import Visit
 from workbench import drift, engine
 
 
+@pytest.mark.full
 def test_the_tour_is_offered_once_and_stays_within_reach(visit: Visit):
     page = visit.page
     # from here on the page is as it opens

@@ -84,6 +84,7 @@ def test_a_job_at_work_keeps_what_it_may_read(cache: Path, cancelled: bool):
     assert gone(mine) and reads == [b"picture"]
 
 
+@pytest.mark.full
 def test_what_was_uploaded_to_look_at_is_gone_when_the_page_is_closed(server: str, browser, tmp_path: Path):
     Image.new("RGB", (61, 47), (200, 30, 30)).save(tmp_path / "only-here.png")
     visit = Visit(browser, server, query="tab=outliers&model=vim_nano")

@@ -6,6 +6,7 @@ import threading
 from types import SimpleNamespace
 
 import gradio as gr
+import pytest
 
 from ouro.types import Progress
 from tests.browsing import Visit
@@ -64,6 +65,7 @@ def test_a_job_belongs_to_whoever_started_it():
     assert seen == ["ann"]
 
 
+@pytest.mark.full
 def test_two_browsers_do_not_see_each_other(server: str, browser):
     people = [Visit(browser, server) for _ in range(2)]
     for person in people:

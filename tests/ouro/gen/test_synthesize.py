@@ -37,7 +37,9 @@ def run(steps):
             return updates, end.value
 
 
-@pytest.mark.parametrize(("features", "steps", "count"), [("y_p", 30, 2), ("alpha_p", 15, 1)])
+@pytest.mark.parametrize(
+    ("features", "steps", "count"), [("y_p", 30, 2), pytest.param("alpha_p", 15, 1, marks=pytest.mark.full)]
+)
 def test_losses_fall_and_pixels_stay_inside_black_and_white(features: str, steps: int, count: int) -> None:
     trained = create_model("vim_nano", pretrained=True)
     objective = OuroMambaGen(trained, features=features, blocks=2, channels=32)

@@ -87,6 +87,7 @@ def one_thread(*command: str, **environment: str) -> subprocess.CompletedProcess
     return subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, env=seen, timeout=600)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_two_ranks_count_what_one_process_counts(scenes_folder, tmp_path) -> None:
     file, data = str(tmp_path / "q.safetensors"), f"folder:{scenes_folder}"

@@ -107,6 +107,7 @@ CHECKSUMS = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if "small" in name else ()) for name in CHECKSUMS]
 )

@@ -89,6 +89,7 @@ def test_one_window_scans_the_map(official_run) -> None:
     assert [stage.N for stage in model.info.stages[:2]] == [0, 0]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("name", "keys", "parameters", "total", "first"),
     [

@@ -28,7 +28,7 @@ def json_of(*arguments: object) -> dict:
     return json.loads(result.stdout)
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", ["vmamba_nano_seg", pytest.param("vmamba_nano_det", marks=pytest.mark.full)])
 def test_from_a_model_to_a_score(name, tmp_path) -> None:
     metric = METRICS[name]
     exact = json_of("evaluate", name, "--limit", 12)
