@@ -133,6 +133,8 @@ def refusal(model: VisionModel) -> str | None:
             continue
         if tap.site in RECURRENT_SITES:
             return f"{path} is rounded inside the recurrence; scopes lin and ssm leave that in floating point"
+        if cast(Quantizer, quantizer).spec.channels:
+            return f"{path} keeps channels apart, which no node of ONNX does; quantize it again without them"
         kind = cast(Quantizer, quantizer).spec.granularity
         if isinstance(quantizer, StepQuantizer) and quantizer.rule is not None:
             return f"{path} is rounded per {kind} with outliers that are found as it runs; {allowed}"

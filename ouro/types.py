@@ -276,6 +276,8 @@ class QuantSpec:
     (per output channel, and up or down per element); "state" and "companded" (inside the recurrence).
     outlier_bits: None for no outlier rule, 16 for outliers left in floating point.
     narrow: a signed grid without the code -2^(bits-1). rotate: rounded in the basis of a Hadamard matrix.
+    channels: (channel, bits) of channels of an activation that are rounded apart, see `ouro.quant.quantizer.Quantizer`;
+        32 leaves one in floating point.
     """
 
     bits: int
@@ -284,6 +286,7 @@ class QuantSpec:
     outlier_bits: int | None = None
     narrow: bool = True
     rotate: bool = False
+    channels: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,7 +191,8 @@ def quantize(
     keep: Annotated[
         list[str],
         typer.Option(
-            help="Bits of some sites, as REGEX=BITS, 32 to leave them in float: 'layers\\.0\\..*=32'; repeatable."
+            help="Bits of some sites, as REGEX=BITS, 32 to leave them in float: 'layers\\.0\\..*=32'; or of channels of "
+            "activations, as REGEX:CHANNELS=BITS: 'layers\\.0\\..*in_proj\\.tap_in:61,17=8'; repeatable."
         ),
     ] = [],
     out: Annotated[Path | None, typer.Option(help="Write the quantized model here (.safetensors).")] = None,
@@ -203,7 +204,7 @@ def quantize(
 
     JSON: {model, method, bits, scope, calib, n, effective_bits, path, bytes, seconds, audit: {sites, sealed}, ...}; with
     --budget also {budget, mean_bits: {weights, activations}, predicted_kl, measured_kl}, with --keep {keep: [{sites, bits,
-    count}]}, with --packed {packed: {ratio, parts, load_seconds, agreement, max_error}}.
+    count, channels}]}, with --packed {packed: {ratio, parts, load_seconds, agreement, max_error}}.
     """
     from ouro.jobs.quantize import QuantizeSpec
     from ouro.jobs.quantize import quantize as job

@@ -133,6 +133,8 @@ class Projection(nn.Module):
         assert isinstance(layer, Linear)
         held = layer.tap_in.quantizer
         if isinstance(held, Quantizer):
+            apart = f"the input of {path} keeps channels apart, which no kernel does; quantize it again without them"
+            require(not held.spec.channels, apart)
             per = held.spec.granularity
             raise KernelError(
                 f"the input of {path} is rounded per {per}, or its weight is not: no step is a whole row's"

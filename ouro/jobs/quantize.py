@@ -6,7 +6,7 @@ import copy
 import logging
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,10 +26,10 @@ from ouro.quant.apply import (
     to_tensors,
 )
 from ouro.quant.audit import audit
-from ouro.quant.calibrate import CHUNK, calibrating
+from ouro.quant.calibrate import CHUNK, calibrating, check_channels
 from ouro.quant.packed.files import FLOATS, packed_tensors
 from ouro.quant.packed.lower import lower
-from ouro.quant.plan import kept_sites, make_plan, scope_sites
+from ouro.quant.plan import Rule, kept_channels, kept_sites, make_plan, scope_sites, split_rule
 from ouro.quant.search.budget import WIDTHS, Allocation, allocate, check_budget
 from ouro.store import Store, check_writable, write_tensors
 from ouro.tasks import task_of
@@ -51,7 +51,8 @@ class QuantizeSpec:
     packed: write integer codes in place of the weights, see `ouro.quant.packed.lower`; `floats` (fp32 or fp16) is how
         parameters that stay in floating point are stored there.
     keep: (regular expression, bits) of sites that get other bits than `bits` says, 32 to leave them in floating point;
-        it is looked for in the paths of taps, and of two that are found in one the last counts.
+        it is looked for in the paths of taps, and of two that are found in one the last counts. With channels behind it,
+        as in "in_proj.tap_in:61,17", it is about these channels of activations alone, which the method then leaves out.
     """
 
     model: ModelSource
@@ -81,15 +82,15 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
     audit: {sites, sealed}}; effective bits are measured on calibration images. With a budget it also has {budget,
     mean_bits: {weights, activations}, predicted_kl, measured_kl}: bits as chosen, the sum of the sites' damages alone,
     and the damage of the model that came out, in nats on the first 32 calibration images. With `keep` it has {keep: [{sites,
-    bits, count}]}, count of the sites that an expression is found in. A packed one has {packed:
+    bits, count}]}, count of the sites that an expression is found in, and channels where it names some. A packed one has {packed:
     {ratio, parts, load_seconds, agreement, max_error}}, see `ouro.jobs.pack.packed_values`.
 
     Args:
         root: where runs are stored; `ouro.store.default_root()` by default.
 
     Raises:
-        ValueError: unknown names, bits or options, a budget below the smallest width, or a calibration set that does
-            not fit the model.
+        ValueError: unknown names, bits or options, a budget below the smallest width, channels that are not there, or a
+            calibration set that does not fit the model.
         WriteError: the file cannot be written.
     """
     started = time.perf_counter()
@@ -106,8 +107,11 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
     model = open_model(spec.model, spec.device)
     options = dict(spec.options)
     there = scope_sites(model, spec.scope)
-    kept = kept_sites(there, spec.keep)
-    make_plan(model, spec.method, spec.bits, spec.scope, spec.seed, options, kept)
+    kept, channels = kept_sites(there, spec.keep), kept_channels(there, spec.keep)
+    _, plan = make_plan(model, spec.method, spec.bits, spec.scope, spec.seed, options, kept, channels)
+    # before images are made, which can take long
+    blank = torch.zeros(1, *model.info.input_size), *task_of(model).conditions(model.info, 1, 0)
+    check_channels(model, plan, *blank)
     yield Progress(0, len(model.blocks()), f"calibration set {spec.calib}")
     made = calibration_set(spec.calib, spec.model, model, spec.seed, root=root, device=spec.device)
     images, conditions = made.images, made.conditions
@@ -115,7 +119,9 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
     how: dict[str, Any] = {"method": spec.method, "bits": spec.bits, "scope": spec.scope, "seed": spec.seed, **options}
     chosen: Allocation | None = None
     if spec.budget is None:
-        calibration = yield from calibrating(model, images, conditions=conditions, site_bits=kept, **how)
+        calibration = yield from calibrating(
+            model, images, conditions=conditions, site_bits=kept, channels=channels, **how
+        )
     else:
         few = [tensor[:CHUNK] for tensor in conditions]
         search = damages_by_width(model, images[:CHUNK], spec.widths, conditions=few, by=spec.by, **how)
@@ -158,8 +164,7 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
         "audit": {"sites": verdict["sites"], "sealed": verdict["sealed"]},
     }
     if spec.keep:
-        rules = [{"sites": rule[0], "bits": rule[1], "count": len(kept_sites(there, [rule]))} for rule in spec.keep]
-        values["keep"] = rules
+        values["keep"] = [_told(there, rule) for rule in spec.keep]
     if simulated is not None:
         values["packed"] = packed_values(model, simulated, logits, shown, path)
     if chosen is not None:
@@ -173,3 +178,10 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
     if all(block["losses"] for block in blocks):
         arrays["losses"] = torch.tensor([block["losses"] for block in blocks])
     return Report("quantize", values, run_info(spec.seed, started, model.device), arrays)
+
+
+def _told(sites: Sequence[str], rule: Rule) -> dict[str, Any]:
+    """A rule of `keep` as the report has it."""
+    expression, channels = split_rule(rule[0])
+    told = {"sites": expression, "bits": rule[1], "count": len(kept_sites(sites, [(expression, rule[1])]))}
+    return told | ({"channels": list(channels)} if channels else {})

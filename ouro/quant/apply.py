@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from hashlib import sha256
+from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +19,7 @@ from ouro.quant.modules import WHOLE
 from ouro.quant.plan import is_rounded, make_method
 from ouro.quant.quantizer import RECURRENT_SITES, WEIGHT_SITES, Quantizer
 from ouro.taps import attach, detach, taps
-from ouro.types import Calibration
+from ouro.types import Calibration, QuantPlan
 from ouro.vision import VisionModel
 
 __all__ = [
@@ -95,8 +97,9 @@ def effective_bits(model: nn.Module) -> dict[str, float]:
     """Mean bits per element over what was counted: {"weights", "activations", "outlier_share" (of activations), "states"}.
 
     Weights or activations that the calibration leaves in floating point have 32, all of them together; single sites that
-    are kept in floating point count nothing, so this is the mean of what is rounded. "states" is the mean width inside the
-    recurrence, over its sites that are rounded there, 32 if none is.
+    are kept in floating point count nothing, so this is the mean of what is rounded. Channels that are kept apart count
+    with their own bits, 32 in floating point. "states" is the mean width inside the recurrence, over its sites that are
+    rounded there, 32 if none is.
 
     Raises:
         RuntimeError: nothing was counted.
@@ -108,12 +111,16 @@ def effective_bits(model: nn.Module) -> dict[str, float]:
         if sites[path] in RECURRENT_SITES:
             states.append(quantizer.spec.bits)
             continue
-        small, large = quantizer.counts.tolist()
-        if small + large == 0:
+        small, large, kept = quantizer.counts.tolist()
+        total = small + large + kept
+        if total == 0:
             raise RuntimeError(f"the quantizer of {path!r} counted nothing; run images inside `with counting(model)`")
         bits = small * quantizer.spec.bits + large * (quantizer.spec.outlier_bits or 0)
+        if kept:
+            # every channel has as many elements
+            bits += kept * fmean(width for _, width in quantizer.spec.channels)
         kind = "weights" if sites[path] in WEIGHT_SITES else "activations"
-        sums[kind] += torch.tensor([bits, small + large], dtype=torch.float64)
+        sums[kind] += torch.tensor([bits, total], dtype=torch.float64)
         outliers += large
     means = {kind: (bits / count).item() if count else float(FLOAT) for kind, (bits, count) in sums.items()}
     share = outliers / max(1.0, sums["activations"][1].item())
@@ -125,10 +132,19 @@ def to_tensors(calibration: Calibration) -> tuple[dict[str, Tensor], dict[str, s
     tensors = {f"{path}{KEY}{name}": x for path, state in calibration.state.items() for name, x in state.items()}
     return tensors, {
         "format": FORMAT,
-        "plan": json.dumps(asdict(calibration.plan)),
+        "plan": json.dumps(_plain(calibration.plan)),
         "set_digest": calibration.set_digest,
         "provenance": json.dumps(dict(calibration.provenance)),
     }
+
+
+def _plain(plan: QuantPlan) -> dict[str, Any]:
+    """A plan as its header has it; sites without channels that are kept apart do not mention them."""
+    plain = asdict(plan)
+    for spec in plain["sites"].values():
+        if not spec["channels"]:
+            del spec["channels"]
+    return plain
 
 
 _MOST_AXES = 4
@@ -155,7 +171,7 @@ def from_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
         most = _MOST_AXES if name == "rounding" else 1
         if tensor.dim() > most:
             raise ValueError(f"tensor {key!r} has {tensor.dim()} axes, expected {most} at most; quantize again")
-        if not tensor.isfinite().all() or (name in ("scale", "clip", "smooth") and not (tensor > 0).all()):
+        if not tensor.isfinite().all() or (name in ("scale", "clip", "smooth", "kept") and not (tensor > 0).all()):
             raise ValueError(f"tensor {key!r} holds steps that cannot be used (NaN, infinite or not positive)")
         state[path][name] = tensor
     return Calibration(plan, state, set_digest, provenance)

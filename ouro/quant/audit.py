@@ -97,9 +97,10 @@ def _look(
 ) -> None:
     """A forward hook of a quantizer; what it returned would replace the output."""
     row["calls"] += 1
-    inner = quantizer.inside(inputs[0])
+    rest = quantizer.rest(inputs[0])
+    inner = quantizer.inside(rest)
     codes = quantizer.rounded(inner)
-    if not torch.equal(quantizer.outside(codes, inputs[0]), output):
+    if not torch.equal(quantizer.with_kept(quantizer.outside(codes, rest), inputs[0]), output):
         failures[path] = "put out something else than what it rounds to"
     for number, groups in enumerate(quantizer.groups(inner)):
         values = _most_values(codes, groups)
@@ -108,6 +109,10 @@ def _look(
             row["outlier_share"] = (groups.group < 0).float().mean().item()
         if values > 2**groups.bits:
             failures[path] = f"{values} values in one group, {groups.bits} bits allow {2**groups.bits}"
+    for channel, bits in quantizer.spec.channels:
+        values = len(output.select(quantizer.channel_axis, channel).unique())
+        if values > 2**bits:
+            failures[path] = f"{values} values in channel {channel}, {bits} bits allow {2**bits}"
 
 
 def _watch(known: Mapping[str, Tap], scan: str, rows: dict[str, dict[str, Any]], failures: dict[str, str]) -> list[Any]:

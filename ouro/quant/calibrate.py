@@ -19,10 +19,10 @@ from ouro.quant.apply import weights_digest
 from ouro.quant.learning import Run, State, distance, learn
 from ouro.quant.method import Block, Method, Seen
 from ouro.quant.plan import make_plan
-from ouro.quant.quantizer import RECURRENT_SITES, WEIGHT_SITES, Quantizer
-from ouro.quant.sections import Looker, Section, chunked, sections
-from ouro.taps import Tap, taps
-from ouro.types import Calibration, Progress, QuantSpec, ScanInputs
+from ouro.quant.quantizer import RECURRENT_SITES, WEIGHT_SITES, Quantizer, channel_axis
+from ouro.quant.sections import Looker, Section, chunked, literal, sections
+from ouro.taps import Tap, record, taps
+from ouro.types import Calibration, Progress, QuantPlan, QuantSpec, ScanInputs
 from ouro.vision import VisionModel
 
 CHUNK = 32
@@ -39,6 +39,7 @@ def quantize(
     scope: str = "lin",
     seed: int = 0,
     site_bits: Mapping[str, int] | None = None,
+    channels: Mapping[str, Mapping[int, int]] | None = None,
     progress: Callable[[Progress], None] | None = None,
     **options: Any,
 ) -> Calibration:
@@ -51,6 +52,7 @@ def quantize(
             recurrence, "full" for everything.
         seed: for methods that draw anything; kept in the plan.
         site_bits: tap path -> width of single sites, for mixed precision.
+        channels: tap path -> {channel: width} of channels of an activation that are rounded apart from the others.
         progress: called after every section.
         options: of the method, see its class.
 
@@ -58,12 +60,12 @@ def quantize(
         What `ouro.quant.apply.attach_calibration` puts on this model or on a fresh one with the same weights.
 
     Raises:
-        ValueError: unknown names, images that do not fit, a model that is quantized already, or a tensor that is not
-            finite; the message names its site.
+        ValueError: unknown names, images that do not fit, a model that is quantized already, a channel that is not there,
+            or a tensor that is not finite; the message names its site.
     """
     steps = calibrating(
         model, images, conditions=conditions, method=method, bits=bits, scope=scope, seed=seed, site_bits=site_bits,
-        **options,
+        channels=channels, **options,
     )  # fmt: skip
     return drive(steps, progress or (lambda _: None))
 
@@ -78,13 +80,14 @@ def calibrating(
     scope: str,
     seed: int,
     site_bits: Mapping[str, int] | None = None,
+    channels: Mapping[str, Mapping[int, int]] | None = None,
     **options: Any,
 ) -> Generator[Progress, None, Calibration]:
     """`quantize` as a generator: one Progress per section, the Calibration at the end."""
     for path, tap in taps(model):
         if tap.quantizer is not None:
             raise ValueError(f"tap {path!r} already has a quantizer; detach(model) first")
-    chosen, plan = make_plan(model, method, bits, scope, seed, options, site_bits)
+    chosen, plan = make_plan(model, method, bits, scope, seed, options, site_bits, channels)
     check_images(images, model.info.input_size)
     if model.weights_dtype not in (torch.float32, torch.float64):
         own = str(model.weights_dtype).removeprefix("torch.")
@@ -93,6 +96,7 @@ def calibrating(
     work = copy.deepcopy(model).eval().requires_grad_(False)
     device = work.device
     exact: list[State] = chunked(CHUNK, images, *conditions, device=device)
+    check_channels(work, plan, *(given[:1] for given in exact[0]))
     rounded = list(exact)
     state: dict[str, Mapping[str, Tensor]] = {}
     log: list[dict[str, Any]] = []
@@ -137,6 +141,22 @@ def check_images(images: Tensor, input_size: tuple[int, int, int]) -> None:
         raise ValueError("calibration images hold NaN or infinity; was their synthesis stopped early?")
 
 
+def check_channels(model: VisionModel, plan: QuantPlan, *inputs: Tensor) -> None:
+    """Refuses a plan that keeps channels apart that a tensor does not have; `inputs` are one image, for a look.
+
+    Raises:
+        ValueError: the message names the site and the channel.
+    """
+    chosen = {path: max(spec.channels)[0] for path, spec in plan.sites.items() if spec.channels}
+    if not chosen:
+        return
+    with torch.no_grad(), record(model, *map(literal, chosen)) as trace:
+        model(*(given.to(model.device) for given in inputs))
+    for path, tap in taps(model):
+        if path in chosen and chosen[path] >= (size := trace.tensors[path].shape[channel_axis(tap.axes)]):
+            raise ValueError(f"{path!r} has channels 0 to {size - 1}, channel {chosen[path]} is to be kept")
+
+
 def images_digest(images: Tensor, *conditions: Tensor) -> str:
     """First 16 hex digits of the SHA-256 of a set: two calibrations with the same digest saw the same set."""
     digest = sha256()
@@ -171,7 +191,11 @@ def _calibrate(
         seen.update({} if seen else look.at(list(layers)))
         return seen[path]
 
-    bases = method.bases(Block(layers, look.scan_paths(), input_of, look.constant, look.scans))
+    def rest_of(path: str) -> list[Tensor]:
+        frame = Quantizer(*part.sites[path], {})
+        return [frame.rest(chunk) for chunk in input_of(path)]
+
+    bases = method.bases(Block(layers, look.scan_paths(), rest_of, look.constant, look.scans))
     for path, (tap, spec) in weights.items():
         partner = input_of(inputs[path]) if method.looks_at_inputs and path in inputs else ()
         _fit(method, path, tap, spec, [look.constant(path)], bases, partner=partner)
@@ -195,16 +219,18 @@ def _fit(
 ) -> None:  # fmt: skip
     """Fits one quantizer, in its basis, and attaches it."""
     basis = {"smooth": bases[path]} if path in bases else {}
-    # nothing but the way into the basis is needed of it
+    # nothing but the way into the basis is needed of it, and what it keeps apart
     frame = Quantizer(tap, spec, basis)
     tensors = [*chunks, *(tensor for scan in scans for tensor in (scan.u, scan.delta, scan.B))]
     for tensor in tensors:
         if not tensor.isfinite().all():
             raise ValueError(f"{path}: calibration images bring NaN or infinity here; is the model's weight damaged?")
     with torch.no_grad():
-        state = method.fit(Seen(path, tap, spec, [frame.inside(chunk) for chunk in chunks], partner, scans))
+        inner = [frame.inside(frame.rest(chunk)) for chunk in chunks]
+        state = method.fit(Seen(path, tap, spec, inner, partner, scans))
+        kept = frame.kept_steps(chunks)
     # what a method makes up rather than fits is made on the CPU
-    tap.quantizer = method.build(tap, spec, {**basis, **state}).to(tensors[0].device)
+    tap.quantizer = method.build(tap, spec, {**basis, **state, **kept}).to(tensors[0].device)
 
 
 def _weight_of(path: str) -> str:

@@ -73,8 +73,11 @@ def read_header(metadata: Mapping[str, str]) -> tuple[QuantPlan, str, dict[str, 
 def _spec(path: str, value: Any) -> QuantSpec:
     where = f"plan.sites.{path[:80]}"
     _require(isinstance(value, dict), where, value, "an object of names and values")
+    # not mentioned where there are none
+    value = {"channels": (), **value}
     check_fields(QuantSpec, value, f"{where}.", complete=True)
-    spec = QuantSpec(**value)
+    channels = tuple((channel, bits) for channel, bits in value["channels"])
+    spec = QuantSpec(**{**value, "channels": channels})
     _require(spec.bits in (*_WIDTHS, FLOAT), f"{where}.bits", spec.bits, f"2 to 8, or {FLOAT}")
     known = f"one of {', '.join(GRANULARITIES)}"
     _require(spec.granularity in GRANULARITIES, f"{where}.granularity", spec.granularity, known)
@@ -82,6 +85,9 @@ def _spec(path: str, value: Any) -> QuantSpec:
     fits = outliers is None or outliers == FLOAT_OUTLIERS or (outliers in _WIDTHS and outliers >= spec.bits)
     allowed = f"nothing, {FLOAT_OUTLIERS}, or up to 8 and no fewer than bits"
     _require(fits, f"{where}.outlier_bits", outliers, allowed)
+    apart = dict(channels)
+    fits = len(apart) == len(channels) and all(bits in (*_WIDTHS, FLOAT) for bits in apart.values())
+    _require(fits, f"{where}.channels", value["channels"], f"each channel once, with 2 to 8 bits or {FLOAT}")
     return spec
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ouro.quant.bits import FLOAT_OUTLIERS
 from ouro.quant.grid import asymmetric, fake_quantize, range_of
 from ouro.quant.outliers import outlier_list, quantize_with_outliers
-from ouro.quant.quantizer import Quantizer, ScaleGroups
+from ouro.quant.quantizer import Quantizer, ScaleGroups, has_channels
 from ouro.quant.rules import OutlierRule
 from ouro.taps import Tap
 from ouro.types import Companding, QuantSpec, StateQuantizer
@@ -260,12 +260,16 @@ def build(tap: Tap, spec: QuantSpec, state: Mapping[str, Tensor], *, rule: Outli
     """The quantizer that a spec describes, holding a calibrated state; the rule is for a spec with outliers.
 
     Raises:
-        ValueError: unknown granularity, or a state that does not belong to the spec.
+        ValueError: unknown granularity, a state that does not belong to the spec, or channels of what has none.
     """
     if spec.granularity not in _CLASSES:
         raise ValueError(f"unknown granularity {spec.granularity!r}; known: {', '.join(_CLASSES)}")
     kind, names = _CLASSES[spec.granularity]
-    wanted = {*names} | ({"zero"} if "scale" in names and not spec.signed else set())
+    wanted = (
+        {*names}
+        | ({"zero"} if "scale" in names and not spec.signed else set())
+        | ({"kept"} if spec.channels else set())
+    )
     shapes = {tuple(state[name].shape) for name in ("scale", "zero", "theta") if name in state}
     # one step for the whole tensor, and as many as it has been calibrated for otherwise
     alone = kind is not TensorQuantizer or shapes <= {(1,)}
@@ -273,6 +277,11 @@ def build(tap: Tap, spec: QuantSpec, state: Mapping[str, Tensor], *, rule: Outli
         given = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in state.items()) or "nothing"
         raise ValueError(f"a quantizer per {spec.granularity} needs {' and '.join(sorted(wanted)) or 'nothing'} of one "
                          f"shape, its state holds {given}; quantize again")  # fmt: skip
+    if spec.channels and not has_channels(tap):
+        raise ValueError(f"channels are kept apart of activations outside the recurrence, {tap.site} is none of them")
+    if spec.channels and state["kept"].shape != (len(spec.channels),):
+        count, shape = len(spec.channels), tuple(state["kept"].shape)
+        raise ValueError(f"{count} channels are kept apart with steps of shape {shape}, expected ({count},)")
     if kind is StepQuantizer:
         return StepQuantizer(tap, spec, state, rule=rule)
     return kind(tap, spec, state)

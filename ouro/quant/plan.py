@@ -15,6 +15,7 @@ from torch import nn
 
 from ouro.quant.bits import FLOAT, parse_bits
 from ouro.quant.method import Method
+from ouro.quant.quantizer import has_channels
 from ouro.registry import QUANTIZERS
 from ouro.settings import check_options
 from ouro.taps import taps
@@ -52,15 +53,17 @@ def make_plan(
     seed: int,
     options: Mapping[str, Any],
     site_bits: Mapping[str, int] | None = None,
+    channels: Mapping[str, Mapping[int, int]] | None = None,
 ) -> tuple[Method, QuantPlan]:
     """The method, and what it does to every tap of the model in this scope; `plan.bits` leaves out an idle o-part.
 
     Args:
         site_bits: tap path -> width, where it is not what `bits` says.
+        channels: tap path -> {channel: width} of those that are rounded apart from the others.
 
     Raises:
-        ValueError: unknown method, bits, scope or option, a model without a tap in this scope, or a path in
-            `site_bits` that is none of them.
+        ValueError: unknown method, bits, scope or option, a model without a tap in this scope, a path in `site_bits` or
+            `channels` that is none of them, or channels of what has none or stays in floating point.
     """
     if scope not in SCOPES:
         raise ValueError(f"unknown scope {scope!r}; known: {', '.join(SCOPES)}")
@@ -74,10 +77,21 @@ def make_plan(
     }
     if not sites:
         raise ValueError(f"the model has no tensor of scope {scope!r}, nothing to quantize")
-    for path, width in (site_bits or {}).items():
+    for path in (*(site_bits or {}), *(channels or {})):
         if path not in sites:
             raise ValueError(f"{path!r} is no site of scope {scope!r} in this model, such as {next(iter(sites))!r}")
+    for path, width in (site_bits or {}).items():
         sites[path] = _with_bits(sites[path], width)
+    known = dict(taps(model))
+    for path, kept in (channels or {}).items():
+        if not has_channels(known[path]):
+            activation = next((f", such as {site!r}" for site in sites if has_channels(known[site])), "")
+            raise ValueError(
+                f"{path!r} is a {known[path].site}; give channels of activations outside the recurrence{activation}"
+            )
+        if not is_rounded(sites[path]):
+            raise ValueError(f"{path!r} stays in floating point; give channels of tensors that are rounded")
+        sites[path] = replace(sites[path], channels=tuple(sorted(kept.items())))
     # fields of the method, so that the plan also says which defaults were in force
     options = asdict(method)  # type: ignore[call-overload]
     return method, QuantPlan(name, str(widths), scope, seed, sites, options)
@@ -94,26 +108,70 @@ def scope_sites(model: nn.Module, scope: str) -> list[str]:
     return [path for path, tap in taps(model) if tap.site in SCOPES[scope]]
 
 
-def kept_sites(sites: Sequence[str], keep: Sequence[tuple[str, int]]) -> dict[str, int]:
+Rule = tuple[str, int]
+"""What gets other bits: a regular expression of sites, or one with channels of these, as in "in_proj.tap_in:61,17"."""
+_WITH_CHANNELS = re.compile(r"(.+):([^)\]]*)")
+"""No path has a colon, and what follows one of a regular expression, as in (?:a|b), is closed by a bracket."""
+
+
+def split_rule(text: str) -> tuple[str, tuple[int, ...]]:
+    """(regular expression, channels) of what is to be kept; no channels: the whole tensors.
+
+    Raises:
+        ValueError: behind the colon are no whole numbers with commas, or one is there twice.
+    """
+    match = _WITH_CHANNELS.fullmatch(text)
+    if match is None:
+        return text, ()
+    expression, named = match.groups()
+    if not re.fullmatch(r"[0-9]+(,[0-9]+)*", named):
+        raise ValueError(
+            f"{text!r} names {named!r} as channels, expected whole numbers with commas, as in '{expression}:61,17'"
+        )
+    channels = tuple(map(int, named.split(",")))
+    if twice := [channel for channel in channels if channels.count(channel) > 1]:
+        raise ValueError(f"{text!r} names channel {twice[0]} twice; name each channel once")
+    return expression, channels
+
+
+def kept_sites(sites: Sequence[str], keep: Sequence[Rule]) -> dict[str, int]:
     """Path -> width of the sites that rules (regular expression, bits) single out; of two rules the last one counts.
 
     Raises:
         ValueError: an expression that cannot be read or is found in no path, or a width that a site cannot have.
     """
-    chosen: dict[str, int] = {}
-    for expression, width in keep:
-        if not isinstance(width, int) or not (width == FLOAT or 2 <= width <= 8):
-            raise ValueError(f"{expression!r} is to be kept at {width!r} bits, expected 2 to 8, or {FLOAT} for float")
-        try:
-            found = [path for path in sites if re.search(expression, path)]
-        except re.error as error:
-            raise ValueError(f"{expression!r} is no regular expression: {error}") from error
-        if not found:
-            raise ValueError(
-                f"{expression!r} is found in none of {len(sites)} sites, such as {next(iter(sites), '')!r}"
-            )
-        chosen |= dict.fromkeys(found, width)
-    return chosen
+    found = ((_found(sites, text, width), width) for text, width in keep)
+    return {path: width for (paths, channels), width in found if not channels for path in paths}
+
+
+def kept_channels(sites: Sequence[str], keep: Sequence[Rule]) -> dict[str, dict[int, int]]:
+    """Path -> {channel: width} of the channels that rules with channels single out; of two rules the last one counts.
+
+    Raises:
+        ValueError: as for `kept_sites`, or channels that cannot be read.
+    """
+    kept: dict[str, dict[int, int]] = {}
+    for text, width in keep:
+        paths, channels = _found(sites, text, width)
+        for path in paths if channels else ():
+            kept[path] = kept.get(path, {}) | dict.fromkeys(channels, width)
+    return kept
+
+
+def _found(sites: Sequence[str], text: str, width: int) -> tuple[list[str], tuple[int, ...]]:
+    """(paths, channels) that a rule singles out."""
+    if not isinstance(width, int) or not (width == FLOAT or 2 <= width <= 8):
+        raise ValueError(f"{text!r} is to be kept at {width!r} bits, expected 2 to 8, or {FLOAT} for float")
+    expression, channels = split_rule(text)
+    try:
+        found = [path for path in sites if re.search(expression, path)]
+    except re.error as error:
+        raise ValueError(f"{expression!r} is no regular expression: {error}") from error
+    if not found:
+        hint = "; name channels behind a colon, as in ':61,17'" if expression.endswith("]") else ""
+        example = next(iter(sites), "")
+        raise ValueError(f"{expression!r} is found in none of {len(sites)} sites, such as {example!r}{hint}")
+    return found, channels
 
 
 def _with_bits(spec: QuantSpec, width: int) -> QuantSpec:

@@ -8,13 +8,14 @@ multiplied by it, and both are rotated by the same matrix, so that a packed mode
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ouro.quant.grid import Grid, asymmetric, symmetric
+from ouro.quant.bits import FLOAT
+from ouro.quant.grid import Grid, asymmetric, fake_quantize, positive, symmetric
 from ouro.quant.observers import Rows
 from ouro.quant.rotation import rotation
 from ouro.taps import SITES, Tap
@@ -24,6 +25,11 @@ WEIGHT_SITES = frozenset(site for site in SITES if site.endswith(".weight"))
 """Sites whose tensor is a parameter with output channels in front."""
 RECURRENT_SITES = frozenset({"scan.h", "scan.A_bar", "scan.B_bar"})
 """Sites inside the recurrence: their quantizer states a rule, and the scan applies it."""
+
+
+def has_channels(tap: Tap) -> bool:
+    """Whether channels of a tensor can be kept apart: it is an activation outside the recurrence."""
+    return "b" in tap.axes and tap.site not in WEIGHT_SITES | RECURRENT_SITES
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,24 +44,29 @@ class ScaleGroups:
 
 
 class Quantizer(nn.Module):
-    """Base of all quantizers. While `counting`, `counts` adds up how many inliers and outliers were rounded.
+    """Base of all quantizers. While `counting`, `counts` adds up how many inliers, outliers and kept elements there were.
 
-    Tensors of a state named in `learnable` become parameters, all others buffers.
+    Tensors of a state named in `learnable` become parameters, all others buffers. Channels that the spec keeps apart have
+    a symmetric grid of their own each, with the static step `kept` [k]; the method's rounding, whatever it is, sees zeros
+    in their place, in calibration and as the model runs.
     """
 
     learnable: tuple[str, ...] = ("scale", "smooth", "rounding")
     counts: Tensor
     scale: Tensor
     zero: Tensor
+    kept: Tensor
+    places: Tensor
 
     def __init__(self, tap: Tap, spec: QuantSpec, state: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.spec = spec
         self.counting = False
         self.is_weight = tap.site in WEIGHT_SITES
-        self.channel_axis = 1 if self.is_weight else _channel_axis(tap.axes)
+        self.channel_axis = 1 if self.is_weight else channel_axis(tap.axes)
         self.rows = Rows(tap.axes)
-        self.register_buffer("counts", torch.zeros(2, dtype=torch.int64), persistent=False)
+        self.register_buffer("counts", torch.zeros(3, dtype=torch.int64), persistent=False)
+        self.register_buffer("places", torch.tensor([channel for channel, _ in spec.channels]).long(), persistent=False)
         for name, tensor in state.items():
             value = tensor.detach().clone()
             if name in self.learnable:
@@ -64,7 +75,44 @@ class Quantizer(nn.Module):
                 self.register_buffer(name, value)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.outside(self.rounded(self.inside(x)), x)
+        rest = self.rest(x)
+        return self.with_kept(self.outside(self.rounded(self.inside(rest)), rest), x)
+
+    def rest(self, x: Tensor) -> Tensor:
+        """x with zeros in place of the channels that are kept apart.
+
+        Raises:
+            ValueError: x does not have one of them.
+        """
+        if not self.spec.channels:
+            return x
+        last, size = max(channel for channel, _ in self.spec.channels), x.shape[self.channel_axis]
+        if last >= size:
+            raise ValueError(f"channel {last} is to be kept apart, the tensor has channels 0 to {size - 1}")
+        return x.index_fill(self.channel_axis, self.places.to(x.device), 0)
+
+    def with_kept(self, y: Tensor, x: Tensor) -> Tensor:
+        """What became of `rest(x)`, with the channels of x that are kept apart in their places."""
+        for width in sorted({bits for _, bits in self.spec.channels}):
+            own = [place for place, (_, bits) in enumerate(self.spec.channels) if bits == width]
+            values = x.index_select(self.channel_axis, self.places[own])
+            if width != FLOAT:
+                column = self.kept[own].view(-1, *[1] * (x.dim() - 1 - self.channel_axis))
+                values = fake_quantize(values, column, symmetric(width))
+            y = y.index_copy(self.channel_axis, self.places[own], values.to(y.dtype))
+            if self.counting:
+                # they were counted as zeros among the inliers
+                self.counts += torch.tensor([-1, 0, 1], device=self.counts.device) * values.numel()
+        return y
+
+    def kept_steps(self, chunks: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The part of a state that the channels kept apart need: steps that clip nothing of these tensors."""
+        if not self.spec.channels:
+            return {}
+        places = self.places.to(chunks[0].device)
+        peaks = [x.index_select(self.channel_axis, places).movedim(self.channel_axis, 0).flatten(1) for x in chunks]
+        highs = torch.tensor([symmetric(bits).high for _, bits in self.spec.channels], device=places.device)
+        return {"kept": positive(torch.stack([x.abs().amax(1) for x in peaks]).amax(0) / highs)}
 
     def rounded(self, x: Tensor) -> Tensor:
         """Rounds what `inside` made of a tensor, and counts."""
@@ -113,6 +161,6 @@ class Quantizer(nn.Module):
         return rotation(x.shape[-1]).to(x)
 
 
-def _channel_axis(axes: tuple[str, ...]) -> int:
+def channel_axis(axes: tuple[str, ...]) -> int:
     """Where the channels of an activation are; of several such axes the last."""
     return max((place for place, axis in enumerate(axes) if axis in "cegn"), default=len(axes) - 1)

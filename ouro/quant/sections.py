@@ -99,7 +99,7 @@ class Looker:
         fed = any("b" in self.known[path].axes for path in paths)
         seen: dict[str, list[Tensor]] = {path: [] for path in paths}
         for state in self.states if fed else self.states[:1]:
-            with torch.no_grad(), record(self.model, *map(_literal, paths)) as trace:
+            with torch.no_grad(), record(self.model, *map(literal, paths)) as trace:
                 self.part.run(*state)
             for path in paths:
                 if "b" in self.known[path].axes or not seen[path]:
@@ -135,6 +135,6 @@ class Looker:
         ]
 
 
-def _literal(path: str) -> str:
+def literal(path: str) -> str:
     """A path as a pattern that matches only itself."""
     return path.replace("[", "[[]")

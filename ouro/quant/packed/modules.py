@@ -110,6 +110,8 @@ class PackedLinear(nn.Module):
 
 def encoding_of(quantizer: nn.Module | None) -> Encoding | None:
     """How the quantizer of a linear layer's input makes codes; None where no step is common to a whole row."""
+    if isinstance(quantizer, Quantizer) and quantizer.spec.channels:
+        return None
     if isinstance(quantizer, TokenQuantizer):
         return Encoding(asymmetric(quantizer.spec.bits))
     if isinstance(quantizer, TensorQuantizer):

@@ -203,6 +203,21 @@ def test_kept_sites_have_their_own_bits_and_runs_of_before_are_found(tiny_zoo, t
     assert report.values["audit"]["sealed"] and 4 < report.values["effective_bits"]["weights"] < 8
 
 
+def test_kept_channels_are_another_run_and_come_back_from_its_file(tiny_zoo, tmp_path):
+    spec = QuantizeSpec("vim_nano", "minmax", "w4a4", calib="noise:4", keep=((r"layers\.0\..*in_proj\.tap_in:3,1", 8),))
+    reports = [finish(quantize(one, root=tmp_path))[1].values for one in (spec, replace(spec, keep=()))]
+    assert len(Store(tmp_path).runs()) == 2
+    rule = {"sites": r"layers\.0\..*in_proj\.tap_in", "bits": 8, "count": 1, "channels": [3, 1]}
+    assert reports[0]["keep"] == [rule] and reports[0]["audit"] == {"sites": 24, "sealed": True}
+    assert reports[0]["effective_bits"]["activations"] > reports[1]["effective_bits"]["activations"] == 4
+    sites = load_quantized(reports[0]["path"])[1].plan.sites
+    assert {path: spec.channels for path, spec in sites.items() if spec.channels} == {
+        "layers.0.mixer.in_proj.tap_in": ((1, 8), (3, 8))
+    }
+    packed = finish(quantize(replace(spec, packed=True), root=tmp_path))[1].values["packed"]
+    assert packed["agreement"] == 1 and packed["max_error"] < 1e-3
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -210,8 +225,17 @@ def test_kept_sites_have_their_own_bits_and_runs_of_before_are_found(tiny_zoo, t
         ({"keep": (("nowhere", 32),)}, "'nowhere' is found in none of 24 sites, such as 'layers.0."),
         ({"keep": (("layers", 16),)}, "'layers' is to be kept at 16 bits, expected 2 to 8, or 32 for float"),
         ({"keep": (("layers", 32),), "budget": 4.0}, "budget and keep both choose"),
+        (
+            {"keep": ((r"layers\.0\..*in_proj\.tap_in:3,200", 8),), "calib": "noise:999999"},
+            "'layers.0.mixer.in_proj.tap_in' has channels 0 to 31, channel 200 is to be kept",
+        ),
+        (
+            {"keep": ((r"in_proj:3", 8),)},
+            "'layers.0.mixer.in_proj.tap_w' is a linear.weight; give channels of activations",
+        ),
+        ({"keep": ((r"in_proj.tap_in:", 8),)}, "names '' as channels, expected whole numbers with commas"),
     ],
 )
 def test_what_cannot_be_kept_is_refused(tiny_zoo, tmp_path, change, words):
     with pytest.raises(ValueError, match=re.escape(words)):
-        finish(quantize(QuantizeSpec("vim_nano", "minmax", "w4a4", calib="noise:4", **change), root=tmp_path))
+        finish(quantize(QuantizeSpec("vim_nano", "minmax", "w4a4", **{"calib": "noise:4", **change}), root=tmp_path))

@@ -20,7 +20,13 @@ OTHERS = (None, -3, 10**30, 1e30, 0.5, "", "x", [], [1, "a"], {"a": 1}, "Infinit
 FREE: dict[str, Any] = dict.fromkeys(("seed", "k", "rounds", "samples"), int)
 FREE |= dict.fromkeys(("narrow", "rotate", "signed", "power_of_two", "per_channel", "reparam"), bool)
 FREE |= dict.fromkeys(("budget", "least"), (float, type(None)))
-FREE |= {"requested_bits": str, "calib": (str, type(None)), "blocks": list, "outlier_bits": type(None)}
+FREE |= {
+    "requested_bits": str,
+    "calib": (str, type(None)),
+    "blocks": list,
+    "channels": list,
+    "outlier_bits": type(None),
+}
 """Fields that may hold any value of a kind and be as whole as before; how many is for the option itself to say."""
 
 
@@ -28,7 +34,8 @@ FREE |= {"requested_bits": str, "calib": (str, type(None)), "blocks": list, "out
 def metadata() -> dict[str, str]:
     model = create_model("vim_nano", width=16, depth=1, image=16)
     images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    return to_tensors(quantize(model, images, method="kscale", bits="w4a8", scope="rec"))[1]
+    apart = {"layers.0.mixer.in_proj.tap_in": {3: 8, 1: 32}}
+    return to_tensors(quantize(model, images, method="kscale", bits="w4a8", scope="rec", channels=apart))[1]
 
 
 def fields(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
@@ -50,6 +57,7 @@ def put(value: dict[str, Any], path: tuple[str, ...], new: Any) -> dict[str, Any
 def test_the_header_is_read_as_it_was_written(metadata):
     plan, digest, provenance = read_header(metadata)
     assert (plan.method, plan.bits, plan.scope) == ("kscale", "w4a8", "rec")
+    assert plan.sites["layers.0.mixer.in_proj.tap_in"].channels == ((1, 32), (3, 8))
     assert digest == metadata["set_digest"] and provenance == json.loads(metadata["provenance"])
 
 
@@ -96,3 +104,10 @@ def test_what_is_missing_is_named(metadata):
         read_header(metadata | {"plan": json.dumps(plan)})
     with pytest.raises(ValueError, match=r": set_digest is '', expected 16 hexadecimal digits; "):
         read_header({key: value for key, value in metadata.items() if key != "set_digest"})
+
+
+@pytest.mark.parametrize("channels", [[[1, 8], [1, 4]], [[1, 16]], [[1]], [[1, 8, 2]]], ids=str)
+def test_channels_are_each_there_once_with_bits_that_there_are(metadata, channels):
+    plan = put(json.loads(metadata["plan"]), ("sites", "layers.0.mixer.in_proj.tap_in", "channels"), channels)
+    with pytest.raises(ValueError, match=r"plan\.sites\.layers\.0\.mixer\.in_proj\.tap_in\.channels is .*, expected "):
+        read_header(metadata | {"plan": json.dumps(plan)})
