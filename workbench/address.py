@@ -19,7 +19,7 @@ from workbench.errors import guarded
 from workbench.page import PRIVATE, Page
 
 TABS = ("start", "attention", "samples", "outliers", "tasks", "quantize", "sensitivity", "kernels", "runs", "paper")
-_LONGEST = 200
+LONGEST = 200
 """Characters of a value; what is longer was never written by this page."""
 
 
@@ -57,7 +57,7 @@ def settle(page: Page, opened: Any) -> None:
 
 def parsed(query: Mapping[str, str], before: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The values of an address; `n` counts how many were asked for, so that the same one is heard a second time."""
-    values = {str(key): str(value)[:_LONGEST] for key, value in query.items() if not str(key).startswith("__")}
+    values = {str(key): str(value)[:LONGEST] for key, value in query.items() if not str(key).startswith("__")}
     return {**values, "n": (before or {}).get("n", 0) + 1}
 
 

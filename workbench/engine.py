@@ -585,6 +585,18 @@ def kept_sites(model: str, scope: str, expression: str) -> list[str]:
     return list(found(sites(model, scope), [(expression, FLOAT)]))
 
 
+def kept_channels(model: str, scope: str, expression: str) -> list[str]:
+    """Those of which a rule with channels, as in "in_proj.tap_in:61,17", names channels.
+
+    Raises:
+        ValueError: as for `kept_sites`, or channels that cannot be read.
+    """
+    from ouro.quant.bits import FLOAT
+    from ouro.quant.plan import kept_channels as found
+
+    return list(found(sites(model, scope), [(expression, FLOAT)]))
+
+
 def groups(model: str, scope: str, by: str) -> dict[str, tuple[str, ...]]:
     """What counts as one where damage is measured -> paths of its tensors, see `ouro.jobs.sensitivity.parts`."""
     return _groups(model, scope, by, _stamp({"model": model}))

@@ -160,9 +160,9 @@ def nominal(row: Row) -> str:
 def effective(row: Row) -> tuple[float, float] | None:
     """Mean bits of weights and of activations as measured, None where nobody did.
 
-    What is kept in floating point is counted by nobody, so that a row with such parts has no mean.
+    A tensor that is kept in floating point is counted by nobody, so that a row with such parts has no mean; channels are.
     """
-    if any(rule["bits"] > _ROUNDED for rule in row.get("keep") or ()):
+    if any(rule["bits"] > _ROUNDED and "channels" not in rule for rule in row.get("keep") or ()):
         return None
     known = row.get("effective_bits")
     if known:
@@ -206,7 +206,10 @@ def details(row: Row) -> str:
     told = [f"{name.replace('_', ' ')} {value}" for name, value in dict(row.get("options") or {}).items()]
     for rule in row.get("keep") or ():
         width = f"{rule['bits']} bits" if rule["bits"] <= _ROUNDED else "float"
-        told.append(f"{width}: {shortened(rule['sites'])} ({rule['count']} sites)")
+        few = shortened(", ".join(map(str, rule.get("channels", ()))), 20)
+        told.append(
+            f"{width}: {f'channels {few} of ' if few else ''}{shortened(rule['sites'])} ({rule['count']} sites)"
+        )
     if "factor" in row:
         told.append(f"ranges × {row['factor']:g}")
     if "target" in row:

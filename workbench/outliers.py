@@ -91,6 +91,7 @@ def player_value(
         arrays["dynamic"],
         arrays["static"],
         title=f"outliers of {result.values['path']}",
+        path=result.values["path"],
         image=engine.picture(model, **source_of(picture)),
         grid=tuple(result.values["grid"]),
         cells=arrays["cells"].tolist(),

@@ -32,6 +32,7 @@ def steps(
     static: np.ndarray,
     *,
     title: str,
+    path: str = "",
     image: np.ndarray | None = None,
     grid: tuple[int, int] | None = None,
     cells: Sequence[int] | None = None,
@@ -46,6 +47,7 @@ def steps(
         magnitude, raw, dynamic: [L C], |x|, whether it is an outlier of its step, and whether the channel is in the
             dynamic list then.
         static: [C], the channels of a list fixed beforehand.
+        path: of the tensor, whose channels the what-if of Sensitivity can then keep at more bits; "" offers nothing.
         image, grid, cells: the picture uint8 [3 h w], its patches, and the one that each step reads (-1: class token).
         theta: the threshold at each step [L].
         rounding: what a section on the channel of the cursor shows: {bits, outlier_bits, grids, n} and the arrays of
@@ -66,6 +68,7 @@ def steps(
         "overlap": None if overlap is None else pack.b64(overlap, "f4"),
         "light": light,
         "title": title,
+        "path": path,
         "image": None if image is None else pack.pixels(image),
         "size": None if image is None else image.shape[1:],
         "grid": grid,

@@ -186,10 +186,12 @@ def found(model: str, scope: str, ignored: str | None) -> tuple[str, str]:
         return "", ""
     try:
         kept = engine.kept_sites(model, scope, str(ignored).strip())
+        apart = engine.kept_channels(model, scope, str(ignored).strip())
     except ValueError as error:
         return runner.first_line(error), ""
-    names = "".join(f"<li><code>{html.escape(path)}</code></li>" for path in kept)
-    words = f"{len(kept)} of {len(engine.sites(model, scope))} tensors stay in float"
+    names = "".join(f"<li><code>{html.escape(path)}</code></li>" for path in kept or apart)
+    part = f"channels of {len(apart)}" if apart else f"{len(kept)}"
+    words = f"{part} of {len(engine.sites(model, scope))} tensors stay in float"
     listed = f'<ul tabindex="0" aria-label="tensors that stay in float">{names}</ul>'
     return "", f'<details class="wb-matches"><summary role="status">{words}</summary>{listed}</details>'
 

@@ -155,7 +155,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
             file = gr.DownloadButton(
                 "Download CSV", size="sm", interactive=False, elem_id="wb-sensitivity-file", min_width=140
             )
-    whatif.build(page, report, reports)
+    what_if = whatif.build(page, report, reports)
     title("Spend a budget of bits", "every site gets its own width, those that do harm more; the mean is yours to set")
     with gr.Row(elem_classes="wb-inline"):
         budget = gr.Number(
@@ -305,7 +305,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
         update = {bits: ask.checked("bits", quantize.fault), report: gr.skip(), **images.asked(ask, model)}
         return update | ({} if wanted is None else show(model, wanted))
 
-    address.form(page, "sensitivity", {**fields, "run": report}, asked, [said, grid, curve, rows, file])
+    address.form(page, "sensitivity", {**fields, **what_if, "run": report}, asked, [said, grid, curve, rows, file])
     return {
         "form": forms.keep(page.kept["sensitivity"], fields, go, spend, more=images.restored),
         "methods": (named, method),

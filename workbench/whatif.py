@@ -1,7 +1,8 @@
 """What if some parts of a model had more bits: the scan's configuration once more, with what is chosen kept apart.
 
 Every try is a run like any other, measured on the same images as the one without it, and can be taken back from the list. A
-part of a scan of sensitivity is one tensor, or those of a kind in a block.
+part of a scan of sensitivity is one tensor, or those of a kind in a block; channels of one tensor come from Outliers, which
+leads here, or are typed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 import gradio as gr
 
 from ouro.metrics import METRICS, metric_of
-from workbench import damage, engine, quantize, runner, ways
+from workbench import address, damage, engine, quantize, runner, ways
 from workbench.errors import guarded
 from workbench.page import PRIVATE, Page, headline, interval, score, table, title
 from workbench.runner import Job
@@ -23,6 +24,12 @@ KIND = "what if"
 WIDTHS = (("8 bits", 8), ("Float", quantize.FLOAT))
 _MOST = 60
 _IDLE = "Method, bits, scope and calibration are those of the scan above; nothing is calibrated anew that was before."
+
+_INTO_VIEW = """() => {
+  const { tab, channels } = wb.address.values();
+  if (tab === "sensitivity" && channels) document.getElementById("wb-sensitivity-whatif")?.scrollIntoView({ block: "center" });
+}"""
+"""Whoever was led here by a link sees where it has led."""
 
 Values = Mapping[str, Any]
 
@@ -46,10 +53,31 @@ def expression(values: Values, names: Sequence[str]) -> str:
     return f"^(?:{'|'.join(map(re.escape, paths))})$"
 
 
-def specs(values: Values, names: Sequence[str], bits: int) -> list[dict[str, Any]]:
-    """The scan's configuration as it was, and with these parts at so many bits."""
+def apart(values: Values, channels: str) -> str:
+    """What singles out channels as they are typed, "layers.0.mixer.in_proj.tap_in:61,17"; see `ouro.quant.plan.split_rule`.
+
+    Raises:
+        ValueError: the scan rounds no such tensor, or they cannot be read.
+    """
+    path, _, numbers = channels.strip().rpartition(":")
+    known = engine.sites(values["model"], values["scope"])
+    if path not in known:
+        example = f"{known[0]}:61,17"
+        raise ValueError(
+            f"channels {channels.strip()!r} are of no tensor that this scan rounds (scope {values['scope']}); write its path "
+            f"and numbers, as in {example!r}, or measure another scope"
+        )
+    rule = f"^{re.escape(path)}$:{numbers}"
+    engine.kept_channels(values["model"], values["scope"], rule)
+    return rule
+
+
+def specs(values: Values, names: Sequence[str], bits: int, channels: str = "") -> list[dict[str, Any]]:
+    """The scan's configuration as it was, and with these parts and channels at so many bits."""
     base = {key: values[key] for key in ("model", "method", "bits", "scope", "calib", "seed")}
-    return [base, {**base, "keep": ((expression(values, names), bits),)}]
+    rules = [expression(values, names)] if names else []
+    rules += [apart(values, channels)] if channels.strip() else []
+    return [base, {**base, "keep": tuple((rule, bits) for rule in rules)}]
 
 
 def listed(tries: Sequence[Mapping[str, Any]]) -> str:
@@ -94,10 +122,17 @@ def build(page: Page, report: gr.Dropdown, reports: Any) -> dict[str, Any]:
         report: which scan is shown. reports: model -> scans by the value of that list.
     """
     with gr.Accordion("What if …", open=False, elem_id="wb-sensitivity-whatif") as part:
-        title("Keep some parts at more bits", "and see what that gives back, on the same images as the scan")
+        title(
+            "Keep some parts or channels at more bits", "and see what that gives back, on the same images as the scan"
+        )
         with gr.Row(elem_classes="wb-inline"):
             parts = gr.Dropdown(
                 [], multiselect=True, label="Parts, the most harmful first", elem_id="wb-whatif-parts", scale=4, min_width=280
+            )  # fmt: skip
+            channels = gr.Textbox(
+                label="Channels of one tensor", placeholder="layers.0.mixer.in_proj.tap_in:61,17", max_length=address.LONGEST - 1,
+                info="its other channels are rounded without them; Outliers has a link that fills this in",
+                elem_id="wb-whatif-channels", scale=4, min_width=280,
             )  # fmt: skip
             bits = gr.Radio(list(WIDTHS), value=8, label="Kept at", elem_id="wb-whatif-bits", min_width=160)
             go = gr.Button("Try it", elem_id="wb-whatif-go", min_width=90)
@@ -115,6 +150,16 @@ def build(page: Page, report: gr.Dropdown, reports: Any) -> dict[str, Any]:
     for event in (part.expand, report.change):
         event(offered, [page.model, report], parts, **PRIVATE)
 
+    @guarded
+    def asked(model: str, wanted: Values, key: str | None) -> tuple[Any, Any]:
+        if "channels" not in address.Asked("sensitivity", model, wanted).values:
+            return gr.skip(), gr.skip()
+        return gr.Accordion(open=True), offered(model, key)
+
+    # a part that the page opens itself does not say so
+    shown = page.wanted.change(asked, [page.model, page.wanted, report], [part, parts], **PRIVATE)
+    shown.then(None, js=_INTO_VIEW, api_visibility="private")
+
     def follow(job: Job, before: list[dict[str, Any]]) -> Iterator[dict[Any, Any]]:
         for _ in runner.follow(job):
             update = {
@@ -127,22 +172,23 @@ def build(page: Page, report: gr.Dropdown, reports: Any) -> dict[str, Any]:
 
     @guarded
     def begin(
-        model: str, key: str | None, names: list[str], bits: int, before: list[dict[str, Any]]
+        model: str, key: str | None, names: list[str], channels: str, bits: int, before: list[dict[str, Any]]
     ) -> Iterator[dict[Any, Any]]:
         values = reports(model).get(key or "")
         if values is None:
             raise ValueError(f"nothing was measured of {model} yet; press Measure first")
-        if not names:
-            raise ValueError("no part is chosen; pick one from the list")
-        given = specs(values, names, int(bits))
-        about = f"{model} · {len(names)} part{'s' * (len(names) > 1)} of {values['method']} {values['bits']}"
+        chosen = [*names, *filter(None, [(channels or "").strip()])]
+        if not chosen:
+            raise ValueError("nothing is chosen; pick a part from the list, or name channels")
+        given = specs(values, names, int(bits), channels or "")
+        about = f"{model} · {len(chosen)} part{'s' * (len(chosen) > 1)} of {values['method']} {values['bits']}"
         job = runner.start(
-            KIND, lambda: _tried(given, values["n"], values["data"], names, int(bits)), about, model=model
+            KIND, lambda: _tried(given, values["n"], values["data"], chosen, int(bits)), about, model=model
         )
         yield from follow(job, before)
 
     outputs = [progress, go, stop, undo, rows, tries]
-    go.click(begin, [page.model, report, parts, bits, tries], outputs, concurrency_limit=None, **PRIVATE)
+    go.click(begin, [page.model, report, parts, channels, bits, tries], outputs, concurrency_limit=None, **PRIVATE)
     stop.click(guarded(lambda: runner.cancel(KIND) and None), None, None, queue=False, **PRIVATE)
 
     @guarded
@@ -152,4 +198,4 @@ def build(page: Page, report: gr.Dropdown, reports: Any) -> dict[str, Any]:
 
     # what was measured stays among the runs
     undo.click(back, tries, [tries, rows, undo], **PRIVATE)
-    return {"parts": parts}
+    return {"channels": channels}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
 
 from ouro.figures import sensitivity as figures
 from ouro.progress import finish
-from workbench import damage, engine, guess, stored, whatif
+from workbench import damage, engine, grid, guess, outliers, quantize, stored, whatif
 
 
 def row(block: str, kind: str, kl: float, alone: float | None) -> dict[str, Any]:
@@ -127,3 +128,48 @@ def test_a_what_if_is_the_scan_once_more_with_some_parts_kept(tmp_path, monkeypa
     assert whatif.listed([]) == ""
     with pytest.raises(ValueError, match="no part 'gone'"):
         whatif.specs(values, ["gone"], 8)
+
+
+@pytest.mark.unpoisoned
+def test_a_what_if_keeps_channels_of_a_tensor_beside_parts(tmp_path, monkeypatch):
+    monkeypatch.setenv("OURO_HOME", str(tmp_path))
+    (values,) = (report for report in stored.sensitivities() if report["model"] == "vim_nano")
+    values = {**values, "method": "minmax", "bits": "w8a3", "calib": "noise:4"}
+    path = outliers_at("vim_nano")
+    tensor, _, channels = path.rpartition(":")
+    given = whatif.specs(values, [], 8, f" {path} ")
+    assert given[1]["keep"] == ((f"^{re.escape(tensor)}$:{channels}", 8),)
+    assert len(whatif.specs(values, whatif.choices(values)[:1], 8, path)[1]["keep"]) == 2
+    tried = finish(whatif._tried(given, 40, "scenes", [path], 8))
+    base, row = tried["base"], tried["row"]
+    assert row["keep"][0]["channels"] == [int(channel) for channel in channels.split(",")]
+    assert row["effective_bits"]["activations"] > base["effective_bits"]["activations"] == 3
+    assert row["audit"]["sealed"] and grid.effective(row) is not None
+    assert f"<code>{path}</code>" in whatif.listed([tried])
+    assert grid.details(row).startswith(
+        f"8 bits: channels {grid.shortened(channels.replace(',', ', '), 20)} of ^layers"
+    )
+    # in the table of Quantize it is a row of its own
+    assert any(known["run"] == row["path"].split("/")[-2] for known in quantize.known() if known.get("run"))
+
+
+@pytest.mark.parametrize(
+    ("channels", "words"),
+    [
+        ("nowhere:1", "channels 'nowhere:1' are of no tensor that this scan rounds (scope lin); write its path and numbers, "
+                      "as in 'layers.0.mixer.in_proj.tap_in:61,17', or measure another scope"),
+        ("61,17", "channels '61,17' are of no tensor that this scan rounds"),
+        ("layers.0.mixer.in_proj.tap_in:", "names '' as channels, expected whole numbers with commas"),
+        ("layers.0.mixer.in_proj.tap_in:3,3", "names channel 3 twice; name each channel once"),
+    ],
+)  # fmt: skip
+def test_channels_that_a_what_if_cannot_keep_are_refused(channels, words):
+    values = {"model": "vim_nano", "method": "minmax", "bits": "w4a4", "scope": "lin", "calib": "noise:4", "seed": 0}
+    with pytest.raises(ValueError, match=re.escape(words)):
+        whatif.specs(values, [], 8, channels)
+
+
+def outliers_at(model: str) -> str:
+    """The tensor that Outliers opens with, and its largest channels."""
+    values = engine.outliers(**outliers.first_spec(model)).values
+    return f"{values['path']}:{','.join(map(str, values['top_channels'][:8]))}"

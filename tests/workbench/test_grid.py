@@ -406,6 +406,10 @@ def test_parts_that_are_left_in_float_are_listed_before_a_run_and_said_after_it(
     for expression, words in (("layers[", "no regular expression"), ("nowhere", "found in none of")):
         assert words in quantize.found("vim_nano", "lin", expression)[0]
     assert quantize.kept_in_float(" a|b ") == {"keep": (("a|b", 32),)} and quantize.kept_in_float("") == {}
+    _, listed = quantize.found("vim_nano", "lin", r"layers\.[01]\..*in_proj\.tap_in:3")
+    assert "channels of 2 of" in listed and len(re.findall("<li>", listed)) == 2
+    apart = row(keep=[{"sites": "x", "bits": 32, "count": 1, "channels": [3, 17]}])
+    assert grid.effective(apart) == (4.0, 4.36) and "float: channels 3, 17 of x (1 sites)" in said(apart)["details"]
     known = row(keep=[{"sites": r"layers\.0\.", "bits": 32, "count": 12}])
     assert "float: layers\\.0\\. (12 sites)" in said(known)["details"] and said(known)["effective"] == "–"
     assert grid.effective(row(keep=[{"sites": "x", "bits": 8, "count": 1}])) == (4.0, 4.36)

@@ -147,3 +147,28 @@ def test_a_relit_picture_moves_the_outliers(visit: Visit):
     visit.until_label("wb-outliers-step-relight", "Picture at 60 % brightness: overlap of the outliers of a step")
     visit.number("wb-outliers-light", 1)
     page.wait_for_selector("#wb-outliers-step .wb-relit", state="hidden")
+
+
+def test_outliers_of_a_step_lead_to_what_if_they_had_more_bits(visit: Visit):
+    page = visit.page
+    result = engine.outliers(**outliers.first_spec("vim_nano"))
+    visit.open("Outliers")
+    visit.until_label(MAP, "197 time steps by 96 channels")
+    to_step(visit, 30)
+    found = np.flatnonzero(result.arrays["raw"][30])
+    page.get_by_role("link", name=f"What if these {len(found)} outliers had 8 bits?").click()
+    field = page.locator("#wb-whatif-channels textarea, #wb-whatif-channels input")
+    field.wait_for()
+    tensor, _, channels = field.input_value().rpartition(":")
+    assert tensor == result.values["path"] and set(map(int, channels.split(","))) == set(found)
+    # the largest one first
+    magnitude = result.arrays["magnitude"][30]
+    assert int(channels.split(",")[0]) == found[magnitude[found].argmax()]
+    page.wait_for_function(
+        "() => { const { top, bottom } = document.querySelector('#wb-whatif-go').getBoundingClientRect();"
+        " return top >= 0 && bottom <= innerHeight; }"
+    )
+    field.fill(f"{tensor}:999")
+    page.locator("#wb-whatif-go").click()
+    words = visit.ended("wb-whatif-job")
+    assert words.startswith("failed") and "channel 999 is to be kept" in words

@@ -4,6 +4,8 @@
   const { bytes, floats, clamp, extent, format, tone, whenThemed, HEAT, GRAY, shade, make, fit, sheet, segments, INSET, axes, ticks, remembered, stepper, cursor } = wb.kit;
   // channels of a list that are shown before it unfolds
   const FOLD = 10;
+  // characters of a value in the address, see address.py; a list of channels is cut before they run out
+  const ADDRESS = 180;
 
   const stepmap = (element, props, trigger, watch) => {
     const root = element.querySelector(".wb-stepmap"), id = root.dataset.key;
@@ -27,6 +29,7 @@
     const lists = make("div");
     const keep = make("button", { type: "button", class: "wb-small wb-keep", "aria-keyshortcuts": "c", title: "key c", onclick: () => compare(view.step) },
       "Compare with this step");
+    const apart = make("a", { class: "wb-small wb-keep", title: "what that gives back is measured under Sensitivity", id: `${id}-apart` });
     const versus = make("section", { class: "wb-versus", "aria-label": "two steps compared", id: `${id}-versus` });
     const said = make("p", { class: "wb-unseen", role: "status" });
     const drawer = wb.channel(id, (move) => shift(move));
@@ -48,7 +51,7 @@
         make("figure", {}, make("figcaption", {}, profileTitle), profile),
         make("figure", {}, make("figcaption", {}, traceTitle, make("label", { class: "wb-num" }, "channel ", channel)), trace)),
       drawer.node);
-    counts.append(lists, keep);
+    counts.append(lists, keep, apart);
 
     const marked = (i) => (view.colors === "dynamic" ? data.dynamic : data.raw)[i];
     const kind = (t, c) => (marked(t * data.C + c) ? (data.fixed[c] ? 3 : 2) : data.fixed[c] ? 1 : 0);
@@ -130,6 +133,15 @@
         make("div", {}, make("i", { style: `background:${tint}` }), make("strong", {}, String(channels.length)), ` ${words}`),
         make("div", { class: "wb-chips" }, ...chips));
     };
+    // outliers of a step lead to the what-if that keeps these channels at more bits, the largest ones where there are many
+    const drawApart = (found, t) => {
+      const sorted = [...found].sort((a, b) => data.magnitude[t * data.C + b] - data.magnitude[t * data.C + a]), kept = [];
+      for (const c of sorted) if (`${data.path}:${[...kept, c].join()}`.length <= ADDRESS) kept.push(c);
+      apart.hidden = !data.path || !kept.length;
+      apart.href = `?${new URLSearchParams({ tab: "sensitivity", channels: `${data.path}:${kept.join()}` })}`;
+      apart.textContent = kept.length < found.length ? `What if the ${kept.length} largest of them had 8 bits?`
+        : kept.length > 1 ? `What if these ${kept.length} outliers had 8 bits?` : "What if this outlier had 8 bits?";
+    };
     const refill = (box, ...parts) => {
       const chip = box.contains(document.activeElement) ? document.activeElement.dataset.chip : null;
       box.replaceChildren(...parts);
@@ -143,6 +155,7 @@
         const found = [[], [], [], []], tints = palette();
         for (let c = 0; c < data.C; c++) found[kind(t, c)].push(c);
         refill(lists, make("b", {}, `At step ${t}`), ...[3, 2, 1].map((k) => group(`kind ${k}`, names()[k], found[k], tints[k])));
+        drawApart([...found[3], ...found[2]], t);
         drawVersus();
       }
       for (const chip of root.querySelectorAll(".wb-chip")) {
