@@ -216,7 +216,7 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
         "its effective bits, beside the float model. Every run is added to what is stored; two rows that are pinned "
         "are compared."
     )
-    kept, opened = gr.State(None), gr.State(False)
+    kept, opened, counted = gr.State(None), gr.State(False), gr.State(0)
     with gr.Row():
         with gr.Column(scale=1, min_width=280, elem_classes="wb-form"):
             method = gr.CheckboxGroup(
@@ -375,6 +375,14 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
 
     redo.click(recompute, page.model, followed, concurrency_limit=None, **PRIVATE)
     tab.select(enter, [kept, *settings], [opened, *told], **PRIVATE)
+
+    @guarded
+    def added(model: str, before: int) -> dict[Any, Any]:
+        now = len(_RUNS[who.current()])
+        return {counted: now} | (dict.fromkeys(views, gr.skip()) if now == before else shown(model))
+
+    # what a what-if has measured meanwhile
+    tab.select(added, [page.model, counted], [counted, *views], **PRIVATE)
     gr.on([one.change for one in settings], look, asked, told, trigger_mode="always_last", **PRIVATE)
 
     @guarded

@@ -26,8 +26,8 @@ _MOST = 60
 _IDLE = "Method, bits, scope and calibration are those of the scan above; nothing is calibrated anew that was before."
 
 _INTO_VIEW = """() => {
-  const { tab, channels } = wb.address.values();
-  if (tab === "sensitivity" && channels) document.getElementById("wb-sensitivity-whatif")?.scrollIntoView({ block: "center" });
+  const asked = new URLSearchParams(location.search);
+  if (asked.get("tab") === "sensitivity" && asked.get("channels")) wb.reveal("wb-sensitivity-whatif");
 }"""
 """Whoever was led here by a link sees where it has led."""
 

@@ -23,5 +23,18 @@
     element.querySelector(".wb-topacts").append(share, theme, help);
   };
 
-  Object.assign(wb, { tools, toggleTheme, applyTheme });
+  // into view, again while what stands above it is still drawn; whoever moves the page meanwhile is left alone
+  const reveal = (id) => {
+    const until = Date.now() + 3000, kinds = ["wheel", "touchmove", "pointerdown", "keydown"];
+    let left = false;
+    for (const kind of kinds) document.addEventListener(kind, () => { left = true; }, { once: true, passive: true, capture: true });
+    const turn = () => {
+      if (left || Date.now() > until) return;
+      document.getElementById(id)?.scrollIntoView({ block: "center" });
+      setTimeout(turn, 200);
+    };
+    turn();
+  };
+
+  Object.assign(wb, { tools, toggleTheme, applyTheme, reveal });
 })();
