@@ -18,7 +18,7 @@ from pkgutil import iter_modules
 
 import workbench
 from tests.browsing import ROOT
-from workbench import engine
+from workbench import engine, library
 
 
 def main() -> None:
@@ -26,6 +26,7 @@ def main() -> None:
         # the page itself is built by every app anew
         if module.name != "app":
             import_module(f"workbench.{module.name}")
+    library.ready()
     # what every app lists first, and keeps while it runs
     engine.catalog()
     # an app that has ended leaves no trace

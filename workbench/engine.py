@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ouro.progress import finish, mapped
-from workbench import runner, workspace
+from workbench import library, runner, workspace
 
 log = logging.getLogger(__name__)
 
@@ -839,6 +839,7 @@ def kernel_work(name: str) -> dict[str, Any]:
 def warm_up() -> None:
     """Imports the library and what its first answer needs, so that the first click does not wait for it."""
     try:
+        library.ready()
         catalog()
         health()
     except Exception:

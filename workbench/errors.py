@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from workbench import who
+from workbench import library, who
 from workbench.runner import EXPECTED, first_line
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
 
 def _asked(args: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
     """(who asks, the handler's own arguments): Gradio puts the request first, other callers have none."""
+    library.ready()
     if args and isinstance(args[0], gr.Request):
         return who.asks(args[0]), args[1:]
     return who.current(), args
