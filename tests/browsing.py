@@ -19,7 +19,13 @@ ROOT = Path(__file__).resolve().parents[1]
 # what gradio's script says while a page goes: its requests are cut off, and a queue it asks for anew is gone already
 _CUT_OFF = tuple(
     f"console: {words}"
-    for words in ("AbortError", "Unexpected error Connection errored out", "Unexpected error 404: Not Found")
+    for words in (
+        "AbortError",
+        "Unexpected error Connection errored out",
+        "Unexpected error 404: Not Found",
+        "TypeError: network error",
+        "Failed to load resource: net::ERR_INCOMPLETE_CHUNKED_ENCODING",
+    )
 )
 
 

@@ -159,10 +159,8 @@ def configuration(
     }  # fmt: skip
 
 
-def differences(a: Mapping[str, str] | None, b: Mapping[str, str]) -> str:
+def differences(a: Mapping[str, str], b: Mapping[str, str]) -> str:
     """A table of the settings in which the form now (B) differs from what was kept of it (A)."""
-    if a is None:
-        return ""
     lines = [
         [html.escape(name), html.escape(a.get(name, grid.NONE)), html.escape(b.get(name, grid.NONE))]
         for name in dict.fromkeys([*a, *b])
@@ -346,7 +344,8 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
             matched: _fault_line(refused) or listed,
             go: gr.Button(interactive=not words and not refused and not waits),
             eta: "" if words or refused or waits or untold else _eta(estimated(*form)),
-            differing: differences(kept, configuration(*form)),
+            # whoever was asked before anything was kept may answer last
+            differing: gr.skip() if kept is None else differences(kept, configuration(*form)),
         }
 
     told = [wrong, matched, go, eta, differing]
@@ -394,11 +393,11 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
     bits.key_up(typed, None, [wrong, go], trigger_mode="multiple", concurrency_limit=1, **PRIVATE)
 
     @guarded
-    def kept_as_a(*form: Any) -> tuple[dict[str, str], str]:
-        now = configuration(*form)
-        return now, differences(now, now)
+    def kept_as_a(*form: Any) -> dict[str, str]:
+        return configuration(*form)
 
-    note.click(kept_as_a, settings, [kept, differing], **PRIVATE)
+    # compared as it is then, for it may have been changed meanwhile
+    note.click(kept_as_a, settings, kept, **PRIVATE).then(ended, asked[1:], told, **PRIVATE)
 
     @guarded
     def pinned(event: gr.EventData) -> tuple[str, str]:

@@ -204,7 +204,7 @@ def test_only_what_changed_is_in_the_difference_of_two_forms():
     words = quantize.differences(form(), form(bits="w4a8", count=64))
     assert re.findall(r"<tr><td>([^<]*)</td>", words) == ["Bits of activations", "Bits of outliers", "How many"]
     assert "<td>4</td><td>8</td>" in words and "<td>32</td><td>64</td>" in words
-    assert quantize.differences(None, form()) == "" and "as A was kept" in quantize.differences(form(), form())
+    assert "as A was kept" in quantize.differences(form(), form())
 
 
 def test_bits_that_cannot_be_read_are_a_fault():
