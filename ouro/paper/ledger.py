@@ -396,7 +396,8 @@ ARTEFACTS: tuple[Artefact, ...] = (
         "fig2", OURO, "figure 2",
         f"what a model is calibrated on decides its accuracy, and synthetic images with h_p are best {_PUBLISHED}",
         "real images of CIFAR-10: noise, synthetic and real sets of 64 images under four methods at W4A8, W4A4 and "
-        "W4A3, three seeds, 2000 images, and what their ranges are worth, two seeds; scenes: sets of five generators, three seeds, 500 images",
+        "W4A3, three seeds, 2000 images, and what their ranges are worth, two seeds; "
+        "sets of five generators: two seeds, 1000 real images; three seeds, 500 scenes",
         (*_QUANTIZATION[0], *_RANGES[0], *_GENERATION[0]), (*_QUANTIZATION[1], *_RANGES[1], *_GENERATION[1]),
         ("quantization_*.json", "ranges_*.json", "ablations_*.json"), _sources,
         "fig2_calibration_sources",
@@ -495,7 +496,7 @@ ARTEFACTS: tuple[Artefact, ...] = (
     Artefact(
         "table6", OURO, "table 6",
         f"terms of the loss, Vim-S W4A8: L_C + L_O 79.8, L_C 75.5, PSE + L_O 73.5, L_O 21.7 {_PUBLISHED}",
-        "the same terms, three seeds, 500 scenes", *_GENERATION, ("ablations_*.json",),
+        "the same terms: two seeds, 1000 real images; three seeds, 500 scenes", *_GENERATION, ("ablations_*.json",),
         _study("Terms of the loss", ("L_C + L_O", "L_O"), ("L_C + L_O", "L_C")), "table5_table6_ablations",
     ),
     Artefact(

@@ -219,7 +219,7 @@ def calibration() -> str | None:
 def ablations() -> str | None:
     """Every study of generation: top-1 by variant and measure, and what is seen of the paper's orderings."""
     files = [load(path.name) for path in sorted(RESULTS.glob("ablations_*.json")) if "parts" not in path.name]
-    return "\n\n".join(_studies(values) for values in reversed(files) if values) or None
+    return "\n\n".join(_studies(values) for values in files if values) or None
 
 
 def _studies(values: dict[str, Any]) -> str:

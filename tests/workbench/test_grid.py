@@ -315,7 +315,7 @@ def test_the_tab_opens_with_pictures_and_a_table_that_is_worked_by_keyboard(visi
     table.get_by_role("button", name="Clear filters").click()
     table.get_by_label("group rows by").select_option("")
     table.get_by_label("filter rows by words").fill("equal_vim_nano_lin")
-    page.wait_for_function("document.querySelectorAll('#wb-quantize-grid tbody tr[data-id]').length === 3")
+    page.wait_for_function("document.querySelectorAll('#wb-quantize-grid tbody tr[data-id]').length === 6")
     for pin in PAIR:
         table.locator(f'input[data-id="{pin}"]').focus()
         page.keyboard.press("Space")

@@ -68,7 +68,7 @@ def test_verdicts_are_what_the_stored_results_say():
         if (claim["better"], claim["worse"], claim["measure"]) == ("ouro", "noise", "ouro w4a4o8")
     )  # fmt: skip
     low, high = claim["ci95"]
-    point = next(point for point in rows["fig2"]["points"] if point["claim"].startswith("ouro over noise"))
+    point = next(point for point in rows["fig2"]["points"] if point["claim"].startswith("ouro over noise, vim_nano"))
     assert point["word"] == (SEEN if low > 0 else OPPOSITE if high < 0 else NOT_RESOLVED)
     assert point["why"] == f"{100 * claim['difference']:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
 
