@@ -28,7 +28,7 @@ help:
 	@echo "make lab         open the notebooks in JupyterLab"
 	@echo "make notebooks   run them all again, in place (minutes)"
 	@echo "make test        run the test suite, one way of everything (minutes)"
-	@echo "make test-full   the same, every way of everything: families, methods, notebooks, themes, widths (a quarter of an hour)"
+	@echo "make test-full   the same, every way of everything: families, methods, notebooks, themes, widths (twenty minutes)"
 	@echo "make coverage    run it under coverage and store what it misses in results/coverage.json"
 	@echo "make check       formatting, lint, types, layers"
 	@echo "make compat      the oldest versions we promise: kernels compiled, core of the suite (downloads them; 10 minutes)"

@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 _CHUNK = re.compile(r"chunk-(\d{4,})\.safetensors")
 _log = logging.getLogger(__name__)
@@ -196,7 +196,7 @@ def tensors_and_metadata(file: safe_open) -> tuple[dict[str, Tensor], dict[str, 
     return {name: file.get_tensor(name).clone() for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
-def _in_words(path: str | os.PathLike[str], look: Callable[[safe_open], T]) -> T:
+def _in_words(path: str | os.PathLike[str], look: Callable[[safe_open], _T]) -> _T:
     try:
         return read_whole(path, look)
     except (SafetensorError, RuntimeError) as error:
@@ -205,7 +205,7 @@ def _in_words(path: str | os.PathLike[str], look: Callable[[safe_open], T]) -> T
         raise ValueError(too_large(path)) from error
 
 
-def read_whole(path: str | os.PathLike[str], look: Callable[[safe_open], T]) -> T:
+def read_whole(path: str | os.PathLike[str], look: Callable[[safe_open], _T]) -> _T:
     """What `look` reads of a safetensors file, all of it of one file: safetensors opens it twice, for its header and for its
     tensors, and in between another one may take its place. What `look` reads must not outlive the file: clone it.
 

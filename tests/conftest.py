@@ -50,15 +50,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     asked = [folder.resolve() for folder in config.getoption("--full")]
     named = [Path(argument.partition("::")[0]).resolve() for argument in config.args]
     wanted = [*asked, *(path for path in named if path.is_file())]
-    left_out = [
+    left_out = {
         item
         for item in items
         if item.get_closest_marker("full") and not any(item.path.is_relative_to(path) for path in wanted)
-    ]
+    }
     if left_out:
-        config.hook.pytest_deselected(items=left_out)
-        kept = set(items) - set(left_out)
-        items[:] = [item for item in items if item in kept]
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
     # workers that take a file each end together if the last files are short
     items.sort(key=_rank)
 

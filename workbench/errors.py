@@ -68,7 +68,10 @@ def guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _asked(args: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
-    """(who asks, the handler's own arguments): Gradio puts the request first, other callers have none."""
+    """(who asks, the handler's own arguments): Gradio puts the request first, other callers have none.
+
+    Returns once the library is there, so that no handler imports a part of it while another one does.
+    """
     library.ready()
     if args and isinstance(args[0], gr.Request):
         return who.asks(args[0]), args[1:]

@@ -392,12 +392,8 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
     # every key by itself and in its turn: of "the last one" Gradio sends what was typed when it had to wait
     bits.key_up(typed, None, [wrong, go], trigger_mode="multiple", concurrency_limit=1, **PRIVATE)
 
-    @guarded
-    def kept_as_a(*form: Any) -> dict[str, str]:
-        return configuration(*form)
-
     # compared as it is then, for it may have been changed meanwhile
-    note.click(kept_as_a, settings, kept, **PRIVATE).then(ended, asked[1:], told, **PRIVATE)
+    note.click(guarded(configuration), settings, kept, **PRIVATE).then(ended, asked[1:], told, **PRIVATE)
 
     @guarded
     def pinned(event: gr.EventData) -> tuple[str, str]:

@@ -109,9 +109,10 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
     there = scope_sites(model, spec.scope)
     kept, channels = kept_sites(there, spec.keep), kept_channels(there, spec.keep)
     _, plan = make_plan(model, spec.method, spec.bits, spec.scope, spec.seed, options, kept, channels)
-    # before images are made, which can take long
-    blank = torch.zeros(1, *model.info.input_size), *task_of(model).conditions(model.info, 1, 0)
-    check_channels(model, plan, *blank)
+    if channels:
+        # before images are made, which can take long
+        blank = torch.zeros(1, *model.info.input_size), *task_of(model).conditions(model.info, 1, 0)
+        check_channels(model, plan, *blank)
     yield Progress(0, len(model.blocks()), f"calibration set {spec.calib}")
     made = calibration_set(spec.calib, spec.model, model, spec.seed, root=root, device=spec.device)
     images, conditions = made.images, made.conditions

@@ -114,13 +114,16 @@ def parts() -> str | None:
         texts.append(f"{markdown(head, rows)}\n\nDifferences on the same images, in points: {'; '.join(claims)}.")
     first = values["studies"][0]
     note = f"`{first['model']}`, {first['num']} synthetic images, {values['seeds']} seeds, n = {first['n']}.\n\n"
-    studies = " ".join(f"--study {study['study']}" for study in values["studies"])
-    measures = " ".join(f"--measure {measure.replace(' ', ':')}" for measure in values["measures"])
-    command = (
-        f"ouro bench ablations {first['model']} {studies} --num {first['num']} {measures} --limit {first['n']} "
-        f"--seeds {values['seeds']}"
-    )
-    return made(values, command) + note + "\n\n".join(texts)
+    return made(values, ablation_command(values)) + note + "\n\n".join(texts)
+
+
+def ablation_command(values: Values) -> str:
+    """What `ouro bench ablations` was asked."""
+    first = values["studies"][0]
+    studies = [f"--study {study['study']}" for study in values["studies"]]
+    measures = [f"--measure {measure.replace(' ', ':')}" for measure in values["measures"]]
+    sizes = f"--limit {first['n']} --seeds {values['seeds']}"
+    return " ".join(["ouro bench ablations", first["model"], *studies, f"--num {first['num']}", *measures, sizes])
 
 
 def tasks() -> str | None:

@@ -239,19 +239,8 @@ def _studies(values: dict[str, Any]) -> str:
         head = (study["title"], "images", "recognized by the model, %", *map(measured, measures))
         words = f"`{study['model']}`, {study['title'].lower()} ({study['source']} of the paper), n = {study['n']}"
         parts.append(f"{words}.\n\n{markdown(head, rows)}\n\nThe paper's orderings: {claims}.")
-    (model,) = {study["model"] for study in values["studies"]}
-    return made(values, f"{generation_command(values, model)}; {values['seeds']} seeds") + "\n\n".join(parts)
-
-
-def generation_command(values: dict[str, Any], model: str) -> str:
-    """What `ouro bench ablations` was asked, where that is not its default."""
-    spec, first = values["spec"], values["studies"][0]
-    said = {"--seeds": (values["seeds"], 3), "--most": (spec.get("most", 0), 0), "--limit": (first["n"], 500)}
-    words = [f"{option} {value}" for option, (value, default) in said.items() if value != default]
-    if values["measures"] != ["clipped w4a4o8", "ouro w4a4o8", "ouro w4a3o8"]:
-        words += [f"--measure {measure.replace(' ', ':')}" for measure in values["measures"]]
-    studies = [f"--study {study['study']}" for study in values["studies"] if words]
-    return " ".join([f"ouro bench ablations {model}", *studies, *words, f"--out results/ablations_{model}.json"])
+    command = f"{real.ablation_command(values)} --out results/ablations_{values['studies'][0]['model']}.json"
+    return made(values, command) + "\n\n".join(parts)
 
 
 def _claim(claim: dict[str, Any]) -> str:

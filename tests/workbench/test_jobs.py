@@ -11,6 +11,7 @@ import pytest
 
 from ouro.types import Progress
 from tests.browsing import Visit
+from tests.waiting import until
 from workbench import jobs, runner
 
 
@@ -30,14 +31,6 @@ class Held:
 def end_of(job: runner.Job) -> runner.Job:
     *_, last = runner.follow(job)
     return last
-
-
-def until(true) -> None:
-    for _ in range(250):
-        if true():
-            return
-        time.sleep(0.02)
-    raise AssertionError("it never came to that")
 
 
 @pytest.fixture

@@ -398,8 +398,9 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     rows = []
     with tempfile.TemporaryDirectory() as home, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=find_browser(), args=["--no-sandbox", "--disable-gpu"])
-        shown_by = f"{Path(find_browser() or '').name} {browser.version}"
+        path = find_browser()
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        shown_by = f"{Path(path or '').name} {browser.version}"
         with started([sys.executable, "workbench/app.py"], Path(home)) as url:
             for number in options.task or TASKS:
                 for theme, width, hand in ways(number, options.pairs):

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import pytest
 from ouro.jobs import pool
 from ouro.jobs.pool import in_processes
 from tests.browsing import ROOT, is_there
+from tests.waiting import until
 
 
 def squared(number: int, *, folder: str, killers: tuple[int, ...] = (), deaths: int = 1) -> int:
@@ -76,13 +76,6 @@ def test_no_process_outlives_a_parent_that_is_killed(tmp_path) -> None:
     parent.kill()
     parent.wait()
     until(lambda: not any(is_there(int(path.read_text())) for path in tmp_path.glob("*.pid")))
-
-
-def until(holds: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.1)
 
 
 def test_what_work_raises_comes_through(tmp_path) -> None:
