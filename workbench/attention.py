@@ -327,9 +327,7 @@ def build(page: Page, model: str) -> None:
             latest_scores(model, way, summed),
         )
 
-    for control in settings[2:]:
-        control.input(show, settings, shown, trigger_mode="always_last", show_progress_on=[view], **DIMMED)
-    pick.then(show, settings, shown, view)
+    pick.shows(show, settings, shown, dim=view, on=[control.input for control in settings[2:]])
 
     @guarded
     def jump(event: gr.EventData) -> int:

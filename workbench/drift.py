@@ -9,8 +9,7 @@ from typing import Any
 import gradio as gr
 
 from workbench import address, engine, pack, tasks
-from workbench.errors import guarded
-from workbench.page import DIMMED, Page
+from workbench.page import PRIVATE, Page
 from workbench.pictures import missing, picker, reset, source_of, there
 
 NOTHING = "Nothing was made of this model in a few bits yet: press Run, or “Quantize now” in Tasks."
@@ -55,7 +54,7 @@ def runs(model: str) -> list[tuple[str, str]]:
 
 def build(page: Page, model: str) -> None:
     """Fills its part of the tab, which looks at nothing before it is opened."""
-    seen = gr.State(False)
+    seen = gr.State(0)
     last = engine.model_row(model)["layers"] - 1
     with gr.Accordion("Error through time", open=False, elem_id="wb-quantize-drift") as part:
         pick = picker("quantize", page, model)
@@ -86,19 +85,12 @@ def build(page: Page, model: str) -> None:
     settings = [page.model, pick.chosen, made, at]
     outputs = [made, said, chart]
 
-    @guarded
-    def look(seen: bool, *settings: Any) -> dict[Any, Any]:
+    def look(model: str, picture: Mapping[str, Any], path: str | None, layer: int, seen: int) -> dict[Any, Any]:
         # models are opened for those who look
-        return shown(*settings) if seen else dict.fromkeys(outputs, gr.skip())
+        return shown(model, picture, path, layer) if seen else dict.fromkeys(outputs, gr.skip())
 
-    @guarded
-    def enter(*settings: Any) -> dict[Any, Any]:
-        return {seen: True} | shown(*settings)
-
-    part.expand(enter, settings, [seen, *outputs], show_progress_on=[chart], **DIMMED)
-    for event in (made.input, at.input):
-        event(look, [seen, *settings], outputs, trigger_mode="always_last", show_progress_on=[chart], **DIMMED)
-    pick.then(look, [seen, *settings], outputs, chart)
+    part.expand(lambda seen: seen + 1, seen, seen, **PRIVATE)
+    pick.shows(look, [*settings, seen], outputs, dim=chart, on=[seen.change, made.input, at.input])
 
     def view_of(ask: address.Asked, model: str) -> tuple[Any, ...]:
         last = engine.model_row(model)["layers"] - 1

@@ -11,8 +11,7 @@ import gradio as gr
 import numpy as np
 
 from workbench import address, engine
-from workbench.errors import guarded
-from workbench.page import DIMMED, Page, facts, lead, percent
+from workbench.page import Page, facts, lead, percent
 from workbench.pictures import missing, picker, reset, source_of, start, there
 from workbench.player import step_player, steps
 
@@ -161,7 +160,6 @@ def build(page: Page, model: str) -> None:
 
     settings = [page.model, pick.chosen, at, tensor, way, kappa, refresh, bits, light]
 
-    @guarded
     def show(
         model: str, picture: dict[str, Any], layer: int, tensor: str, way: str, kappa: float, refresh: float,
         bits: int, light: float,
@@ -180,10 +178,7 @@ def build(page: Page, model: str) -> None:
         return player_value(result, model, picture, relit), numbers(result), gr.Dropdown(offered, value=way)
 
     shown = [view, summary, way]
-    for control in settings[2:]:
-        control.input(show, settings, shown, trigger_mode="always_last", show_progress_on=[view], **DIMMED)
-
-    pick.then(show, settings, shown, view)
+    pick.shows(show, settings, shown, dim=view, on=[control.input for control in settings[2:]])
 
     def view_of(ask: address.Asked, model: str) -> tuple[Any, ...]:
         last = engine.model_row(model)["layers"] - 1

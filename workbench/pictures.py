@@ -28,11 +28,11 @@ def choices(model: str) -> list[tuple[str, str]]:
 
 
 def start(model: str, data: str | None = None) -> dict[str, Any]:
-    """The picture that is chosen first, from this set or from the model's own; see `Picker`."""
+    """The picture of a model that is chosen first, from this set or from the model's own; see `Picker`."""
     if data is None:
         # noise is only looked at when somebody asks for it
         data = engine.own_data(model) or next((data for _, data in choices(model) if data != engine.NOISE), "")
-    return {"data": data, "sample": 0 if data else None, "path": None, "first": 0}
+    return {"model": model, "data": data, "sample": 0 if data else None, "path": None, "first": 0}
 
 
 def there(picture: Mapping[str, Any]) -> bool:
@@ -73,8 +73,8 @@ def source_of(picture: Mapping[str, Any]) -> dict[str, Any]:
 class Picker:
     """The components of one row.
 
-    The state `chosen` is {data, sample, path, first}: image number `sample` of the set `data`, or the upload at `path`;
-    `first` is the first number in the row. Nothing is chosen where both are None.
+    The state `chosen` is {model, data, sample, path, first}: image number `sample` of the set `data`, or the upload at
+    `path`, for a model; `first` is the first number in the row. Nothing is chosen where both are None.
     """
 
     chosen: gr.State
@@ -86,9 +86,24 @@ class Picker:
         """What `reset` has values for."""
         return [self.data, self.view, self.chosen]
 
-    def then(self, handler: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any], dim: Any) -> None:
-        """Calls the handler when another picture was chosen; `dim` is dimmed until it is through."""
-        self.chosen.change(handler, inputs, outputs, show_progress_on=[dim], trigger_mode="always_last", **DIMMED)
+    def shows(
+        self, handler: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any], *, dim: Any, on: Sequence[Any]
+    ) -> None:
+        """Calls the handler when another picture was chosen, and on these events; `dim` is dimmed until it is through.
+
+        One after the other, so that what is asked last is seen last. The first two `inputs` are the model and this state:
+        as long as the picture is one of the model before, nothing changes, for the new one's is on its way.
+        """
+
+        def settled(model: str, picture: Mapping[str, Any], *values: Any) -> Any:
+            if picture["model"] != model:
+                return dict.fromkeys(outputs, gr.skip())
+            return handler(model, picture, *values)
+
+        gr.on(
+            [self.chosen.change, *on], guarded(settled), inputs, outputs, trigger_mode="always_last",
+            show_progress_on=[dim], **DIMMED,
+        )  # fmt: skip
 
 
 def reset(model: str, ask: Asked) -> tuple[gr.Dropdown, str, dict[str, Any]]:
@@ -102,7 +117,7 @@ def reset(model: str, ask: Asked) -> tuple[gr.Dropdown, str, dict[str, Any]]:
         number = ask.whole("image", 0, 0, engine.image_count(model, data) - 1)
         picture |= {"sample": number, "first": number - number % engine.SHOWN}
     # another model or address is another choice, even where its picture is the same
-    return _offered(model, picture), _strip(ask.tab, model, picture), {**picture, "model": model, "asked": ask.n}
+    return _offered(model, picture), _strip(ask.tab, model, picture), {**picture, "asked": ask.n}
 
 
 def _short(model: str, data: str) -> str:

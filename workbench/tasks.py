@@ -12,7 +12,7 @@ import gradio as gr
 from workbench import address, calib, engine, quantize, runner, stored
 from workbench.answers import answers, answers_view, verdict
 from workbench.errors import guarded
-from workbench.page import DIMMED, PRIVATE, Page, lead
+from workbench.page import PRIVATE, Page, lead
 from workbench.pictures import missing, name_of, picker, reset, source_of, there
 
 KIND = "quantization for one image"
@@ -51,7 +51,7 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
         "boxes, or pictures made of noise: truth, float and quantized side by side."
     )
     pick = picker("tasks", page, model)
-    opened = gr.State(False)
+    opened = gr.State(0)
     with gr.Row(elem_classes="wb-inline"):
         beside = gr.Dropdown(
             [(ALONE, "")], value="", label="Compare with", filterable=False, elem_id="wb-tasks-beside", scale=4,
@@ -96,25 +96,21 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
         value = chosen if chosen in paths[1:] else paths[min(1, len(paths) - 1)]
         return gr.Dropdown(choices=options, value=value), value
 
-    @guarded
     def look(
-        model: str, picture: dict[str, Any], path: str | None, seed: float | None, steps: float, seen: bool
-    ) -> dict:
+        model: str, picture: dict[str, Any], path: str | None, seed: float | None, steps: float, seen: int
+    ) -> dict[Any, Any]:
         # models are opened for those who look
         return shown(model, picture, path, seed, steps) if seen else {view: gr.skip(), said: gr.skip()}
 
-    followed = [*settings, opened]
-    for event in (beside.input, seed.change, steps.input):
-        event(look, followed, [view, said], trigger_mode="always_last", show_progress_on=[view], **DIMMED)
-    pick.then(look, followed, [view, said], view)
+    pick.shows(
+        look, [*settings, opened], [view, said], dim=view, on=[opened.change, beside.input, seed.change, steps.input]
+    )
 
     @guarded
-    def enter(model: str, picture: dict[str, Any], path: str | None, seed: float | None, steps: float) -> dict:
-        options, path = menu(model, path)
-        update = {beside: options, opened: True, noise: gr.Row(visible=engine.makes_pictures(model))}
-        return update | shown(model, picture, path, seed, steps)
+    def enter(model: str, path: str | None, seen: int) -> tuple[gr.Dropdown, gr.Row, int]:
+        return menu(model, path)[0], gr.Row(visible=engine.makes_pictures(model)), seen + 1
 
-    tab.select(enter, settings, [beside, opened, noise, view, said], show_progress_on=[view], **DIMMED)
+    tab.select(enter, [page.model, beside, opened], [beside, noise, opened], **PRIVATE)
 
     def view_of(ask: address.Asked, model: str, seen: bool) -> tuple[Any, ...]:
         options = gr.skip()

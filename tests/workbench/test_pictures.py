@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
@@ -52,6 +53,16 @@ def test_the_hint_says_what_was_made_of_a_picture(tmp_path: Path):
         ((picture(tmp_path / "glass.png", 56, 56, "RGBA")), "56×56 pixels, transparent parts on white."),
     ):
         assert engine.check_picture(options) and pictures.scaled("vim_nano", upload(options)) == words
+
+
+def test_a_picture_of_the_model_before_changes_nothing():
+    with gr.Blocks() as page:
+        chosen, words = gr.State({}), gr.HTML()
+        row = pictures.Picker(chosen, gr.HTML(), gr.Dropdown())
+        row.shows(lambda model, picture: {words: model}, [gr.State(""), chosen], [words], dim=words, on=[])
+    look = list(page.fns.values())[-1].fn
+    assert look("vim_nano", pictures.start("vim_nano")) == {words: "vim_nano"}
+    assert look("vmamba_nano_seg", pictures.start("vim_nano")) == {words: gr.skip()}
 
 
 def test_noise_is_a_source_of_pictures():
