@@ -6,7 +6,6 @@ Source: sklearn.datasets.load_digits (test part of the UCI set "Optical Recognit
 from __future__ import annotations
 
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
@@ -40,6 +39,9 @@ class Digits(Dataset):
         check_split(split, self.splits)
         if size < 8:
             raise ValueError(f"size {size} is less than the originals' 8 pixels; give 8 or more")
+        # imported late: it takes longer than all of ouro, and most never look at digits
+        from sklearn.datasets import load_digits
+
         self.split, self.size = split, size
         source = load_digits()
         self.order = stratified(source.target)[_SPLITS[split]]

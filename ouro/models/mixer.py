@@ -238,6 +238,9 @@ def _conv_before_paths(spec: MixerSpec) -> nn.Module | None:
 
 def _init_step_size(dt_proj: nn.Linear, rank: int) -> None:
     """Step sizes start log-uniform in [0.001, 0.1]; official Mamba initialisation."""
+    if dt_proj.weight.is_meta:
+        # nothing is there to be filled, and asking for it costs more than building the rest
+        return
     nn.init.uniform_(dt_proj.weight, -(rank**-0.5), rank**-0.5)
     with torch.no_grad():
         step = torch.exp(torch.rand(dt_proj.bias.shape) * math.log(100) + math.log(1e-3)).clamp(min=1e-4)
