@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ouro.store import read_tensors, write_tensors
-from tests.campaign import mutate
+from tests.campaign import mutate, runner
 from tests.campaign.trials import KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,9 +52,9 @@ def test_killed_jobs_go_on(tmp_path: Path) -> None:
     assert code == 0, said
 
 
-def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
-    code, said = campaign(tmp_path, "--only", "nonsense")
-    assert code == 2 and "unknown kind 'nonsense'; known: " in said
+def test_an_unknown_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown kind 'nonsense'; known: "):
+        runner.campaign(1, 60, ["nonsense"], None)
 
 
 @given(st.integers(0, 2**31))

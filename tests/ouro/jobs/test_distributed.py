@@ -118,6 +118,7 @@ def test_two_ranks_generate_what_one_process_generates(tmp_path) -> None:
     assert together["judges"] == alone["judges"]
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_failing_rank_fails_all_with_one_line(scenes_folder, tmp_path) -> None:
     broken = tmp_path / "folder"

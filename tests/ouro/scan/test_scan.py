@@ -160,6 +160,7 @@ def test_a_sample_does_not_see_its_batch_mates_or_the_threads() -> None:
         assert torch.equal(single[name], whole[name]), name
 
 
+@pytest.mark.full
 def test_the_process_that_compiles_and_those_that_read_the_code_from_disk_agree_bit_for_bit(tmp_path) -> None:
     script = """
 import hashlib, torch
