@@ -46,7 +46,10 @@ def quantization(
     workers: Workers = 1,
     engine: Engine = "",
     extend: Annotated[
-        Path | None, typer.Option(help="A table that this command wrote: its cells are not measured again.")
+        Path | None,
+        typer.Option(
+            help="A table that this command wrote: its cells stand in the new one, and are not measured again."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write JSON here, and the cells as CSV beside it.")] = None,
     device: Device = "auto",
@@ -56,15 +59,18 @@ def quantization(
 
     JSON: {model, data, scope, n, fp_top1, fp_ci95, rows: [{method, bits, calib, top1, spread, effective_bits}], cells}.
     """
-    from ouro.jobs.bench.compare import CompareSpec, as_csv, compare, take_over
+    from ouro.jobs.bench.compare import CompareSpec, as_csv, compare, take_over, with_cells_of
     from ouro.jobs.bench.spread import spread
     from ouro.store import read_json, write_bytes
 
     sets, over = labeled(calib, "--calib"), tuple(range(seeds))
     spec = CompareSpec(source, tuple(method), tuple(bits), sets, over, scope, limit=limit, data=data, device=device)
-    if extend is not None:
-        followed("extend", take_over(spec, read_json(extend)))
+    stored = None if extend is None else read_json(extend)
+    if stored is not None:
+        followed("extend", take_over(spec, stored))
     values = run("compare", spread(compare, spec, workers, engine))
+    if stored is not None:
+        values = with_cells_of(values, stored)
     if out is not None:
         write_bytes(out.with_suffix(".csv"), as_csv(values).encode())
     end(values, draw.quantization, json_=json_, out=out)

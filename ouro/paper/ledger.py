@@ -372,9 +372,14 @@ _RANGES = (
     ("ouro bench ranges {model} --calib noise=noise:8 --calib real=real:8{of} --factor 0.55 --seeds 2 --limit 100 "
      "--out {out}/ranges_{model}.json",),
 )  # fmt: skip
+_TASK_SIZES = "--bits w8a8 --bits w4a8o16 --bits w4a4o8 --limit 300 --workers 2 --out {{out}}/tasks_{name}.json"
 _TASK = (
-    "ouro bench quantization {name} --method ouro --method clipped --method dynamic --method ptq4vm --bits w8a8 --bits w4a8o16 "
-    "--bits w4a4o8 --calib synthetic=synthetic:32 --calib real=real:32 --limit 300 --workers 2 --out {{out}}/tasks_{name}.json"
+    "ouro bench quantization {name} --method ouro --method clipped --method dynamic --method ptq4vm --calib real=real:32 "
+    f"{_TASK_SIZES}"
+)
+_TASK_SETS = (
+    "ouro bench quantization {name} --method ouro --method clipped --method dynamic --calib noise=noise:32 "
+    f"--calib synthetic=synthetic:32 --extend {{{{out}}}}/tasks_{{name}}.json {_TASK_SIZES}"
 )
 _TASK_QUICK = (
     "ouro bench quantization {name} --method ouro --method clipped --bits w4a4o8 --calib real=real:4 --seeds 1 --limit 24 "
@@ -475,7 +480,7 @@ ARTEFACTS: tuple[Artefact, ...] = (
         "table3", OURO, "table 3", "not public in figures; from its context: detection and segmentation, ahead of other methods",
         "VMamba with UPerNet and with RetinaNet on drawn scenes of several objects, backbone's linear layers; stored: "
         "OuroMamba-Quant, clipped static and dynamic rounding on 32 real images",
-        tuple(_TASK.format(name=name) for name in ("vmamba_nano_seg", "vmamba_nano_det")),
+        tuple(command.format(name=name) for name in ("vmamba_nano_seg", "vmamba_nano_det") for command in (_TASK, _TASK_SETS)),
         tuple(_TASK_QUICK.format(name=name) for name in ("vmamba_nano_seg", "vmamba_nano_det")),
         ("tasks_vmamba_*.json",), _other_tasks, "table3_table4_tasks",
     ),

@@ -149,7 +149,9 @@ def tasks() -> str | None:
         f"Scope `{first['scope']}` (linear layers of the backbone), 95 % intervals over images and seeds; {counts}. The Fréchet "
         "distance is that of features of `vim_nano_digits`, smaller is better; it is no FID.\n\n"
     )
-    return made(first, _command(first["spec"] | {"model": {"name": "MODEL"}})) + note + markdown(head, table, 4)
+    asked = [_command(spec | {"model": {"name": "MODEL"}}) for spec in first.get("specs", [first["spec"]])]
+    extended = [f"{command} --extend results/tasks_MODEL.json" for command in asked[1:]]
+    return made(first, asked[0], *extended) + note + markdown(head, table, 4)
 
 
 def _command(spec: Values) -> str:

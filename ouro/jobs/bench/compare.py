@@ -181,7 +181,8 @@ def take_over(
             f"{values['n']}: its weights or images are others; measure the table anew, without --extend"
         )
     taken = 0
-    sources = set(map(tuple, stored["calibs"])) & set(spec.calibs)
+    known = {tuple(calib) for one in _specs(values) for calib in one["calibs"]}
+    sources = known & set(spec.calibs)
     for (label, calib), seed in itertools.product(sorted(sources), spec.seeds):
         same = [cell for cell in values["cells"] if (cell["calib"], cell["seed"]) == (label, seed)]
         if not same:
@@ -194,6 +195,31 @@ def take_over(
             taken += 1
         yield Progress(1 + taken, 1 + len(values["cells"]), f"{label} seed {seed}: {len(same)} cells taken over")
     return taken
+
+
+def with_cells_of(values: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A table with all cells of a stored one of the same images, so that it need be no rectangle; the stored come first.
+
+    `spec` stays what was asked last, `specs` has all that were asked, the oldest first.
+    """
+    asked = {tuple(cell[name] for name in _PLACE) for cell in values["cells"]}
+    more = [cell for cell in stored["cells"] if tuple(cell[name] for name in _PLACE) not in asked]
+    if not more:
+        return dict(values)
+    cells = [*more, *values["cells"]]
+    whole = {
+        "seeds": sorted({cell["seed"] for cell in cells}),
+        "rows": _rows(cells, values["metric"]),
+        "pairs": _pairs(cells, values["metric"]),
+        "cells": cells,
+        "specs": [*_specs(stored), values["spec"]],
+    }
+    return {**values, **whole}
+
+
+def _specs(values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What a table was asked, the oldest first."""
+    return list(values.get("specs") or [values["spec"]])
 
 
 def require_classifier(model: VisionModel, what: str) -> None:

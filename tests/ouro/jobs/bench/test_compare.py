@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import ouro.jobs.bench.compare as module
 from ouro.cli import app
-from ouro.jobs.bench.compare import CompareSpec, as_csv, compare, take_over
+from ouro.jobs.bench.compare import CompareSpec, as_csv, compare, take_over, with_cells_of
 from ouro.jobs.evaluate import EvaluateSpec, evaluate
 from ouro.jobs.quantize import QuantizeSpec, quantize
 from ouro.tasks.classification import wilson
@@ -87,6 +87,21 @@ def test_a_stored_table_is_extended_without_measuring_its_cells_again(table, tmp
     cells = finish(compare(wider, root=tmp_path / "new"))[1].values["cells"]
     assert calibrated == ["clipped", "clipped"]
     assert [cell for cell in cells if cell["method"] != "clipped"] == table[1].values["cells"]
+
+
+def test_a_table_is_no_rectangle_where_it_extends_one(table, tmp_path) -> None:
+    stored = json.loads(json.dumps(table[1].values))
+    more = replace(SPEC, methods=("clipped",), calibs=(("real", "real:3"),), seeds=(0,))
+    values = json.loads(json.dumps(finish(compare(more, root=tmp_path))[1].values))
+    whole = with_cells_of(values, stored)
+    assert whole["cells"] == [*stored["cells"], *values["cells"]] and whole["seeds"] == [0, 1]
+    places = [(row["method"], row["calib"], row["seeds"]) for row in whole["rows"]]
+    assert places == [("minmax", "noise", 2), ("dynamic", "noise", 2), ("clipped", "real", 1)]
+    assert whole["rows"][:2] == stored["rows"] and whole["pairs"] == stored["pairs"]
+    # and it is extended as the two would be
+    assert finish(take_over(SPEC, whole, root=tmp_path / "new"))[1] == 4
+    assert finish(take_over(more, whole, root=tmp_path / "new"))[1] == 1
+    assert with_cells_of(whole, stored) == whole
 
 
 @pytest.mark.parametrize(
