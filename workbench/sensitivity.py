@@ -155,7 +155,21 @@ def build(page: Page, model: str) -> dict[str, Any]:
             file = gr.DownloadButton(
                 "Download CSV", size="sm", interactive=False, elem_id="wb-sensitivity-file", min_width=140
             )
-    what_if = whatif.build(page, report, reports)
+
+    def settings(model: str, method: str, bits: str, scope: str, seed: float, *source: Any) -> dict[str, Any]:
+        return {
+            "model": model, "method": method, "bits": (bits or "").strip().lower(), "scope": scope,
+            "seed": int(seed or 0), "calib": calib.spelled(*source),
+        }  # fmt: skip
+
+    def configured(
+        model: str, method: str, bits: str, scope: str, seed: float, kind: str, count: float, path: str | None,
+        by: str, limit: int, data: str,
+    ) -> dict[str, Any]:  # fmt: skip
+        return settings(model, method, bits, scope, seed, kind, count, path) | {"by": by, "n": int(limit), "data": data}
+
+    common = [page.model, method, bits, scope, seed, *images.inputs, by, limit, images.data]
+    what_if = whatif.build(page, report, reports, common, configured)
     title("Spend a budget of bits", "every site gets its own width, those that do harm more; the mean is yours to set")
     with gr.Row(elem_classes="wb-inline"):
         budget = gr.Number(
@@ -197,12 +211,6 @@ def build(page: Page, model: str) -> dict[str, Any]:
             update |= {} if values is None else {**show(values["model"], values), told: guess.verdict(guessed, values)}
             yield update
 
-    def settings(model: str, method: str, bits: str, scope: str, seed: float, *source: Any) -> dict[str, Any]:
-        return {
-            "model": model, "method": method, "bits": (bits or "").strip().lower(), "scope": scope,
-            "seed": int(seed or 0), "calib": calib.spelled(*source),
-        }  # fmt: skip
-
     @guarded
     def measure(
         model: str, method: str, bits: str, scope: str, seed: float, kind: str, count: float, path: str | None,
@@ -215,8 +223,6 @@ def build(page: Page, model: str) -> dict[str, Any]:
         spec |= {"by": by, "limit": int(limit), "mode": mode, "data": data, "labels": kind == calib.ACCURACY}
         job = runner.start(KIND, lambda: engine.sensitivity_job(**spec), damage.about(spec), model=model)
         yield from follow(job, guessed)
-
-    common = [page.model, method, bits, scope, seed, *images.inputs, by, limit, images.data]
 
     @guarded
     def recompute() -> Iterator[dict[Any, Any]]:

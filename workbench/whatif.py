@@ -2,20 +2,20 @@
 
 Every try is a run like any other, measured on the same images as the one without it, and can be taken back from the list. A
 part of a scan of sensitivity is one tensor, or those of a kind in a block; channels of one tensor come from Outliers, which
-leads here, or are typed.
+leads here, or are typed. Where nothing was scanned yet, the configuration is what the form says.
 """
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
 
 from ouro.metrics import METRICS, metric_of
-from workbench import address, damage, engine, quantize, runner, ways
+from workbench import address, calib, damage, engine, quantize, runner, ways
 from workbench.errors import guarded
 from workbench.page import PRIVATE, Page, headline, interval, score, table, title
 from workbench.runner import Job
@@ -23,7 +23,10 @@ from workbench.runner import Job
 KIND = "what if"
 WIDTHS = (("8 bits", 8), ("Float", quantize.FLOAT))
 _MOST = 60
-_IDLE = "Method, bits, scope and calibration are those of the scan above; nothing is calibrated anew that was before."
+_IDLE = (
+    "Method, bits, scope and calibration are those of what is shown above, or of the form where nothing was measured yet; "
+    "nothing is calibrated anew that was before."
+)
 
 _INTO_VIEW = """() => {
   const asked = new URLSearchParams(location.search);
@@ -34,9 +37,14 @@ _INTO_VIEW = """() => {
 Values = Mapping[str, Any]
 
 
-def choices(values: Values | None) -> list[str]:
-    """Parts of a scan, the most harmful first."""
-    return [] if values is None else damage.ranked(values)[:_MOST]
+def choices(values: Values) -> list[str]:
+    """Parts of a scan, the most harmful first; of a configuration that nobody measured, as they come in the model."""
+    parts = (
+        damage.ranked(values)
+        if "rows" in values
+        else list(engine.groups(values["model"], values["scope"], values["by"]))
+    )
+    return parts[:_MOST]
 
 
 def expression(values: Values, names: Sequence[str]) -> str:
@@ -48,7 +56,7 @@ def expression(values: Values, names: Sequence[str]) -> str:
     known = engine.groups(values["model"], values["scope"], values["by"])
     missing = [name for name in names if name not in known]
     if missing:
-        raise ValueError(f"{values['model']} has no part {missing[0]!r}; measure it again")
+        raise ValueError(f"{values['model']} has no part {missing[0]!r} in scope {values['scope']}; choose anew")
     paths = [path for name in names for path in known[name]]
     return f"^(?:{'|'.join(map(re.escape, paths))})$"
 
@@ -115,11 +123,15 @@ def _tried(
 _HEAVY = ("answers", "fp_answers", "labels", "right", "resampled", "block_error")
 
 
-def build(page: Page, report: gr.Dropdown, reports: Any) -> dict[str, Any]:
+def build(
+    page: Page, report: gr.Dropdown, reports: Any, form: Sequence[Any], configured: Callable[..., Values]
+) -> dict[str, Any]:
     """Fills its part of the tab.
 
     Args:
         report: which scan is shown. reports: model -> scans by the value of that list.
+        form: what a scan is asked for with, the model first. configured: their values -> what a scan of them would say of
+            itself.
     """
     with gr.Accordion("What if …", open=False, elem_id="wb-sensitivity-whatif") as part:
         title(
@@ -127,7 +139,7 @@ def build(page: Page, report: gr.Dropdown, reports: Any) -> dict[str, Any]:
         )
         with gr.Row(elem_classes="wb-inline"):
             parts = gr.Dropdown(
-                [], multiselect=True, label="Parts, the most harmful first", elem_id="wb-whatif-parts", scale=4, min_width=280
+                [], multiselect=True, label="Parts, the most harmful first once measured", elem_id="wb-whatif-parts", scale=4, min_width=280
             )  # fmt: skip
             channels = gr.Textbox(
                 label="Channels of one tensor", placeholder="layers.0.mixer.in_proj.tap_in:61,17", max_length=address.LONGEST - 1,
@@ -142,22 +154,25 @@ def build(page: Page, report: gr.Dropdown, reports: Any) -> dict[str, Any]:
         rows = gr.HTML(elem_id="wb-whatif-rows", apply_default_css=False)
         tries = gr.State([])
 
+    def scan(key: str | None, *form: Any) -> Values:
+        return reports(form[0]).get(key or "") or configured(*form)
+
     @guarded
-    def offered(model: str, key: str | None) -> gr.Dropdown:
-        return gr.Dropdown(choices=choices(reports(model).get(key or "")), value=[])
+    def offered(key: str | None, *form: Any) -> gr.Dropdown:
+        return gr.Dropdown(choices=choices(scan(key, *form)), value=[])
 
     # a list of a single report is not shown, and does not say that it changed
     for event in (part.expand, report.change):
-        event(offered, [page.model, report], parts, **PRIVATE)
+        event(offered, [report, *form], parts, **PRIVATE)
 
     @guarded
-    def asked(model: str, wanted: Values, key: str | None) -> tuple[Any, Any]:
-        if "channels" not in address.Asked("sensitivity", model, wanted).values:
+    def asked(wanted: Values, key: str | None, *form: Any) -> tuple[Any, Any]:
+        if "channels" not in address.Asked("sensitivity", form[0], wanted).values:
             return gr.skip(), gr.skip()
-        return gr.Accordion(open=True), offered(model, key)
+        return gr.Accordion(open=True), offered(key, *form)
 
     # a part that the page opens itself does not say so
-    shown = page.wanted.change(asked, [page.model, page.wanted, report], [part, parts], **PRIVATE)
+    shown = page.wanted.change(asked, [page.wanted, report, *form], [part, parts], **PRIVATE)
     shown.then(None, js=_INTO_VIEW, api_visibility="private")
 
     def follow(job: Job, before: list[dict[str, Any]]) -> Iterator[dict[Any, Any]]:
@@ -172,23 +187,25 @@ def build(page: Page, report: gr.Dropdown, reports: Any) -> dict[str, Any]:
 
     @guarded
     def begin(
-        model: str, key: str | None, names: list[str], channels: str, bits: int, before: list[dict[str, Any]]
+        key: str | None, names: list[str], channels: str, bits: int, before: list[dict[str, Any]], *form: Any
     ) -> Iterator[dict[Any, Any]]:
-        values = reports(model).get(key or "")
-        if values is None:
-            raise ValueError(f"nothing was measured of {model} yet; press Measure first")
+        values = scan(key, *form)
         chosen = [*names, *filter(None, [(channels or "").strip()])]
         if not chosen:
             raise ValueError("nothing is chosen; pick a part from the list, or name channels")
+        if not calib.measured(values["model"], values["data"]):
+            raise ValueError(f"there are no images to measure {values['model']} on: {calib.NO_PICTURES}")
         given = specs(values, names, int(bits), channels or "")
-        about = f"{model} · {len(chosen)} part{'s' * (len(chosen) > 1)} of {values['method']} {values['bits']}"
+        about = (
+            f"{values['model']} · {len(chosen)} part{'s' * (len(chosen) > 1)} of {values['method']} {values['bits']}"
+        )
         job = runner.start(
-            KIND, lambda: _tried(given, values["n"], values["data"], chosen, int(bits)), about, model=model
+            KIND, lambda: _tried(given, values["n"], values["data"], chosen, int(bits)), about, model=values["model"]
         )
         yield from follow(job, before)
 
     outputs = [progress, go, stop, undo, rows, tries]
-    go.click(begin, [page.model, report, parts, channels, bits, tries], outputs, concurrency_limit=None, **PRIVATE)
+    go.click(begin, [report, parts, channels, bits, tries, *form], outputs, concurrency_limit=None, **PRIVATE)
     stop.click(guarded(lambda: runner.cancel(KIND) and None), None, None, queue=False, **PRIVATE)
 
     @guarded

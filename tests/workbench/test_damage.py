@@ -153,6 +153,13 @@ def test_a_what_if_keeps_channels_of_a_tensor_beside_parts(tmp_path, monkeypatch
     assert any(known["run"] == row["path"].split("/")[-2] for known in quantize.known() if known.get("run"))
 
 
+def test_what_nobody_measured_offers_its_parts_as_they_come():
+    asked = {"model": "vim_nano", "scope": "lin", "by": "group"}
+    assert whatif.choices(asked) == list(engine.groups("vim_nano", "lin", "group"))
+    measured = {**asked, "rows": isolated()["rows"]}
+    assert whatif.choices(measured)[0] == "layers.1.b"
+
+
 @pytest.mark.parametrize(
     ("channels", "words"),
     [
