@@ -14,7 +14,8 @@ from workbench import pack
 def step_player(elem_id: str, *, value: str | None = None) -> gr.HTML:
     """The player; its value is a text made by `steps`.
 
-    Arrow keys, Space, comma and period work inside it; c keeps a step to compare with, Esc ends that.
+    Arrow keys, Space, comma and period work inside it; c keeps a step to compare with, b begins and ends the choice of
+    a part of the map, which a pointer drags; Esc ends both.
     """
     return gr.HTML(
         value=value,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 
 import numpy as np
 import pytest
@@ -88,6 +89,45 @@ def test_channels_of_a_step_are_named_and_two_steps_compared(visit: Visit):
     assert "Step 90 beside step 90" in page.inner_text("#wb-outliers-step-versus")
     page.get_by_role("button", name="End comparison").click()
     page.wait_for_selector("#wb-outliers-step-versus", state="hidden")
+
+
+def test_a_part_of_the_map_is_chosen_by_pointer_and_by_keyboard(visit: Visit):
+    page = visit.page
+    raw = engine.outliers(**outliers.first_spec("vim_nano")).arrays["raw"] > 0
+    visit.open("Outliers")
+    visit.until_label(MAP, "197 time steps by 96 channels")
+    to_step(visit, 30)
+    page.get_by_label("channel", exact=True).fill("10")
+    page.locator(f"#{MAP}").press("b")
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown", "ArrowDown", "ArrowDown", "b", "ArrowRight"):
+        page.keyboard.press(key)
+    page.get_by_text("In steps 30 to 32, channels 10 to 13").wait_for()
+    found = np.flatnonzero(raw[30:33, 10:14].any(axis=0)) + 10
+    assert channels(visit, "outliers there") == set(found)
+    # the address is written once the cursor rests
+    page.wait_for_function("() => location.search.includes('part=30-32-10-13')", polling=100)
+    page.keyboard.press("Escape")
+    page.get_by_text("In steps").wait_for(state="detached")
+    box = page.locator(f"#{MAP}").bounding_box()
+    page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.2 * box["height"])
+    page.mouse.down()
+    page.mouse.move(box["x"] + 0.5 * box["width"], box["y"] + 2 * box["height"], steps=3)
+    page.mouse.up()
+    # a drag ends at the edge, and leaves the cursor where it was
+    page.get_by_text(", channels ").get_by_text(" to 95").wait_for()
+    visit.until_label(MAP, "at step 33 ")
+    steps, _, rest = page.locator("#wb-outliers-step b", has_text="In steps").inner_text()[9:].partition(", channels ")
+    (first, last), (low, high) = (map(int, words.split(" to ")) for words in (steps, rest))
+    part = raw[first : last + 1, low : high + 1].any(axis=0)
+    assert part.sum() > 1 and high == 95
+    link = page.get_by_role("link", name="had 8 bits?")
+    kept = [int(number) for number in re.search(r"%3A([^&]*)$", link.get_attribute("href"))[1].split("%2C")]
+    assert set(kept) <= set(np.flatnonzero(part) + low)
+    page.wait_for_function(f"() => location.search.includes('part={first}-{last}-{low}-{high}')", polling=100)
+    visit.reload()
+    page.get_by_text(f"In steps {first} to {last}, channels {low} to {high}").wait_for()
+    page.get_by_role("button", name="Choose nothing").click()
+    page.get_by_text("In steps").wait_for(state="detached")
 
 
 @pytest.mark.full

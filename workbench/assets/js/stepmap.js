@@ -9,11 +9,13 @@
 
   const stepmap = (element, props, trigger, watch) => {
     const root = element.querySelector(".wb-stepmap"), id = root.dataset.key;
-    const view = remembered.get(id) || { step: 0, channel: null, colors: "raw", kept: null, unfolded: new Set() };
+    const view = remembered.get(id) || { step: 0, channel: null, colors: "raw", kept: null, brush: null, unfolded: new Set() };
     remembered.set(id, view);
     const place = id.split("-")[1];
     let told = "";
     let data = null, hover = null, layer = null, listed = "", drawn = "", saying = null;
+    // the corner that a part of the map is being chosen from, and whether the pointer does it
+    let anchor = null, dragged = false;
     const map = make("canvas", { role: "img", tabindex: 0, id: `${id}-map` });
     const profile = make("canvas", { role: "img", id: `${id}-profile` });
     const trace = make("canvas", { role: "img", id: `${id}-trace` });
@@ -72,8 +74,17 @@
         }
       });
     };
+    const here = () => ({ t: view.step, c: view.channel ?? data.loudest });
+    // a part of the map: steps t[0] to t[1], channels c[0] to c[1]
+    const between = (a, b) => ({ t: [Math.min(a.t, b.t), Math.max(a.t, b.t)], c: [Math.min(a.c, b.c), Math.max(a.c, b.c)] });
+    const brushed = () => {
+      const { t, c } = view.brush, found = [];
+      for (let k = c[0]; k <= c[1]; k++) for (let s = t[0]; s <= t[1]; s++) if (marked(s * data.C + k)) { found.push(k); break; }
+      return found;
+    };
     const paint = () => {
       if (!data || !map.clientWidth) return;
+      if (anchor && !dragged) view.brush = between(anchor, here());
       const { L, C } = data, t = view.step;
       layer = layer || render();
       const [context, width, height] = fit(map, map.clientWidth < 560 ? 240 : 350);
@@ -89,6 +100,12 @@
         context.moveTo(a, INSET.top); context.lineTo(a, INSET.top + h); context.stroke(); context.setLineDash([]);
       }
       if (view.channel !== null) { context.globalAlpha = 0.8; context.fillRect(INSET.left, INSET.top + ((view.channel + 0.5) / C) * h - 0.5, w, 1); context.globalAlpha = 1; }
+      if (view.brush) {
+        const { t, c } = view.brush, left = INSET.left + (t[0] / L) * w, top = INSET.top + (c[0] / C) * h;
+        const box = [left, top, ((t[1] + 1 - t[0]) / L) * w, ((c[1] + 1 - c[0]) / C) * h];
+        context.fillStyle = tone("cursor"); context.globalAlpha = 0.16; context.fillRect(...box); context.globalAlpha = 1;
+        context.strokeStyle = tone("cursor"); context.lineWidth = 1.5; context.strokeRect(...box);
+      }
       if (hover) {
         context.strokeStyle = tone("text"); context.lineWidth = 1;
         context.strokeRect(INSET.left + (hover.t / L) * w - 2, INSET.top + (hover.c / C) * h - 2, w / L + 4, h / C + 4);
@@ -98,7 +115,7 @@
       const thing = view.colors === "dynamic" ? "in the dynamic list" : "an outlier";
       const word = ["an inlier", "in the static list only", `${thing}, missed by the static list`, `${thing} and in the static list`];
       read.textContent = at ? `step ${at.t}, channel ${at.c}: |x| ${format(data.magnitude[at.t * C + at.c])}, ${word[kind(at.t, at.c)]}`
-        : "Click the map to put the cursor on a step and a channel; Space plays, arrow keys move, comma and period change the channel, c keeps a step to compare with.";
+        : "Click the map to put the cursor on a step and a channel; Space plays, arrow keys move, comma and period change the channel, c keeps a step to compare with. Drag, or press b and move, to choose a part of it.";
       if (document.activeElement !== channel) channel.value = view.channel ?? data.loudest;
       const tally = [0, 0, 0, 0];
       for (let c = 0; c < C; c++) tally[kind(t, c)]++;
@@ -111,16 +128,19 @@
     };
     // into the address, and to whoever else looks at the patch that this step reads
     const tell = () => {
-      const now = [view.step, view.channel, view.kept].join();
-      if (now === told) return;
+      const part = view.brush && [...view.brush.t, ...view.brush.c].join("-");
+      const now = [view.step, view.channel, view.kept, part].join();
+      // a part that is being chosen is none yet
+      if (now === told || anchor) return;
       told = now;
-      wb.address.put(place, ["step", "channel", "beside"], [view.step, view.channel, view.kept]);
+      wb.address.put(place, ["step", "channel", "beside", "part"], [view.step, view.channel, view.kept, part]);
       const patch = data.cells ? data.cells[view.step] : -1;
       if (patch >= 0) cursor.move(patch, element);
     };
     const pick = (c) => { view.channel = c; paint(); };
     const shift = (move) => pick(clamp((view.channel ?? data.loudest) + move, 0, data.C - 1));
     const compare = (t) => { view.kept = t; paint(); };
+    const brush = (part) => { view.brush = part; anchor = null; paint(); };
     const group = (key, words, channels, tint) => {
       const open = view.unfolded.has(key), folds = channels.length > FOLD + 1;
       const shown = folds && !open ? channels.slice(0, FOLD) : channels;
@@ -133,14 +153,27 @@
         make("div", {}, make("i", { style: `background:${tint}` }), make("strong", {}, String(channels.length)), ` ${words}`),
         make("div", { class: "wb-chips" }, ...chips));
     };
-    // outliers of a step lead to the what-if that keeps these channels at more bits, the largest ones where there are many
-    const drawApart = (found, t) => {
-      const sorted = [...found].sort((a, b) => data.magnitude[t * data.C + b] - data.magnitude[t * data.C + a]), kept = [];
+    // outliers of a step, or of the part that was chosen, lead to the what-if that keeps these channels at more bits, the largest
+    // ones where there are many
+    const drawApart = (found, steps) => {
+      const size = new Map(found.map((c) => [c, 0])), kept = [];
+      for (let t = steps[0]; t <= steps[1]; t++) for (const c of found) size.set(c, Math.max(size.get(c), data.magnitude[t * data.C + c]));
+      const sorted = [...found].sort((a, b) => size.get(b) - size.get(a));
       for (const c of sorted) if (`${data.path}:${[...kept, c].join()}`.length <= ADDRESS) kept.push(c);
       apart.hidden = !data.path || !kept.length;
       apart.href = `?${new URLSearchParams({ tab: "sensitivity", channels: `${data.path}:${kept.join()}` })}`;
       apart.textContent = kept.length < found.length ? `What if the ${kept.length} largest of them had 8 bits?`
         : kept.length > 1 ? `What if these ${kept.length} outliers had 8 bits?` : "What if this outlier had 8 bits?";
+    };
+    const range = ([low, high], one, many) => (low === high ? `${one} ${low}` : `${many} ${low} to ${high}`);
+    const drawPart = () => {
+      const found = brushed(), { t, c } = view.brush, where = `${range(t, "step", "steps")}, ${range(c, "channel", "channels")}`;
+      const thing = view.colors === "dynamic" ? "in the dynamic list there" : "outliers there";
+      clearTimeout(saying);
+      saying = setTimeout(() => { said.textContent = `Chosen: ${where}; ${found.length} ${thing}.`; }, 400);
+      drawApart(found, t);
+      return [make("b", {}, `In ${where}`), group("part", thing, found, tone("cursor")),
+        make("button", { type: "button", class: "wb-small wb-keep", "aria-keyshortcuts": "Escape", title: "key Esc", "data-chip": "whole", onclick: () => brush(null) }, "Choose nothing")];
     };
     const refill = (box, ...parts) => {
       const chip = box.contains(document.activeElement) ? document.activeElement.dataset.chip : null;
@@ -149,14 +182,15 @@
       if (chip) (box.querySelector(`[data-chip="${chip}"]`) || map).focus({ preventScroll: true });
     };
     const drawLists = () => {
-      const t = view.step, now = [data.serial, t, view.kept, view.colors, shade(), ...view.unfolded].join();
+      const t = view.step, now = [data.serial, t, view.kept, JSON.stringify(view.brush), view.colors, shade(), ...view.unfolded].join();
       if (now !== listed) {
         listed = now;
         const found = [[], [], [], []], tints = palette();
         for (let c = 0; c < data.C; c++) found[kind(t, c)].push(c);
-        refill(lists, make("b", {}, `At step ${t}`), ...[3, 2, 1].map((k) => group(`kind ${k}`, names()[k], found[k], tints[k])));
-        drawApart([...found[3], ...found[2]], t);
+        drawApart([...found[3], ...found[2]], [t, t]);
         drawVersus();
+        refill(lists, make("b", {}, `At step ${t}`), ...[3, 2, 1].map((k) => group(`kind ${k}`, names()[k], found[k], tints[k])),
+          ...(view.brush ? drawPart() : []));
       }
       for (const chip of root.querySelectorAll(".wb-chip")) {
         if (Number(chip.dataset.chip) === view.channel) chip.setAttribute("aria-current", "true");
@@ -270,17 +304,35 @@
       }
       where.setAttribute("aria-label", `the image; step ${view.step} reads ${wherePatch.textContent}`);
     };
-    const cellAt = (event) => {
+    const cellAt = (event, nearest = false) => {
       const box = map.getBoundingClientRect(), x = event.clientX - box.left - INSET.left, y = event.clientY - box.top - INSET.top;
       const w = box.width - INSET.left - INSET.right, h = box.height - INSET.top - INSET.bottom;
-      if (x < 0 || y < 0 || x >= w || y >= h) return null;
-      return { t: Math.floor((x / w) * data.L), c: Math.floor((y / h) * data.C) };
+      if (!nearest && (x < 0 || y < 0 || x >= w || y >= h)) return null;
+      return { t: clamp(Math.floor((x / w) * data.L), 0, data.L - 1), c: clamp(Math.floor((y / h) * data.C), 0, data.C - 1) };
     };
-    map.addEventListener("pointermove", (event) => { if (data) { hover = cellAt(event); paint(); } });
+    map.addEventListener("pointerdown", (event) => {
+      // a finger scrolls the page
+      const cell = data && event.button === 0 && event.pointerType !== "touch" && cellAt(event);
+      if (!cell) return;
+      anchor = cell; dragged = true;
+      view.brush = null;
+      map.setPointerCapture(event.pointerId);
+    });
+    map.addEventListener("pointermove", (event) => {
+      if (!data) return;
+      hover = cellAt(event);
+      const cell = dragged && cellAt(event, true);
+      if (cell && (view.brush || cell.t !== anchor.t || cell.c !== anchor.c)) view.brush = between(anchor, cell);
+      paint();
+    });
+    const drop = () => { if (dragged) { dragged = false; anchor = null; paint(); } };
+    map.addEventListener("pointerup", drop);
+    map.addEventListener("pointercancel", drop);
     map.addEventListener("pointerleave", () => { hover = null; paint(); });
     map.addEventListener("click", (event) => {
       const cell = data && cellAt(event);
-      if (cell) { view.channel = cell.c; steps.go(cell.t); }
+      // the end of a drag is a click as well
+      if (cell && !view.brush) { view.channel = cell.c; steps.go(cell.t); }
     });
     root.addEventListener("keydown", (event) => {
       if (!data || event.target === channel || event.target.closest(".wb-seg")) return;
@@ -290,6 +342,11 @@
       if (move && event.target.type !== "number" && event.target.tagName !== "SELECT") {
         event.preventDefault(); shift(move);
       } else if (event.key === "c" && event.target.type !== "number") compare(view.step);
+      else if (event.key === "b" && event.target.type !== "number") {
+        // once to begin at the cursor, once more to end there
+        anchor = anchor ? null : here();
+        paint();
+      } else if (event.key === "Escape" && view.brush) brush(null);
       else if (event.key === "Escape" && view.kept !== null) {
         // the button that ends it goes away with it
         if (versus.contains(event.target)) map.focus({ preventScroll: true });
@@ -333,6 +390,7 @@
     const clip = () => {
       if (view.channel !== null && view.channel >= data.C) view.channel = null;
       if (view.kept !== null && view.kept >= data.L) view.kept = null;
+      if (view.brush && (view.brush.t[1] >= data.L || view.brush.c[1] >= data.C)) view.brush = null;
       view.step = Math.min(view.step, data.L - 1);
     };
     const fill = () => {
@@ -343,6 +401,9 @@
     wb.address.follow(element, place, (asked) => {
       const whole = (name) => (/^\d+$/.test(asked[name] ?? "") ? Number(asked[name]) : null);
       view.step = whole("step") ?? 0; view.channel = whole("channel"); view.kept = whole("beside");
+      const part = (asked.part ?? "").match(/^(\d{1,6})-(\d{1,6})-(\d{1,6})-(\d{1,6})$/)?.slice(1).map(Number);
+      view.brush = part ? between({ t: part[0], c: part[2] }, { t: part[1], c: part[3] }) : null;
+      anchor = null;
       if (data) { clip(); steps.go(view.step, false); paint(); }
     });
     cursor.follow(element, (patch) => {
