@@ -214,7 +214,7 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
         "its effective bits, beside the float model. Every run is added to what is stored; two rows that are pinned "
         "are compared."
     )
-    kept, opened, counted = gr.State(None), gr.State(False), gr.State(0)
+    kept, opened, counted = gr.State(None), gr.State(0), gr.State(0)
     with gr.Row():
         with gr.Column(scale=1, min_width=280, elem_classes="wb-form"):
             method = gr.CheckboxGroup(
@@ -351,13 +351,9 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
     told = [wrong, matched, go, eta, differing]
 
     @guarded
-    def look(seen: bool, kept: Mapping[str, str] | None, *form: Any) -> dict[Any, Any]:
+    def look(seen: int, kept: Mapping[str, str] | None, *form: Any) -> dict[Any, Any]:
         # models are opened, and timed, for those who look
         return judged(form, kept) if seen else dict.fromkeys(told, gr.skip())
-
-    @guarded
-    def enter(kept: Mapping[str, str] | None, *form: Any) -> dict[Any, Any]:
-        return {opened: True} | judged(form, kept)
 
     @guarded
     def ended(kept: Mapping[str, str] | None, *form: Any) -> dict[Any, Any]:
@@ -373,7 +369,7 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
         yield from follow(runner.again(KIND), model)
 
     redo.click(recompute, page.model, followed, concurrency_limit=None, **PRIVATE)
-    tab.select(enter, [kept, *settings], [opened, *told], **PRIVATE)
+    tab.select(lambda seen: seen + 1, opened, opened, **PRIVATE)
 
     @guarded
     def added(model: str, before: int) -> dict[Any, Any]:
@@ -382,7 +378,7 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
 
     # what a what-if has measured meanwhile
     tab.select(added, [page.model, counted], [counted, *views], **PRIVATE)
-    gr.on([one.change for one in settings], look, asked, told, trigger_mode="always_last", **PRIVATE)
+    gr.on([opened.change, *(one.change for one in settings)], look, asked, told, trigger_mode="always_last", **PRIVATE)
 
     @guarded
     def typed(event: gr.KeyUpData) -> tuple[str, gr.Button]:

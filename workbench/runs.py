@@ -238,9 +238,8 @@ def build(page: Page, tab: gr.Tab) -> dict[str, Any]:
     def look(*settings: Any) -> dict[Any, Any]:
         return show(*settings)
 
-    for event in (of_kind.input, of_model.input, order.input, tab.select):
-        event(look, settings, views, **PRIVATE)
-    find.change(look, settings, views, trigger_mode="always_last", **PRIVATE)
+    changes = [of_kind.input, of_model.input, order.input, tab.select, find.change]
+    gr.on(changes, look, settings, views, trigger_mode="always_last", **PRIVATE)
 
     @guarded
     def act(*given: Any) -> dict[Any, Any]:
