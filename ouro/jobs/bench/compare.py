@@ -384,12 +384,13 @@ def _rows(cells: Sequence[Mapping[str, Any]], metric: str) -> list[dict[str, Any
 
 
 def _pairs(cells: Sequence[Mapping[str, Any]], metric: str) -> list[dict[str, Any]]:
-    """Differences within the same bits, of the same set or the same method."""
+    """Differences within the same bits, of the same set or the same method, where both have the same seeds."""
     groups = _grouped(cells)
     pairs = []
     for one, other in itertools.combinations(groups, 2):
         (calib, bits, method), (other_calib, other_bits, other_method) = one, other
-        if bits == other_bits and (calib == other_calib) != (method == other_method):
+        seeds, others = ({cell["seed"] for cell in groups[group]} for group in (one, other))
+        if bits == other_bits and (calib == other_calib) != (method == other_method) and seeds == others:
             named = {
                 "better": {"method": method, "calib": calib},
                 "worse": {"method": other_method, "calib": other_calib},
@@ -401,7 +402,8 @@ def _pairs(cells: Sequence[Mapping[str, Any]], metric: str) -> list[dict[str, An
 def _grouped(cells: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str], list[Mapping[str, Any]]]:
     """(calib, bits, method) -> its cells, one per seed."""
     groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
-    for cell in cells:
+    # outcomes are paired by seed
+    for cell in sorted(cells, key=lambda cell: cell["seed"]):
         groups.setdefault((cell["calib"], cell["bits"], cell["method"]), []).append(cell)
     return groups
 
