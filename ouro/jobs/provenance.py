@@ -77,6 +77,7 @@ def _processor() -> str:
     return next(filter(None, named), platform.processor() or platform.machine() or "CPU")
 
 
+@cache
 def _version(package: str) -> str:
     try:
         return version(package)
