@@ -375,7 +375,8 @@ def _check_json(value: Any, where: str, depth: int = 0) -> None:
         for key, item in value.items():
             if not isinstance(key, str):
                 raise ValueError(f"{where} has the key {key!r}, expected a string")
-            _check_json(item, f"{where}.{key}", depth + 1)
+            # a key may be anything, lines included
+            _check_json(item, f"{where}.{key if key.isprintable() else repr(key)}", depth + 1)
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
             _check_json(item, f"{where}[{index}]", depth + 1)

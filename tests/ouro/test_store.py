@@ -16,6 +16,7 @@ from ouro.store import (
     check_writable,
     default_root,
     digest,
+    read_json,
     read_tensors,
     write_bytes,
     write_json,
@@ -209,6 +210,13 @@ def test_foreign_files_are_reported(tmp_path):
     (run.path / "report.json").write_text('{"top1": 0.')
     with pytest.raises(ValueError, match=r"report\.json is no readable JSON file"):
         run.report()
+
+
+def test_a_key_of_several_lines_is_named_in_one(tmp_path):
+    (tmp_path / "x.json").write_text('{"data": {"a\\nb": 1e999}}')
+    with pytest.raises(ValueError, match=r"it\.data\.'a\\nb' is inf, which JSON cannot hold") as error:
+        read_json(tmp_path / "x.json")
+    assert len(str(error.value).splitlines()) == 1
 
 
 def test_read_tensors_outlive_their_file(tmp_path):
