@@ -71,6 +71,7 @@ def chunk_at_work(path: Path, folder: Path) -> None:
         ("cell_score.json", stored_cell, "top1 is '0.5' and ci95 .* expected a score within its interval; remove it, and"),
         ("cell_interval.json", stored_cell, "top1 is 0.5 and ci95 .0.6, 0.9., expected a score within its interval"),
         ("cell_cost.json", stored_cell, "calibration_seconds and peak_mb are .0.1, None., expected numbers"),
+        ("cell_costless.json", stored_cell, "calibration_seconds and peak_mb are .None, 1.0., expected numbers"),
         ("cell_outcomes.json", stored_cell, "right cannot be read"),
         ("cell_number.json", stored_cell, "n is True, expected a number of images"),
         ("cell_list.json", stored_cell, "report.json holds .., expected a JSON object"),

@@ -316,7 +316,8 @@ def _flaw(report: Any, metric: str, *, quantized: bool) -> str:
     cell: Mapping[str, Any] = report if isinstance(report, dict) else {}
     outcomes = "right" if "right" in cell else "resampled"
     n, bits, ci95 = (cell.get(name) for name in ("n", "effective_bits", "ci95"))
-    costs = [cell.get(name, 0.0) for name in (["calibration_seconds", "peak_mb"] if quantized else [])]
+    # older cells have no peak
+    costs = [cell.get("calibration_seconds"), cell.get("peak_mb", 0.0)] if quantized else []
     low, high = ci95 if isinstance(ci95, list) and len(ci95) == 2 else (None, None)
     if not (isinstance(n, int) and not isinstance(n, bool) and n > 0):
         return f"n is {_short(n)}, expected a number of images"
