@@ -255,8 +255,16 @@ _TYPES = {"str": str, "int": int, "bool": bool, "Mapping[str, Any]": dict, "tupl
 
 def _is(value: Any, kind: type) -> bool:
     if kind is list:
-        return isinstance(value, list) and all(isinstance(item, str) for item in value)
-    return isinstance(value, kind) and isinstance(value, bool) == (kind is bool) and "\0" not in str(value)
+        return isinstance(value, list) and all(_is(item, str) for item in value)
+    return isinstance(value, kind) and isinstance(value, bool) == (kind is bool) and _can_be_shown(value)
+
+
+def _can_be_shown(value: Any) -> bool:
+    """Whether its texts have nothing that no file name has, and half characters that no page can be sent."""
+    try:
+        return "\0" not in str(value) and bool(json.dumps(value, ensure_ascii=False).encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _content() -> dict[str, Any]:
