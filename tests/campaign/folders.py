@@ -226,6 +226,7 @@ def masks(trial: Trial) -> Verdict:
         )
         trial.write("set/objectInfo150.txt" if official else "set/classes.txt", names)
     if rng.random() < 0.05:
+        root.mkdir(exist_ok=True)
         trial.rng.choice(_ENTRIES)(trial, root)
     return tried(lambda: all_of((ADE20K if official else Masks)(root, size=24)))
 
