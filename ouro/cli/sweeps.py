@@ -61,11 +61,11 @@ def quantization(
     """
     from ouro.jobs.bench.compare import CompareSpec, as_csv, compare, take_over, with_cells_of
     from ouro.jobs.bench.spread import spread
-    from ouro.store import read_json, write_bytes
+    from ouro.store import read_object, write_bytes
 
     sets, over = labeled(calib, "--calib"), tuple(range(seeds))
     spec = CompareSpec(source, tuple(method), tuple(bits), sets, over, scope, limit=limit, data=data, device=device)
-    stored = None if extend is None else read_json(extend)
+    stored = None if extend is None else read_object(extend)
     if stored is not None:
         followed("extend", take_over(spec, stored))
     values = run("compare", spread(compare, spec, workers, engine))

@@ -161,16 +161,19 @@ def take_over(
     Raises:
         ValueError: a table of something else, or of other weights.
     """
-    asked, stored = (json.loads(json.dumps(one)) for one in (asdict(spec), values.get("spec")))
-    if not stored:
-        raise ValueError(
-            "the table says no spec, so it cannot be extended; it is no result of `ouro bench quantization`"
-        )
-    for name in ("model", "data", "limit", "scope", "options"):
-        if asked[name] != stored[name]:
-            raise ValueError(
-                f"the table's {name} is {stored[name]}, asked for is {asked[name]}; only a table of the same is extended"
-            )
+    asks = _asked(values)
+    asked = json.loads(json.dumps(asdict(spec)))
+    for stored in asks:
+        for name in ("model", "data", "limit", "scope", "options"):
+            if asked[name] != stored[name]:
+                raise ValueError(
+                    f"the table's {name} is {stored[name]}, asked for is {asked[name]}; only a table of the same is extended"
+                )
+        for label, calib in stored["calibs"]:
+            if dict(spec.calibs).get(label, calib) != calib:
+                raise ValueError(
+                    f"{label} is {calib} in the table, asked for is {dict(spec.calibs)[label]}; give one of them another label"
+                )
     yield Progress(0, 1 + len(values["cells"]), "float model")
     model, store = open_model(spec.model, spec.device), Store(root)
     metric = task_of(model).metric
@@ -181,8 +184,7 @@ def take_over(
             f"{values['n']}: its weights or images are others; measure the table anew, without --extend"
         )
     taken = 0
-    known = {tuple(calib) for one in _specs(values) for calib in one["calibs"]}
-    sources = known & set(spec.calibs)
+    sources = {tuple(calib) for stored in asks for calib in stored["calibs"]} & set(spec.calibs)
     for (label, calib), seed in itertools.product(sorted(sources), spec.seeds):
         same = [cell for cell in values["cells"] if (cell["calib"], cell["seed"]) == (label, seed)]
         if not same:
@@ -217,9 +219,38 @@ def with_cells_of(values: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[
     return {**values, **whole}
 
 
-def _specs(values: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def _specs(values: Mapping[str, Any]) -> list[Any]:
     """What a table was asked, the oldest first."""
-    return list(values.get("specs") or [values["spec"]])
+    return list(values.get("specs") or [values.get("spec")])
+
+
+def _asked(values: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a stored table was asked, field by field of a `CompareSpec`; an older table says less, and the rest is as usual.
+
+    Raises:
+        ValueError: it says nothing of that, or holds something else than cells.
+    """
+    cells = values.get("cells")
+    # the model first: of what it is not, nothing else has to be found out
+    if not isinstance(cells, list) or not all(isinstance(spec, dict) and "model" in spec for spec in _specs(values)):
+        raise ValueError(
+            "the table says no spec and cells, so it cannot be extended; it is no result of `ouro bench quantization`"
+        )
+    for number, cell in enumerate(cells):
+        missing = [name for name in _PLACE if not isinstance(cell, dict) or name not in cell]
+        why = f"it has no {missing[0]}" if missing else _flaw(cell, str(values.get("metric", "top1")), quantized=True)
+        if why:
+            raise ValueError(f"cell {number} of the table cannot be extended: {why}")
+    asks = []
+    for spec in _specs(values):
+        # a name alone is what older tables say of a model
+        model = {"model": asdict(source_of(spec["model"]))} if isinstance(spec["model"], str) else {}
+        usual = asdict(CompareSpec(ModelSource("")))
+        asks.append(json.loads(json.dumps({**usual, **spec, **model})))
+        calibs = asks[-1]["calibs"]
+        if not (isinstance(calibs, list) and all(isinstance(one, list) and len(one) == 2 for one in calibs)):
+            raise ValueError(f"the table's calibs are {str(calibs)[:60]}, expected pairs of a label and a set")
+    return asks
 
 
 def require_classifier(model: VisionModel, what: str) -> None:

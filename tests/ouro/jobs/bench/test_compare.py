@@ -89,6 +89,13 @@ def test_a_stored_table_is_extended_without_measuring_its_cells_again(table, tmp
     assert [cell for cell in cells if cell["method"] != "clipped"] == table[1].values["cells"]
 
 
+def test_a_table_of_before_is_extended_as_well(table, tmp_path) -> None:
+    stored = json.loads(json.dumps(table[1].values))
+    stored["spec"]["model"] = "vim_nano"
+    del stored["spec"]["options"], stored["spec"]["device"]
+    assert finish(take_over(SPEC, stored, root=tmp_path / "new"))[1] == 4
+
+
 def test_a_table_is_no_rectangle_where_it_extends_one(table, tmp_path) -> None:
     stored = json.loads(json.dumps(table[1].values))
     more = replace(SPEC, methods=("minmax",), calibs=(("real", "real:3"),), seeds=(0,))
@@ -108,11 +115,33 @@ def test_a_table_is_no_rectangle_where_it_extends_one(table, tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda values: values.pop("spec"), "the table says no spec, so it cannot be extended"),
+        (lambda values: values.pop("spec"), "the table says no spec and cells, so it cannot be extended"),
+        (lambda values: values.update(spec=5), "the table says no spec and cells"),
+        (lambda values: values.pop("cells"), "the table says no spec and cells"),
+        (lambda values: values["cells"].append([1]), "cell 4 of the table cannot be extended: it has no method"),
+        (lambda values: values["cells"][1].pop("ci95"), "cell 1 of the table cannot be extended: top1 is "),
+        (
+            lambda values: values["spec"].update(calibs=3),
+            "the table's calibs are 3, expected pairs of a label and a set",
+        ),
+        (
+            lambda values: values["spec"].update(calibs=[["noise", "noise:8"]]),
+            "noise is noise:8 in the table, asked for is noise:3; give one of them another label",
+        ),
         (lambda values: values["spec"].update(limit=31), "the table's limit is 31, asked for is 30; only a table"),
         (lambda values: values.update(fp_top1=0.123), "in the table 0.123 on 30: its weights or images are others"),
     ],
-    ids=["no spec", "other images", "other weights"],
+    ids=[
+        "no spec",
+        "a number for a spec",
+        "no cells",
+        "no cell",
+        "half a cell",
+        "no calibs",
+        "other set",
+        "other images",
+        "other weights",
+    ],
 )
 def test_a_table_of_something_else_is_not_extended(table, tmp_path, change, message) -> None:
     values = json.loads(json.dumps(table[1].values))
