@@ -110,8 +110,11 @@ class Detection(Task):
         """{n, ap, ci95, ap50, ap75, per_class}: AP is the mean over overlaps from 0.5 to 0.95 and over classes.
 
         per_class: None for a class without an object. The interval is that of AP on resampled images.
+
+        Raises:
+            ValueError: no image has an object.
         """
-        found = matches(outcomes)
+        found = _matched(outcomes)
         each = _per_class(found, torch.ones(1, len(outcomes)).double())[0]
         per_class = [None if math.isnan(x) else x for x in each.mean(1).tolist()]
         return {
@@ -121,11 +124,24 @@ class Detection(Task):
         }  # fmt: skip
 
     def primary(self, outcomes: Tensor) -> float:
-        return _per_class(matches(outcomes), torch.ones(1, len(outcomes)).double())[0].nanmean().item()
+        return _per_class(_matched(outcomes), torch.ones(1, len(outcomes)).double())[0].nanmean().item()
 
     def resampled(self, outcomes: Tensor) -> Tensor:
         """AP of resamples of the images."""
-        return _resampled(matches(outcomes), len(outcomes))
+        return _resampled(_matched(outcomes), len(outcomes))
+
+
+def _matched(outcomes: Tensor) -> list[Matches]:
+    """What was found of every class.
+
+    Raises:
+        ValueError: no image has an object, so there is nothing to find.
+    """
+    if len(outcomes) and not (outcomes[:, :, 6] == KINDS["object"]).any():
+        raise ValueError(
+            f"none of the {len(outcomes)} images has an object, so there is no average precision; take others"
+        )
+    return matches(outcomes)
 
 
 def _per_class(found: Sequence[Matches], counts: Tensor) -> Tensor:
@@ -134,8 +150,9 @@ def _per_class(found: Sequence[Matches], counts: Tensor) -> Tensor:
 
 
 def _resampled(found: Sequence[Matches], n: int) -> Tensor:
-    """AP of resamples of n images [r]."""
-    return _per_class(found, weights(n)).mean(2).nanmean(1)
+    """AP of resamples of n images [r]; one without any object says nothing, and counts as the images as they are."""
+    whole, drawn = (_per_class(found, counts).mean(2).nanmean(1) for counts in (torch.ones(1, n).double(), weights(n)))
+    return torch.where(drawn.isnan(), whole, drawn)
 
 
 def detections(candidates: Tensor) -> Tensor:

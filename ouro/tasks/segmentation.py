@@ -113,10 +113,11 @@ class Segmentation(Task):
 
         per_class: intersection over union of each class, None for one that is neither there nor answered. The interval is
         that of resampled images.
+
+        Raises:
+            ValueError: no image, or no pixel whose class is known.
         """
-        if not len(outcomes):
-            raise ValueError("no image to score")
-        sums = outcomes.sum(0, keepdim=True).double()
+        sums = _summed(outcomes)
         each = _iou(sums)[0]
         per_class = [None if math.isnan(x) else x for x in each.tolist()]
         right, _, total = sums[0].sum(0).tolist()
@@ -126,12 +127,28 @@ class Segmentation(Task):
         }  # fmt: skip
 
     def primary(self, outcomes: Tensor) -> float:
-        return _iou(outcomes.sum(0, keepdim=True).double())[0].nanmean().item()
+        return _iou(_summed(outcomes))[0].nanmean().item()
 
     def resampled(self, outcomes: Tensor) -> Tensor:
-        """mIoU of resamples of the images."""
+        """mIoU of resamples of the images; one without a known pixel says nothing, and counts as the images as they are."""
         sums = torch.einsum("rn,nkc->rkc", weights(len(outcomes)), outcomes.double())
-        return _iou(sums).nanmean(1)
+        drawn = _iou(sums).nanmean(1)
+        return torch.where(drawn.isnan(), self.primary(outcomes), drawn)
+
+
+def _summed(outcomes: Tensor) -> Tensor:
+    """Counts of all images together, [1 k 3].
+
+    Raises:
+        ValueError: no image, or no pixel whose class is known.
+    """
+    if not len(outcomes):
+        raise ValueError("no image to score")
+    if not outcomes.any():
+        raise ValueError(
+            f"none of the {len(outcomes)} images has a pixel whose class is known, so there is no mIoU; take others"
+        )
+    return outcomes.sum(0, keepdim=True).double()
 
 
 def _iou(sums: Tensor) -> Tensor:

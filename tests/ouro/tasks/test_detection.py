@@ -96,6 +96,19 @@ def test_a_class_without_an_object_does_not_count() -> None:
     assert each[:3].isnan().all() and TASK.score(rows)["per_class"][:3] == [None] * 3
 
 
+def test_images_without_objects_have_no_precision_and_hide_none() -> None:
+    rows = judged(10, crowd=False)
+    rows[1:, :4, 6] = float(KINDS["nothing"])
+    # many resamples have no object, and every score is a number
+    scores = TASK.resampled(rows)
+    assert (weights(10)[:, 0] == 0).sum() > 100 and scores.isfinite().all()
+    assert (scores[weights(10)[:, 0] == 0] == TASK.primary(rows)).all()
+    rows[0, :4, 6] = float(KINDS["nothing"])
+    for ask in (TASK.score, TASK.primary, TASK.resampled):
+        with pytest.raises(ValueError, match="none of the 10 images has an object, so there is no average precision"):
+            ask(rows)
+
+
 def suppressed(boxes, scores, threshold):
     """Non-maximum suppression with nothing but loops."""
     left, kept = scores.argsort(descending=True, stable=True).tolist(), []

@@ -164,4 +164,6 @@ def test_what_does_not_fit_is_refused() -> None:
         TASK.loss(*drawn(), "dice")
     with pytest.raises(ValueError, match="no image to score"):
         TASK.score(torch.zeros(0, 4, 3))
+    with pytest.raises(ValueError, match="none of the 2 images has a pixel whose class is known, so there is no mIoU"):
+        TASK.score(torch.zeros(2, 4, 3))
     assert not math.isnan(TASK.primary(TASK.outcomes(*drawn())))
