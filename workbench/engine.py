@@ -752,18 +752,27 @@ def _once(
     """The stored report of a finished run, or else what the job makes.
 
     Args:
-        images: data that it depends on; what lies in a folder may have changed since.
+        images: data that it depends on; what lies in files may have changed since.
     """
     from ouro.jobs.provenance import run_info
     from ouro.types import Progress, Report
 
-    report = None if run is None or any(data.startswith("folder:") for data in images) else run.report()
+    report = None if run is None or any(map(_may_change, images)) else run.report()
     there = report is not None and Path(report.get("path", run.path)).exists()
     if not runner.from_store(there):
         return (yield from make())
     yield Progress(1, 1, "found in the store")
     made = run_info(report.get("seed", 0), time.perf_counter(), run.spec().get("device", "cpu"))
     return Report(kind, report, made, run.load_tensors(OUTCOMES) or {})
+
+
+def _may_change(data: str) -> bool:
+    """Whether images are in files or folders other than the store's, whose sets are never written anew."""
+    from ouro.data.source import parse
+    from ouro.store import Store
+
+    path = parse(data).argument
+    return bool(path) and not Path(path).is_relative_to(Store().folder)
 
 
 def measure_job(kind: str, **spec: Any) -> Generator[Any, None, Any]:

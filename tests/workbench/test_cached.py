@@ -94,7 +94,7 @@ def test_a_stop_loses_one_chunk_at_most_and_the_rest_goes_on(tmp_path: Path, mon
 
 
 @pytest.mark.unpoisoned
-def test_images_in_a_folder_may_have_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_images_in_files_may_have_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OURO_HOME", str(tmp_path))
     run = Store().open({"job": "quantize"})
     run.save_report({"seed": 0})
@@ -104,10 +104,11 @@ def test_images_in_a_folder_may_have_changed(tmp_path: Path, monkeypatch: pytest
         made.append(1)
         yield from ()
 
-    for images in (("real:4",), ("folder:/x:4",)):
+    kept = ("real:4", str(run.path / "images.safetensors"))
+    for images in (kept, ("folder:/x:4",), ("real:4:coco:/x.json",), ("/elsewhere/set.safetensors",)):
         for _ in engine._once("quantize", run, make, *images):
             pass
-    assert made == [1]
+    assert made == [1, 1, 1]
 
 
 def test_the_bar_says_cached_and_recompute_makes_it_again(visit: Visit):
