@@ -9,6 +9,7 @@ import shutil
 import struct
 import zipfile
 from collections import OrderedDict
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -209,7 +210,7 @@ class _Calls:
 
     def __reduce__(self) -> Any:
         module, name, arguments = self.call
-        function: Any = __import__(module, fromlist=[name])
+        function: Any = import_module(module)
         for part in name.split("."):
             function = getattr(function, part)
         return function, arguments
