@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from ouro.data import batches, kind, load
+from ouro.data import Dataset, batches, kind, load
+from ouro.data.source import open_data
 from ouro.evaluate.accuracy import outcomes
 from ouro.jobs.inputs import device_of, open_model
 from ouro.jobs.provenance import device_name, run_info
@@ -49,6 +50,7 @@ def new_model(spec: TrainSpec) -> VisionModel:
         torch.manual_seed(check_seed(spec.seed))
         others = {"num_classes": len(spec.class_names), "class_names": spec.class_names} if spec.class_names else {}
         model: Any = entry.build(replace(entry.config, image=spec.rounds[0].phases[0][0], **others), spec.name)
+    model.info = entry.described(model.info)
     if spec.body:
         model.begin_from(create_model(spec.body, pretrained=True))
     return model
@@ -62,7 +64,8 @@ def for_data(spec: TrainSpec, source: ModelSource) -> TrainSpec:
     """
     config = variant(spec.name).config
     known = source.class_names or getattr(config, "class_names", ())
-    found = tuple(training_set(spec, spec.rounds[-1].phases[-1][0]).classes)
+    # classes are the same in whatever way a model sees the pictures, and there is no model yet
+    found = tuple(load(spec.data, split="train", size=spec.rounds[-1].phases[-1][0]).classes)
     if found != tuple(known):
         spec = replace(spec, class_names=found)
         _log.warning("%s: a head for the %d classes of %s", spec.name, len(found), spec.data)
@@ -81,7 +84,7 @@ def train_round(
     device, done = next(model.parameters()).device, 0
     for size, steps in round_.phases:
         model = _at_size(model, size)
-        batch_of = training_batches(spec, size, model.info, device)
+        batch_of = training_batches(spec, model.info, device)
         task = task_of(model)
         step_ = TrainingStep(model, spec, round_.lr, task=task)
         for step in range(steps):
@@ -150,8 +153,7 @@ def measured_card(
 ) -> Generator[Progress, None, dict[str, Any]]:
     """The model card: what it was trained on, how, for how long, and its accuracy on the held-out split."""
     info = model.info
-    source = spec.held_out or spec.data
-    held_out = load(source, split="test", size=info.input_size[-1])
+    source, held_out = _held_out(spec, model)
     wanted = min(HELD_OUT, len(held_out))
     seen: list[torch.Tensor] = []
     for one in outcomes(model, batches(held_out, 100, limit=wanted, mean=info.mean, std=info.std)):
@@ -174,12 +176,18 @@ def measured_card(
     }
 
 
+def _held_out(spec: TrainSpec, model: VisionModel) -> tuple[str, Dataset]:
+    """(name, images) behind the card's score, as `evaluate` opens them for this model."""
+    source = spec.held_out or spec.data
+    return source, open_data(source, "test", model.info)
+
+
 def _facts(spec: TrainSpec, model: VisionModel) -> dict[str, Any]:
     """{train_images, epochs} of a finite set; a series has no image twice. Refuses one that is not the model's."""
-    data = training_set(spec, model.info.input_size[-1])
+    data = training_set(spec, model.info)
     task_of(model).require(data, spec.data, model.info)
-    held_out = load(spec.held_out or spec.data, split="test", size=model.info.input_size[-1])
-    task_of(model).require(held_out, spec.held_out or spec.data, model.info)
+    source, held_out = _held_out(spec, model)
+    task_of(model).require(held_out, source, model.info)
     if not spec.held_out and kind(spec.data).files:
         _log.warning(
             "%s is trained on whole, so the score says how well it is known by heart; name other pictures with --held-out",
@@ -200,7 +208,8 @@ def _at_size(model: VisionModel, size: int) -> VisionModel:
     """The same weights over another grid, in a model of their own, in train mode on the same device."""
     made: Any = model
     other: VisionModel = type(made)(replace(made.config, image=size), made.info.name)
-    other.info = replace(other.info, data=made.info.data, class_names=made.info.class_names)
+    kept = {field: getattr(made.info, field) for field in ("data", "class_names", "crop_pct", "interpolation")}
+    other.info = replace(other.info, **kept)
     state = model.state_dict()
     for key in ("pos_embed", "backbone.pos_embed"):
         if key in state:

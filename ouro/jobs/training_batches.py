@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ouro.data import Dataset, kind, load, normalize
 from ouro.data.augment import generator, jittered, mixed
+from ouro.data.source import open_data
 from ouro.jobs.recipes import Augment, TrainSpec
 from ouro.tasks import task_of
 from ouro.types import Batch, ModelInfo
@@ -22,22 +24,26 @@ _EPOCHS = 2**40
 """Steps whose random numbers are those of the epochs; no training has as many."""
 
 
-def training_batches(spec: TrainSpec, size: int, info: ModelInfo, device: torch.device) -> Callable[[int], Batch]:
-    """Step, counted over all rounds -> its batch of images of this size, on the device.
+def training_batches(spec: TrainSpec, info: ModelInfo, device: torch.device) -> Callable[[int], Batch]:
+    """Step, counted over all rounds -> its batch of images as this model sees them, on the device.
 
     Raises:
         ValueError: a set without labels or, where the recipe holds or reveals, without room or masks.
     """
-    data = training_set(spec, size)
+    data = training_set(spec, info)
     if spec.augment is not None:
-        return Held(spec, spec.augment, data, size, info, device)
+        return Held(spec, spec.augment, data, info, device)
     return Drawn(spec, data, info, device)
 
 
-def training_set(spec: TrainSpec, size: int) -> Dataset:
-    """The training split of the recipe's data set; a set that is a series has one for every seed."""
-    series = {"seed": spec.seed} if "series" in kind(spec.data).provides else {}
-    return load(spec.data, split="train", size=size, **series)
+def training_set(spec: TrainSpec, info: ModelInfo) -> Dataset:
+    """The training split of the recipe's data set, seen as `open_data` shows it to this model.
+
+    A set that is a series has one for every seed; it is drawn, so there is but one way to see it.
+    """
+    if "series" in kind(spec.data).provides:
+        return load(spec.data, split="train", size=info.input_size[-1], seed=spec.seed)
+    return open_data(spec.data, "train", info)
 
 
 class Epochs:
@@ -94,10 +100,8 @@ class Held:
         ValueError: images without labels, or more of them than the device is given.
     """
 
-    def __init__(
-        self, spec: TrainSpec, augment: Augment, data: Dataset, size: int, info: ModelInfo, device: torch.device
-    ) -> None:
-        bytes_ = 3 * size * size * len(data)
+    def __init__(self, spec: TrainSpec, augment: Augment, data: Dataset, info: ModelInfo, device: torch.device) -> None:
+        bytes_ = math.prod(info.input_size) * len(data)
         if bytes_ > MOST_BYTES:
             raise ValueError(
                 f"{spec.data} has {len(data)} training images, {bytes_ / 1e9:.3g} GB; a recipe with augment holds at most "

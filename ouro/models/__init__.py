@@ -84,7 +84,7 @@ def _built(entry: Variant, options: Any, name: str) -> Family:
         differs = {key: x for key, x in asdict(options).items() if x != asdict(entry.config).get(key)}
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise ValueError(f"{name} cannot be built with {brief(differs)}: {reason}") from error
-    model.info = replace(model.info, data=entry.data, crop_pct=entry.crop_pct, interpolation=entry.interpolation)
+    model.info = entry.described(model.info)
     return model
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ouro.models.family import Family
+from ouro.types import ModelInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +32,7 @@ class Variant:
     crop_pct: float = 0.875
     interpolation: str = "bicubic"
     license: str = "apache-2.0"
+
+    def described(self, info: ModelInfo) -> ModelInfo:
+        """The info of a model that was just built, with what its entry knows beside its config."""
+        return replace(info, data=self.data, crop_pct=self.crop_pct, interpolation=self.interpolation)

@@ -13,8 +13,13 @@ from torch.nn import functional as F
 
 import ouro.jobs.train as module
 from ouro.data import load, normalize
+from ouro.data.source import open_data
+from ouro.jobs.evaluate import EvaluateSpec, evaluate
+from ouro.jobs.inputs import open_model
 from ouro.jobs.train import RECIPES, Augment, Round, TrainSpec, for_data, train_job, train_round
+from ouro.jobs.training_batches import training_batches
 from ouro.models import variant
+from ouro.models.zoo import embedded_path
 from ouro.registry import MODELS
 from ouro.store import WriteError, read_json, read_tensors
 from ouro.types import ModelSource
@@ -243,6 +248,57 @@ def test_own_pictures_get_a_head_for_their_classes_and_are_measured_on_others(tm
     assert (card["data"], card["n"]) == (others, 6) and "by heart" not in caplog.text
     with pytest.raises(ValueError, match="steps is 0, expected 1 or more"):
         TINY.shortened(0)
+
+
+def drawn_folder(root):
+    """Scenes as a person has pictures: larger than the input, one sub-folder per class."""
+    data = load("scenes", split="test", size=40)
+    for number in range(48):
+        pixels, labels = data.images(number, 1)
+        place = root / f"{int(labels[0]):02}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels[0].permute(1, 2, 0).numpy()).save(place / f"{number}.png")
+    return f"folder:{root}"
+
+
+def drawn_masks(root):
+    """Three pictures, none of them square, with masks beside them."""
+    data = load("scenes_seg", split="test", size=60)
+    for name in ("images", "masks"):
+        (root / name).mkdir(parents=True)
+    (root / "classes.txt").write_text("\n".join(data.classes))
+    for number in range(3):
+        pixels, classes = data.images(number, 1)
+        Image.fromarray(pixels[0, :, :45].permute(1, 2, 0).numpy()).save(root / "images" / f"{number}.png")
+        Image.fromarray(classes[0, :45].byte().numpy()).save(root / "masks" / f"{number}.png")
+    return f"masks:{root}"
+
+
+@pytest.mark.parametrize(
+    ("name", "drawn", "score"),
+    [("vim_nano", drawn_folder, "top1"), ("vmamba_nano_seg", drawn_masks, "miou")],
+    ids=["folder", "masks"],
+)
+def test_the_card_has_the_score_that_evaluate_gives_what_was_written(name, drawn, score, tmp_path, monkeypatch) -> None:
+    # the training has the model's own way to see pictures, not that of the set
+    monkeypatch.undo()
+    data = drawn(tmp_path / "pictures")
+    source = ModelSource(name, str(embedded_path(variant(name).weights)))
+    spec = replace(for_data(replace(RECIPES[name], data=data), source).shortened(1), batch=2)
+    card = run(train_job(spec, tmp_path / "out")).values
+    trained = ModelSource(name, card["path"], class_names=spec.class_names)
+    found = run(evaluate(EvaluateSpec(trained, data, limit=None, batch=100))).values
+    assert (card["n"], card[score], card["ci95"]) == (found["n"], found[score], found["ci95"])
+    # that it is no matter how pictures are seen would prove nothing
+    info = open_model(trained, "cpu").info
+    seen, otherwise = (
+        view.images(0, 1)[0]
+        for view in (open_data(data, "test", info), load(data, split="test", size=info.input_size[-1]))
+    )
+    assert not torch.equal(seen, otherwise)
+    batch = training_batches(spec, info, torch.device("cpu"))(0)
+    known = normalize(open_data(data, "train", info).images(0, card["n"])[0], info.mean, info.std)
+    assert all(any(torch.equal(image, other) for other in known) for image in batch.inputs)
 
 
 def test_a_held_out_set_of_other_classes_is_refused_before_the_training(tmp_path) -> None:

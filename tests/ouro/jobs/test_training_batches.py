@@ -21,7 +21,7 @@ def info():
 
 
 def batches(spec, info, device="cpu"):
-    return training_batches(spec, 32, info, torch.device(device))
+    return training_batches(spec, info, torch.device(device))
 
 
 @pytest.mark.parametrize(("count", "batch"), [(10, 4), (10, 10), (10, 23), (7, 7), (768, 512)])
