@@ -7,26 +7,29 @@ data sources are spelled as `ouro.data.source.parse` reads them.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, replace
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ouro.data import Dataset
+from ouro.data import Dataset, load
+from ouro.data.folder import pictures
 from ouro.data.picture import read_image
-from ouro.data.source import open_data, own_data
+from ouro.data.source import open_data, own_data, parse
 from ouro.models import create_model, variant
 from ouro.quant.apply import attach_calibration, from_tensors, weights_digest
 from ouro.quant.header import read_header
 from ouro.quant.packed.files import PACKED_FORMAT, restore
+from ouro.registry import DATASETS
 from ouro.store import one_line, read_tensors
 from ouro.streams import check_seed
-from ouro.types import Calibration, ModelInfo, ModelSource
+from ouro.types import Calibration, DataSource, ModelInfo, ModelSource
 from ouro.vision import VisionModel
 
 
@@ -108,6 +111,47 @@ def identity(spec: Any, model: VisionModel, **more: Any) -> dict[str, Any]:
     kind = model.device.type
     described |= {} if kind == "cpu" else {"device": kind}
     return described | more
+
+
+def data_digest(source: str | DataSource) -> str:
+    """First 16 hex digits of the SHA-256 over a set's picture files: their names in the set, sizes and times of change.
+
+    A picture that came, went, got another name or was written anew makes another digest; where the set lies and how many
+    of its images are taken is not in it. Contents are not read, as there may be a million. "" for sets without files.
+
+    Raises:
+        ValueError: an unknown set, or a list of pictures that cannot be read.
+        OSError: there is no such folder or file, or it may not be read.
+    """
+    source = parse(source)
+    if source.kind not in DATASETS or not DATASETS.get(source.kind).files:
+        return ""
+    root, total = Path(source.argument), sha256()
+    if root.is_file():
+        # a list of pictures, which may lie in folders beside its own
+        files = [root, *(picture for _, picture in cast(Any, load(f"{source.kind}:{root}")).pictures)]
+        root = root.parent
+    else:
+        files = list(_walked(root))
+    for name, file in sorted((os.path.relpath(file, root), file) for file in files):
+        facts = file.stat()
+        total.update(os.fsencode(name) + f"\0{facts.st_size} {facts.st_mtime_ns}\n".encode())
+    return total.hexdigest()[:16]
+
+
+def _walked(root: Path) -> Iterator[Path]:
+    """The pictures in and below a folder, and the texts there, which name classes; hidden ones are none of a set's."""
+    root.stat()
+    seen = set()
+    for folder, inside, _ in os.walk(root, followlinks=True):
+        facts = os.stat(folder)
+        # a link may lead to a folder that holds it
+        again = (facts.st_dev, facts.st_ino) in seen
+        seen.add((facts.st_dev, facts.st_ino))
+        inside[:] = [] if again else sorted(name for name in inside if not name.startswith("."))
+        if not again:
+            yield from pictures(Path(folder))
+            yield from Path(folder).glob("[!.]*.txt")
 
 
 def provenance_of(source: ModelSource, model: VisionModel) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from ouro.data import Dataset, batches, kind, load
-from ouro.data.source import open_data
+from ouro.data.source import open_data, parse, spelled
 from ouro.evaluate.accuracy import outcomes
-from ouro.jobs.inputs import device_of, open_model
+from ouro.jobs.inputs import data_digest, device_of, open_model
 from ouro.jobs.provenance import device_name, run_info
 from ouro.jobs.recipes import RECIPES, Augment, Round, TrainSpec
 from ouro.jobs.training_batches import training_batches, training_set
@@ -108,7 +108,8 @@ def train_job(
 ) -> Generator[Progress, None, Report]:
     """Trains, measures on the held-out split, and writes NAME.safetensors with its model card NAME.json into `out`.
 
-    The weights after each round are kept beside them: a stopped training goes on after its last finished round.
+    The weights after each round are kept beside them: a stopped training goes on after its last finished round, unless
+    its recipe, its start or the picture files that it trains on have changed meanwhile.
 
     Args:
         model: where to start from, left as it is; by default that of `spec.start`, or a new model drawn by the seed.
@@ -121,9 +122,7 @@ def train_job(
     check_writable(folder / f"{spec.name}.safetensors")
     if model is None and spec.start is not None:
         model = open_model(spec.start, "cpu")
-    # where it runs is no part of what is trained, and where it starts is known by content
-    identity = {key: value for key, value in asdict(spec).items() if key not in ("device", "start")}
-    identity |= {} if model is None else {"start": weights_digest(model)}
+    identity = _identity(spec, model)
     model = (new_model(spec) if model is None else _at_size(model, spec.rounds[0].phases[0][0])).to(device)
     model.info = replace(model.info, data=spec.data)
     facts = _facts(spec, model)
@@ -146,6 +145,19 @@ def train_job(
     write_json(folder / f"{spec.name}.json", card)
     short = {key: value for key, value in card.items() if key != "log"}
     return Report("train", short | {"path": str(weights)}, run_info(spec.seed, started, device))
+
+
+def _identity(spec: TrainSpec, model: VisionModel | None) -> dict[str, Any]:
+    """What the weights of a training depend on, for `digest`: its spec, where it starts from, and its pictures."""
+    # where it runs is no part of what is trained, and where it starts is known by content
+    described = {key: value for key, value in asdict(spec).items() if key not in ("device", "start")}
+    described |= {} if model is None else {"start": weights_digest(model)}
+    if kind(spec.data).files:
+        # pictures of one's own change under the same name
+        source = parse(spec.data)
+        where = spelled(replace(source, argument=os.path.abspath(source.argument)))
+        described |= {"data": where, "pictures": data_digest(source)}
+    return described
 
 
 def measured_card(

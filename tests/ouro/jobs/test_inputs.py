@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from dataclasses import replace
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ from safetensors.torch import save_file
 from ouro.jobs.calibration import CALIBRATION, calibration_set
 from ouro.jobs.evaluate import EvaluateSpec, evaluate
 from ouro.jobs.inputs import (
+    data_digest,
     device_of,
     identity,
     one_image,
@@ -139,6 +142,56 @@ def test_a_registered_set_calibrates_with_so_many_by_default(tiny_zoo) -> None:
     assert torch.equal(
         calibration_set("scenes:4", "vim_nano", model, 2).images, calibration_set("real:4", "vim_nano", model, 2).images
     )
+
+
+def test_a_digest_of_data_knows_its_files(tmp_path) -> None:
+    root = tmp_path / "set"
+    for label in "ab":
+        (root / label).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(root / label / "x.png")
+    first = data_digest(f"folder:{root}")
+    assert re.fullmatch("[0-9a-f]{16}", first) and data_digest(f"folder:{root}:1") == first
+    # what is no picture, is hidden, or leads back is none of the set's
+    (root / "a" / "notes.md").touch()
+    (root / ".hidden").mkdir()
+    Image.new("RGB", (8, 8)).save(root / ".hidden" / "x.png")
+    (root / "a" / "loop").symlink_to(root)
+    assert data_digest(f"folder:{root}") == first
+    # with its times, as cp -a and mv do
+    root.rename(tmp_path / "moved")
+    root = tmp_path / "moved"
+    (root / "a" / "loop").unlink()
+    assert data_digest(f"folder:{root}") == first
+    changes = (
+        lambda: os.utime(root / "a" / "x.png", ns=(0, 1)),
+        lambda: (root / "a" / "x.png").rename(root / "a" / "y.png"),
+        lambda: (root / "a" / "y.png").rename(root / "b" / "y.png"),
+        lambda: (root / "classes.txt").write_text("a"),
+        lambda: (root / "b" / "x.png").unlink(),
+    )
+    found = [first]
+    for change in changes:
+        change()
+        found.append(data_digest(f"folder:{root}"))
+    assert len(set(found)) == len(found)
+    assert data_digest("scenes") == data_digest("cifar10") == data_digest("noise:3") == ""
+
+
+def test_a_digest_of_a_list_of_pictures_knows_these(tmp_path) -> None:
+    listed = tmp_path / "annotations" / "instances_val.json"
+    for folder in ("annotations", "val"):
+        (tmp_path / folder).mkdir()
+    for name in "xy":
+        Image.new("RGB", (8, 8)).save(tmp_path / "val" / f"{name}.png")
+    content = {"images": [{"id": 1, "file_name": "x.png"}], "annotations": [], "categories": [{"id": 1, "name": "a"}]}
+    listed.write_text(json.dumps(content))
+    first = data_digest(f"coco:{listed}")
+    os.utime(tmp_path / "val" / "y.png", ns=(0, 1))
+    assert data_digest(f"coco:{listed}") == first
+    os.utime(tmp_path / "val" / "x.png", ns=(0, 1))
+    second = data_digest(f"coco:{listed}")
+    listed.write_text(json.dumps(content, indent=1))
+    assert len({first, second, data_digest(f"coco:{listed}")}) == 3
 
 
 def test_one_image_of_a_set_or_a_file(tiny_zoo, tmp_path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ from ouro.jobs.training_batches import training_batches
 from ouro.models import variant
 from ouro.models.zoo import embedded_path
 from ouro.registry import MODELS
-from ouro.store import WriteError, read_json, read_tensors
+from ouro.store import WriteError, digest, read_json, read_tensors
 from ouro.types import ModelSource
 from tests import zoo
 
@@ -299,6 +299,33 @@ def test_the_card_has_the_score_that_evaluate_gives_what_was_written(name, drawn
     batch = training_batches(spec, info, torch.device("cpu"))(0)
     known = normalize(open_data(data, "train", info).images(0, card["n"])[0], info.mean, info.std)
     assert all(any(torch.equal(image, other) for other in known) for image in batch.inputs)
+
+
+def test_a_training_on_pictures_that_changed_begins_anew(tmp_path, monkeypatch) -> None:
+    data, out = drawn_folder(tmp_path / "pictures"), tmp_path / "out"
+    spec = for_data(replace(TINY, data=data).shortened(1), ModelSource("vim_nano"))
+
+    def kept():
+        run(train_job(spec, out))
+        return len(list(out.glob("vim_nano-*.safetensors")))
+
+    assert [kept(), kept()] == [1, 1]
+    # the same folder by another name is the same
+    monkeypatch.chdir(tmp_path)
+    spec = replace(spec, data="folder:pictures")
+    assert kept() == 1
+    picture = next((tmp_path / "pictures").glob("*/0.png"))
+    Image.new("RGB", (40, 40), (0, 255, 0)).save(picture)
+    assert kept() == 2
+    picture.unlink()
+    assert kept() == 3
+
+
+def test_what_was_begun_on_drawn_images_is_found_again(tmp_path) -> None:
+    # the digest that such a training had before pictures were part of it
+    run(train_job(TINY, tmp_path))
+    described = {key: value for key, value in asdict(TINY).items() if key not in ("device", "start")}
+    assert (tmp_path / f"vim_nano-{digest(described)}.safetensors").exists()
 
 
 def test_a_held_out_set_of_other_classes_is_refused_before_the_training(tmp_path) -> None:
