@@ -89,7 +89,7 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
         root: where runs are stored; `ouro.store.default_root()` by default.
 
     Raises:
-        ValueError: unknown names, bits or options, a budget below the smallest width, channels that are not there, or a
+        ValueError: unknown names, bits or options, a budget below the smallest width or above the largest, channels that are not there, or a
             calibration set that does not fit the model.
         WriteError: the file cannot be written.
     """

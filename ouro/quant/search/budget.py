@@ -50,10 +50,10 @@ class Allocation:
 
 
 def check_budget(budget: float, widths: Sequence[int]) -> None:
-    """Refuses a budget that no choice of widths can meet.
+    """Refuses a budget that no choice of widths can meet, and one that none can spend.
 
     Raises:
-        ValueError: no widths, one that is not 2 to 8 or comes twice, or a budget below the smallest.
+        ValueError: no widths, one that is not 2 to 8 or comes twice, or a budget below the smallest or above the largest.
     """
     allowed = ", ".join(map(str, widths)) or "none"
     if not widths or len(set(widths)) != len(widths) or not all(2 <= width <= 8 for width in widths):
@@ -63,6 +63,12 @@ def check_budget(budget: float, widths: Sequence[int]) -> None:
         raise ValueError(
             f"budget is {budget:g} bits, the smallest width to choose from is {least} (of {allowed}); give a budget of at "
             f"least {least}, or smaller widths"
+        )
+    most = max(widths)
+    if budget > most:
+        raise ValueError(
+            f"budget is {budget:g} bits, the largest width to choose from is {most} (of {allowed}); give a budget of at "
+            f"most {most}, or larger widths"
         )
 
 
