@@ -21,7 +21,7 @@ from torch import Tensor
 from ouro.data import Dataset, load
 from ouro.data.folder import pictures
 from ouro.data.picture import read_image
-from ouro.data.source import open_data, own_data, parse
+from ouro.data.source import FILE, open_data, own_data, parse, spelled
 from ouro.models import create_model, variant
 from ouro.quant.apply import attach_calibration, from_tensors, weights_digest
 from ouro.quant.header import read_header
@@ -114,20 +114,24 @@ def identity(spec: Any, model: VisionModel, **more: Any) -> dict[str, Any]:
 
 
 def data_digest(source: str | DataSource) -> str:
-    """First 16 hex digits of the SHA-256 over a set's picture files: their names in the set, sizes and times of change.
+    """First 16 hex digits of the SHA-256 over a set's files: their names in the set, sizes and times of change.
 
     A picture that came, went, got another name or was written anew makes another digest; where the set lies and how many
-    of its images are taken is not in it. Contents are not read, as there may be a million. "" for sets without files.
+    of its images are taken is not in it. Contents are not read, as there may be a million. A stored set is one file. ""
+    for sets without files.
 
     Raises:
         ValueError: an unknown set, or a list of pictures that cannot be read.
         OSError: there is no such folder or file, or it may not be read.
     """
     source = parse(source)
-    if source.kind not in DATASETS or not DATASETS.get(source.kind).files:
+    stored = source.kind == FILE
+    if not stored and (source.kind not in DATASETS or not DATASETS.get(source.kind).files):
         return ""
     root, total = Path(source.argument), sha256()
-    if root.is_file():
+    if stored:
+        files, root = [root], root.parent
+    elif root.is_file():
         # a list of pictures, which may lie in folders beside its own
         files = [root, *(picture for _, picture in cast(Any, load(f"{source.kind}:{root}")).pictures)]
         root = root.parent
@@ -137,6 +141,14 @@ def data_digest(source: str | DataSource) -> str:
         facts = file.stat()
         total.update(os.fsencode(name) + f"\0{facts.st_size} {facts.st_mtime_ns}\n".encode())
     return total.hexdigest()[:16]
+
+
+def data_key(data: str | DataSource, info: ModelInfo) -> dict[str, str]:
+    """What a kept result depends on of the images that it was measured on: {data: how they are spelled out}, and of files
+    {pictures: their digest}, see `data_digest`."""
+    source = parse(own_data(data, info))
+    digest = data_digest(source)
+    return {"data": spelled(source)} | ({"pictures": digest} if digest else {})
 
 
 def _walked(root: Path) -> Iterator[Path]:

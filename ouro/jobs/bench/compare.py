@@ -24,7 +24,7 @@ from ouro.data.source import open_data, own_data
 from ouro.evaluate.accuracy import outcomes
 from ouro.evaluate.paired import between, interval, kept, resampled_interval, unpacked
 from ouro.jobs.calibration import calibration_set
-from ouro.jobs.inputs import open_model, source_of
+from ouro.jobs.inputs import data_key, open_model, source_of
 from ouro.jobs.memory import PeakMemory
 from ouro.jobs.provenance import run_info
 from ouro.metrics import METRICS
@@ -280,7 +280,7 @@ def _key(model: VisionModel, spec: CompareSpec, method: str) -> dict[str, Any]:
     }
     key |= {"config": dict(spec.model.config)} if spec.model.config else {}
     key |= {} if model.device.type == "cpu" else {"device": model.device.type}
-    return key | {"data": own_data(spec.data, model.info), "limit": spec.limit, "method": method}
+    return key | data_key(spec.data, model.info) | {"limit": spec.limit, "method": method}
 
 
 def _cell_key(

@@ -19,7 +19,7 @@ from ouro.attention.survey import neighborhoods, score
 from ouro.data import normalize
 from ouro.data.source import open_data, own_data
 from ouro.jobs.explain import batch_size
-from ouro.jobs.inputs import open_model, source_of
+from ouro.jobs.inputs import data_key, open_model, source_of
 from ouro.jobs.pool import in_processes
 from ouro.jobs.provenance import run_info
 from ouro.models import variant
@@ -110,7 +110,7 @@ def _scored(unit: _Unit, *, spec: NeighborhoodSpec, root: Any) -> dict[str, Tens
         "job": "neighborhoods",
         "model": unit.model.name,
         "weights": weights_digest(model),
-        "data": data,
+        **data_key(spec.data, model.info),
     }
     key |= {"start": unit.start, "count": unit.count, "places": [list(place) for place in places]}
     run = Store(root).open(key)

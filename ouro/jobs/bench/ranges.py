@@ -22,7 +22,7 @@ from ouro.data.source import open_data, own_data
 from ouro.evaluate.paired import difference, unpacked
 from ouro.jobs.bench.compare import CompareSpec, cell_ci95, measured, require_classifier, set_key
 from ouro.jobs.calibration import calibration_set
-from ouro.jobs.inputs import open_model, source_of
+from ouro.jobs.inputs import data_key, open_model, source_of
 from ouro.jobs.provenance import run_info
 from ouro.progress import finish
 from ouro.quant.apply import attach_calibration, detach
@@ -106,8 +106,8 @@ def static_ranges(spec: RangeSpec, *, root: str | os.PathLike[str] | None = None
                 yield Progress(done, total, f"{bits}, seed {seed}: {label}, ranges times {factor:g}")
                 key = set_key(model, made[label]) | {
                     "job": "ranges", "method": spec.method, "bits": bits, "seed": seed, "factor": factor,
-                    "looked_at": spec.looked_at, "limit": spec.limit, "data": own_data(spec.data, model.info),
-                    "real": set_key(model, made[REAL])["set"],
+                    "looked_at": spec.looked_at, "limit": spec.limit, "real": set_key(model, made[REAL])["set"],
+                    **data_key(spec.data, model.info),
                 }  # fmt: skip
                 run = store.open(key)
                 cell = run.report()

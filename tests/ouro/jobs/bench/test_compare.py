@@ -10,14 +10,17 @@ import shutil
 from dataclasses import replace
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import ouro.jobs.bench.compare as module
 from ouro.cli import app
+from ouro.data import load
 from ouro.jobs.bench.compare import CompareSpec, as_csv, compare, take_over, with_cells_of
 from ouro.jobs.evaluate import EvaluateSpec, evaluate
 from ouro.jobs.quantize import QuantizeSpec, quantize
 from ouro.tasks.classification import wilson
+from ouro.types import ModelSource
 from tests.ouro.jobs.running import finish
 
 SPEC = CompareSpec(
@@ -75,6 +78,28 @@ def test_a_finished_cell_is_not_computed_again(table, tmp_path, monkeypatch) -> 
     assert again["cells"] == table[1].values["cells"]
     with pytest.raises(AssertionError, match="calibrated again"):
         finish(compare(CompareSpec("vim_nano", ("minmax",), ("w4a4o8",), (("noise", "noise:3"),), (2,)), root=tmp_path))
+
+
+def test_cells_are_of_the_pictures_as_they_are(tiny_zoo, tmp_path, monkeypatch) -> None:
+    dataset = load("scenes", split="test", size=28)
+    images, labels = dataset.images(0, 80)
+    for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+        path = tmp_path / "set" / dataset.classes[label] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(path)
+    named = ModelSource("vim_nano", class_names=tuple(sorted(dataset.classes)))
+    spec = CompareSpec(
+        named, ("minmax",), ("w8a8",), (("noise", "noise:2"),), (0,), limit=24, data=f"folder:{tmp_path / 'set'}"
+    )
+    calibrated = []
+    calibrate = module.calibrating
+    monkeypatch.setattr(module, "calibrating", lambda *a, **k: calibrated.append(1) or calibrate(*a, **k))
+    for _ in range(2):
+        finish(compare(spec, root=tmp_path))
+    assert calibrated == [1]
+    Image.new("RGB", (28, 28)).save(path)
+    finish(compare(spec, root=tmp_path))
+    assert calibrated == [1, 1]
 
 
 def test_a_stored_table_is_extended_without_measuring_its_cells_again(table, tmp_path, monkeypatch) -> None:
