@@ -13,13 +13,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from ouro.data import Dataset, load
-from ouro.data.folder import pictures
+from ouro.data.fitted import Fitted
+from ouro.data.folder import _eval_transform, pictures
 from ouro.data.picture import read_image
 from ouro.data.source import FILE, open_data, own_data, parse, spelled
 from ouro.models import create_model, variant
@@ -29,6 +28,7 @@ from ouro.quant.packed.files import PACKED_FORMAT, restore
 from ouro.registry import DATASETS
 from ouro.store import one_line, read_tensors
 from ouro.streams import check_seed
+from ouro.tasks import task_of
 from ouro.types import Calibration, DataSource, ModelInfo, ModelSource
 from ouro.vision import VisionModel
 
@@ -269,11 +269,13 @@ def check_sample(sample: int, name: str, dataset: Dataset) -> None:
 
 
 def image_file(path: str, info: ModelInfo) -> Tensor:
-    """An image file at the model's input size, its middle kept, uint8 [1 3 h w].
+    """An image file as the model sees it in a set of its task, uint8 [1 3 h w]: cut as in a folder, or fitted whole.
 
     Raises:
         ValueError: it cannot be read.
     """
+    image = read_image(Path(path))
+    if task_of(info).targets == "labels":
+        return _eval_transform(info.input_size, info.crop_pct, info.interpolation)(image).unsqueeze(0)
     height, width = info.input_size[1:]
-    fitted = ImageOps.fit(read_image(Path(path)), (width, height), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(fitted)).permute(2, 0, 1).unsqueeze(0)
+    return Fitted((height, width), info.mean, info.interpolation).picture(image).unsqueeze(0)

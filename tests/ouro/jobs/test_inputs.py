@@ -13,12 +13,14 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from ouro.data.source import open_data
 from ouro.jobs.calibration import CALIBRATION, calibration_set
 from ouro.jobs.evaluate import EvaluateSpec, evaluate
 from ouro.jobs.inputs import (
     data_digest,
     device_of,
     identity,
+    image_file,
     one_image,
     open_model,
     open_quantized,
@@ -31,6 +33,7 @@ from ouro.jobs.synthesize import SynthesisSpec
 from ouro.models import create_model
 from ouro.store import digest
 from ouro.types import ModelSource
+from tests import zoo
 from tests.ouro.jobs.running import finish
 
 
@@ -142,6 +145,27 @@ def test_a_registered_set_calibrates_with_so_many_by_default(tiny_zoo) -> None:
     assert torch.equal(
         calibration_set("scenes:4", "vim_nano", model, 2).images, calibration_set("real:4", "vim_nano", model, 2).images
     )
+
+
+@pytest.mark.parametrize("name", ["vim_nano", "vmamba_tiny", "vmamba_nano_seg", "vmamba_nano_det", "vmamba_tiny_coco"])
+@pytest.mark.parametrize("input_size", [(3, 48, 48), (3, 32, 56)], ids=["square", "wide"])
+def test_an_image_file_is_seen_as_in_a_set_of_its_task(name, input_size, tmp_path) -> None:
+    info = replace(zoo.small(name).info, input_size=input_size)
+    picture = tmp_path / "images" / "x.png"
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    pixels = torch.randint(256, (50, 90, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    Image.fromarray(pixels.numpy()).save(picture)
+    Image.new("L", (90, 50)).save(tmp_path / "masks" / "x.png")
+    listed = {"images": [{"id": 1, "file_name": "x.png"}], "annotations": [], "categories": [{"id": 1, "name": "a"}]}
+    (tmp_path / "list.json").write_text(json.dumps(listed))
+    data = {
+        "classification": f"folder:{picture.parent}",
+        "segmentation": f"masks:{tmp_path}",
+        "detection": f"coco:{tmp_path / 'list.json'}",
+    }[info.task]
+    in_set = open_data(data, "test", info).images(0, 1)[0]
+    assert torch.equal(image_file(str(picture), info), in_set)
 
 
 def test_a_digest_of_data_knows_its_files(tmp_path) -> None:
