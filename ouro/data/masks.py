@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from ouro.data import IGNORED
 from ouro.data.fitted import FittedFiles
 from ouro.data.folder import pictures
-from ouro.data.picture import formats, read_image
+from ouro.data.picture import opened, read_image, upright_size
 
 _log = logging.getLogger(__name__)
 
@@ -86,7 +85,8 @@ class Masks(FittedFiles):
                 "%s: %d pixels of class %d, there are %d; they are not scored", mask, unknown.sum(), first, count
             )
             classes = np.where(unknown, IGNORED, classes)
-        return self.fitted.picture(read_image(picture)), self.fitted.classes(classes, IGNORED)
+        height, width = classes.shape
+        return self.fitted.picture(read_image(picture, size=(width, height))), self.fitted.classes(classes, IGNORED)
 
 
 class ADE20K(Masks):
@@ -135,31 +135,32 @@ def _unfit(picture: Path, mask: Path) -> str:
     """Why a picture cannot be used, "" where it can; only headers are read."""
     if not mask.is_file():
         return f"there is no mask {mask.name}"
-    sizes = []
-    for path in (picture, mask):
-        try:
-            with Image.open(path, formats=formats()) as image:
-                sizes.append(image.size)
-        except OSError:
-            return f"{path.name} cannot be read"
-    # a picture may be stored lying on its side, its mask is upright
-    if sizes[0] != sizes[1] and read_image(picture).size != sizes[1]:
-        return f"its mask is {sizes[1][0]}x{sizes[1][1]}, the picture {sizes[0][0]}x{sizes[0][1]}"
+    try:
+        # a picture may be stored lying on its side; a mask is as it is stored, and has to be upright
+        size = upright_size(picture)
+    except ValueError:
+        return f"{picture.name} cannot be read"
+    try:
+        with opened(mask, "mask") as image:
+            wide, high, mode = image.width, image.height, image.mode
+    except ValueError:
+        return f"{mask.name} cannot be read"
+    if mode not in _MODES:
+        return f"its mask has pixels of mode {mode}; a mask is gray, or has a palette"
+    if size != (wide, high):
+        return f"its mask is {wide}x{high}, the picture {size[0]}x{size[1]} as it is shown"
     return ""
+
+
+_MODES = ("L", "P", "I", "I;16", "1")
+"""PIL's modes of pixels that are numbers of classes."""
 
 
 def _values(path: Path) -> np.ndarray:
     """Values of a mask [h w]: gray levels, or numbers of a palette.
 
     Raises:
-        ValueError: it cannot be read, or has colors.
+        ValueError: it cannot be decoded.
     """
-    try:
-        with Image.open(path, formats=formats()) as image:
-            if image.mode not in ("L", "P", "I", "I;16", "1"):
-                raise ValueError(f"mask {path} has pixels of mode {image.mode}; a mask is gray, or has a palette")
-            return np.asarray(image).astype(np.int64)
-    # what PIL's decoders raise on a damaged file; the last two come of sizes that it claims to have
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError, MemoryError) as error:
-        said = next(iter(str(error).splitlines()), type(error).__name__)
-        raise ValueError(f"cannot read mask {path}: {said}; replace or remove the file") from error
+    with opened(path, "mask") as image:
+        return np.asarray(image).astype(np.int64)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,16 +31,61 @@ def formats() -> tuple[str, ...]:
     return tuple(name for name in Image.OPEN if name != "EPS")
 
 
-def read_image(path: Path, *, least: int | None = None) -> Image.Image:
+@contextmanager
+def opened(path: Path, what: str = "image") -> Iterator[Image.Image]:
+    """A picture file as it is stored; only its header is read until its pixels are asked for.
+
+    Args:
+        what: it is called in messages.
+
+    Raises:
+        ValueError: whatever keeps it from being opened, or from being decoded in the block, in one line that names the file.
+    """
+    # one clear line for whatever PIL's decoders raise on bytes that are no image (OSError, SyntaxError, EOFError…)
+    try:
+        if path.stat().st_size == 0:
+            raise ValueError("the file is empty (0 bytes)")
+        with Image.open(path, formats=formats()) as image:
+            yield image
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"cannot read {what} {path}: {reason}; replace or remove the file") from error
+
+
+def read_image(path: Path, *, least: int | None = None, size: tuple[int, int] | None = None) -> Image.Image:
     """One image file as RGB, turned upright as its EXIF orientation says; gray is repeated, transparency lies on white.
 
     Args:
         least: a side that is enough. Where the format can, it is decoded smaller, but no side below that.
+        size: (width, height) that it has to have, upright, because what is known of its pixels is known for that size.
 
     Raises:
-        ValueError: whatever keeps it from being decoded, in one line that names the file.
+        ValueError: whatever keeps it from being decoded, or another size, in one line that names the file.
     """
-    return _read(path, least)[0]
+    image, _ = _read(path, least)
+    if size is not None and image.size != size:
+        raise ValueError(
+            f"image {path} is {image.width}x{image.height} once it is upright, expected {size[0]}x{size[1]}; turn the "
+            "file itself, or remove it"
+        )
+    return image
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """(width, height) of a picture as `read_image` gives it, from the header alone.
+
+    A PNG may name its orientation behind its pixels; such a one is taken as it is stored.
+
+    Raises:
+        ValueError: it cannot be opened, in one line that names the file.
+    """
+    with opened(path) as image:
+        # the size of a TIFF is that of the upright picture already
+        if isinstance(image, TiffImageFile):
+            return image.size
+        # not PNG's own getexif, which decodes all of a picture that has no orientation in its header
+        turn = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1)
+        return (image.height, image.width) if turn in _LYING else image.size
 
 
 def about(path: Path) -> PictureFile:
@@ -53,22 +100,15 @@ def about(path: Path) -> PictureFile:
 
 def _read(path: Path, least: int | None) -> tuple[Image.Image, bool]:
     """(the picture, whether anything shows through it)."""
-    # one clear line for whatever PIL's decoders raise on bytes that are no image (OSError, SyntaxError, EOFError…)
-    try:
-        if path.stat().st_size == 0:
-            raise ValueError("the file is empty (0 bytes)")
-        with Image.open(path, formats=formats()) as image:
-            # PIL would clip these to white or black instead of scaling them
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"pixels of mode {image.mode} are deeper than 8 bits; convert them to 8")
-            if isinstance(image, TiffImageFile) and _is_plain_luma_chroma(image):
-                return _upright(_luma_chroma(image)).convert("RGB"), False
-            if least is not None:
-                image.draft("RGB", (least, least))
-            return _opaque(_upright(image))
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"cannot read image {path}: {reason}; replace or remove the file") from error
+    with opened(path) as image:
+        # PIL would clip these to white or black instead of scaling them
+        if image.mode.startswith(("I", "F")):
+            raise ValueError(f"pixels of mode {image.mode} are deeper than 8 bits; convert them to 8")
+        if isinstance(image, TiffImageFile) and _is_plain_luma_chroma(image):
+            return _upright(_luma_chroma(image)).convert("RGB"), False
+        if least is not None:
+            image.draft("RGB", (least, least))
+        return _opaque(_upright(image))
 
 
 def _opaque(image: Image.Image) -> tuple[Image.Image, bool]:
@@ -93,6 +133,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """EXIF orientation -> what turns the stored pixels upright."""
+_LYING = (5, 6, 7, 8)
+"""Those of a picture whose stored rows are upright columns."""
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 from ouro._torchvision_ops import declare_missing_ops
 from ouro.data import batches
 from ouro.data.folder import MEAN, STD, Folder
-from ouro.data.picture import about, read_image
+from ouro.data.picture import about, read_image, upright_size
 
 OFFENDERS = Path(__file__).parents[2] / "data" / "offenders"
 
@@ -108,13 +108,21 @@ def test_pictures_are_turned_upright(tmp_path, orientation, name, mode, options)
     stored.getexif()[ExifTags.Base.Orientation] = orientation
     upright = ImageOps.exif_transpose(stored)
     seen = read_image(tmp_path / name)
-    assert seen.size == upright.size and seen.mode == "RGB"
+    assert seen.size == upright.size == upright_size(tmp_path / name) and seen.mode == "RGB"
     # libtiff turns luma and chroma into colors with a rounding of its own
     assert np.abs(np.asarray(seen).astype(int) - np.asarray(upright)).max() <= (mode == "YCbCr" and bool(options))
 
 
 def test_a_phones_picture_arrives_upright():
-    assert read_image(OFFENDERS / "exif.jpg").size == (70, 90)
+    assert read_image(OFFENDERS / "exif.jpg").size == (70, 90) == upright_size(OFFENDERS / "exif.jpg")
+
+
+def test_a_picture_of_another_size_than_its_annotations_is_refused():
+    path = OFFENDERS / "exif.jpg"
+    assert read_image(path, size=(70, 90)).size == (70, 90)
+    message = f"image {path} is 70x90 once it is upright, expected 90x70; turn the file itself, or remove it"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        read_image(path, size=(90, 70))
 
 
 def test_luma_and_chroma_without_compression_are_read():

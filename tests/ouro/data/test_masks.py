@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ouro.data import IGNORED, load, masks
 from ouro.data.fitted import Fitted
@@ -49,6 +49,8 @@ def test_what_is_bad_is_named_and_nothing_else_is_lost(tmp_path, caplog) -> None
     written(tmp_path, "broken")
     (tmp_path / "masks" / "broken.png").write_bytes(b"no picture")
     written(tmp_path, "strange", value=9)
+    written(tmp_path, "colored")
+    Image.new("RGB", (20, 10)).save(tmp_path / "masks" / "colored.png")
     (tmp_path / "classes.txt").write_text("a\nb\n")
     with caplog.at_level(logging.WARNING):
         data = load(f"masks:{tmp_path}", size=16)
@@ -57,9 +59,50 @@ def test_what_is_bad_is_named_and_nothing_else_is_lost(tmp_path, caplog) -> None
     told = [record.getMessage() for record in caplog.records]
     assert any("alone.png is left out: there is no mask alone.png" in line for line in told)
     assert any("broken.png is left out: broken.png cannot be read" in line for line in told)
+    assert any("colored.png is left out: its mask has pixels of mode RGB; a mask is gray" in line for line in told)
     assert any("short.png is left out: its mask is 20x9, the picture 20x10" in line for line in told)
     assert any("strange.png: 100 pixels of class 9, there are 2; they are not scored" in line for line in told)
-    assert len(told) == 4 and classes[1].unique().tolist() == [0, IGNORED]
+    assert len(told) == 5 and classes[1].unique().tolist() == [0, IGNORED]
+
+
+def lying(folder, name, *, behind=False) -> None:
+    """The picture as a phone stores it: on its side, with the orientation that turns it upright again."""
+    path = folder / "images" / f"{name}.png"
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    with Image.open(path) as upright:
+        upright.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    if behind:
+        data = path.read_bytes()
+        start = data.index(b"eXIf") - 4
+        end = start + 12 + int.from_bytes(data[start : start + 4], "big")
+        # the last chunk has 12 bytes
+        path.write_bytes(data[:start] + data[end:-12] + data[start:end] + data[-12:])
+
+
+def test_a_mask_is_compared_with_the_upright_picture(tmp_path, caplog) -> None:
+    written(tmp_path, "upright")
+    lying(tmp_path, "upright")
+    written(tmp_path, "both", mask_size=(10, 20))
+    lying(tmp_path, "both")
+    with caplog.at_level(logging.WARNING):
+        data = load(f"masks:{tmp_path}", size=20)
+    assert [picture.stem for picture, _ in data.pairs] == ["upright"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}/images/both.png is left out: its mask is 10x20, the picture 20x10 as it is shown"
+    ]
+    pixels, classes = data.images(0, 1)
+    assert (pixels[0, :, :10] == 90).all() and (classes[0, :10] != IGNORED).all()
+
+
+def test_an_orientation_behind_the_pixels_is_noticed_when_they_are_read(tmp_path) -> None:
+    written(tmp_path, "both", mask_size=(10, 20))
+    lying(tmp_path, "both", behind=True)
+    data = load(f"masks:{tmp_path}", size=20)
+    with pytest.raises(
+        ValueError, match=r"both\.png is 20x10 once it is upright, expected 10x20; turn the file itself"
+    ):
+        data.images(0, 1)
 
 
 def test_a_folder_without_pairs_is_refused(tmp_path) -> None:
