@@ -6,12 +6,13 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ouro.data import Dataset, batches, check_range, comes_along, load, to_pixels
+from ouro.data.views import First
 from ouro.registry import DATASETS
 from ouro.store import read_tensors
 from ouro.streams import generator
@@ -136,32 +137,6 @@ def transform(data: str | DataSource, info: ModelInfo) -> dict[str, Any]:
         "mean": list(info.mean),
         "std": list(info.std),
     }
-
-
-class First(Dataset):
-    """The first images of a data set, as a data set."""
-
-    def __init__(self, whole: Dataset, count: int) -> None:
-        self.whole, self.count = whole, count
-        self.classes, self.mean, self.std = whole.classes, whole.mean, whole.std
-
-    @property
-    def provides(self) -> frozenset[str]:  # type: ignore[override]
-        """What the whole set can, but for drawing images of its own accord."""
-        return self.whole.provides & {"masks"}
-
-    def __len__(self) -> int:
-        return self.count
-
-    def images(self, start: int, n: int) -> tuple[Tensor, Tensor | None]:
-        """As of the whole set."""
-        check_range(start, n, self.count)
-        return self.whole.images(start, n)
-
-    def masks(self, start: int, n: int) -> Tensor:
-        """As of the whole set, where it provides them."""
-        check_range(start, n, self.count)
-        return cast(Any, self.whole).masks(start, n)
 
 
 class StoredImages(Dataset):

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 
 import ouro.evaluate
-from ouro.data import normalize, to_pixels
+from ouro.data import load, normalize, to_pixels
+from ouro.data.export import export
 from ouro.data.source import noise, open_data, parse, space_of, spelled, transform
 from ouro.models import create_model
 from ouro.registry import MODELS
@@ -132,6 +133,30 @@ def test_a_count_takes_the_first_images() -> None:
         some.images(4, 2)
     with pytest.raises(ValueError, match="^99999 images were asked for, scenes has "):
         open_data("scenes:99999", "test", info)
+
+
+@pytest.mark.parametrize(
+    ("data", "model"),
+    [
+        ("scenes", "vim_nano"), ("scenes_seg", "vmamba_nano_seg"), ("scenes_det", "vmamba_nano_det"),
+        ("masks", "vmamba_nano_seg"), ("coco", "vmamba_nano_det"),
+    ],
+)  # fmt: skip
+def test_the_first_images_pose_the_task_of_the_whole_set(data, model, tmp_path) -> None:
+    info = create_model(model).info
+    if data in ("masks", "coco"):
+        list(export(load("scenes_seg" if data == "masks" else "scenes_det", size=48), tmp_path, 4))
+        data = f"masks:{tmp_path}" if data == "masks" else f"coco:{tmp_path}/annotations.json"
+    whole, some = open_data(data, "test", info), open_data(f"{data}:3", "test", info)
+    task_of(info).require(some, data, info)
+    assert len(some) == 3 and (some.targets, some.files, some.classes) == (whole.targets, whole.files, whole.classes)
+    for one, other in zip(some.images(1, 2), whole.images(1, 2), strict=True):
+        assert torch.equal(one, other)
+    assert some.provides == whole.provides & {"masks"}
+    if "masks" in some.provides:
+        assert torch.equal(some.masks(0, 3), whole.masks(0, 3))
+        with pytest.raises(ValueError, match="there are 3"):
+            some.masks(2, 2)
 
 
 def test_a_stored_set_is_a_data_set(tmp_path) -> None:
