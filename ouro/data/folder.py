@@ -112,7 +112,7 @@ def _walk(root: Path) -> tuple[tuple[str, ...], list[Path], list[int] | None]:
 
 
 def pictures(folder: Path, *, deep: bool = False) -> list[Path]:
-    """The files of a folder, or of all that is inside it, that PIL can read, sorted; hidden ones are left out.
+    """The files of a folder, or of all that is inside it, that PIL can read, sorted; hidden files and folders are left out.
 
     Raises:
         OSError: a folder may not be read.
@@ -123,9 +123,11 @@ def pictures(folder: Path, *, deep: bool = False) -> list[Path]:
         # what a system says of an entry at once need not be asked for it, which counts where there are 100,000
         with os.scandir(folders.pop()) as entries:
             for entry in entries:
+                if entry.name.startswith("."):
+                    continue
                 if deep and entry.is_dir(follow_symlinks=False):
                     folders.append(entry.path)
-                elif os.path.splitext(entry.name)[1].lower() in readable and not entry.name.startswith("."):
+                elif os.path.splitext(entry.name)[1].lower() in readable:
                     found += [entry.path] if _is(entry, "file") else []
     return [Path(path) for path in sorted(found, key=lambda path: path.split(os.sep))]
 

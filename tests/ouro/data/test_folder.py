@@ -31,7 +31,8 @@ def labelled(tmp_path):
     for seed, name in enumerate(["b/1.png", "a/2.jpg", "c/0.bmp", "a/1.PNG", "b/deeper/0.webp", "a/3.gif"]):
         _save(tmp_path / name, seed, size=(40 + 7 * seed, 64 - 5 * seed))
     (tmp_path / "a" / "notes.txt").write_text("no image")
-    _save(tmp_path / ".cache" / "thumb.png", 9)
+    for hidden in (".cache/thumb.png", "b/.thumbs/1.png", "b/deeper/.thumbs/deep/1.png", "c/.0.png"):
+        _save(tmp_path / hidden, 9)
     return tmp_path
 
 
