@@ -1,7 +1,8 @@
 """Pictures with boxes, as a JSON file in COCO's form says; `ouro.data.export` writes our own scenes in it.
 
-What cannot be used is left out with one line that names its file: annotations of unknown classes, empty boxes, boxes
-outside of their picture, pictures that are not there. A box that reaches out of its picture is cut.
+What cannot be used is left out with one line that names its file: annotations of unknown classes or images, empty boxes,
+boxes outside of their picture, what is neither a crowd nor none, pictures that are not there or, upright, of another size
+than the JSON file says. A box that reaches out of its picture is cut.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from ouro.data.boxes import padded
 from ouro.data.fitted import FittedFiles
-from ouro.data.picture import about, read_image
+from ouro.data.picture import read_image, upright_size
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +62,8 @@ class Coco(FittedFiles):
         return len(self.pictures)
 
     def read(self, index: int) -> tuple[Tensor, Tensor]:
-        image = read_image(self.pictures[index][1])
+        _, file, size = self.pictures[index]
+        image = read_image(file, size=size)
         across, down = self.fitted.scale(*image.size)
         rows = padded([self.objects[index]], self.most)
         rows[:, :, :4] *= torch.tensor([across, down, across, down])
@@ -101,8 +103,8 @@ def _content(path: Path) -> dict[str, list[dict[str, Any]]]:
     return lists
 
 
-def _found(path: Path, images: list[dict[str, Any]]) -> list[tuple[Any, Path]]:
-    """(id, file) of the pictures that are there."""
+def _found(path: Path, images: list[dict[str, Any]]) -> list[tuple[Any, Path, tuple[int, int]]]:
+    """(id, file, (width, height)) of the pictures that are there and as large as they are said to be."""
     folder = path.parent
     places = [folder, folder / "images", folder.parent / path.stem.rpartition("_")[2]]
     found = []
@@ -111,10 +113,22 @@ def _found(path: Path, images: list[dict[str, Any]]) -> list[tuple[Any, Path]]:
         file = next((candidate for candidate in candidates if candidate.is_file()), None)
         if file is None:
             _log.warning("%s is left out: it is in none of %s", entry["file_name"], ", ".join(map(str, places)))
+            continue
+        try:
+            size = upright_size(file)
+        except ValueError as error:
+            _log.warning("%s is left out: %s", entry["file_name"], error)
+            continue
+        said = entry.get("width"), entry.get("height")
+        # boxes are in pixels of the picture that their author saw
+        if all(_is_number(side) and side > 0 for side in said) and said != size:
+            _log.warning("%s is left out: it is %dx%d as it is shown, %s says %sx%s", file, *size, path.name, *said)
         else:
-            found.append((entry["id"], file))
+            found.append((entry["id"], file, size))
     if not found:
-        raise ValueError(f"none of the {len(images)} pictures of {path} is in {', '.join(map(str, places))}")
+        raise ValueError(
+            f"none of the {len(images)} pictures of {path} is in {', '.join(map(str, places))} and of the size that it says"
+        )
     return found
 
 
@@ -122,28 +136,34 @@ def _objects(
     path: Path,
     content: Mapping[str, list[dict[str, Any]]],
     numbers: Mapping[Any, int],
-    pictures: list[tuple[Any, Path]],
+    pictures: list[tuple[Any, Path, tuple[int, int]]],
 ) -> list[list[list[float]]]:
     """Rows (x0, y0, x1, y1, class, crowd) of every picture, in its own pixels."""
-    places = {key: place for place, (key, _) in enumerate(pictures)}
-    sizes: dict[Any, tuple[Any, Any]] = {
-        entry["id"]: (entry.get("width"), entry.get("height")) for entry in content["images"]
-    }
+    places = {key: place for place, (key, _, _) in enumerate(pictures)}
+    known = {entry["id"] for entry in content["images"]}
     objects: list[list[list[float]]] = [[] for _ in pictures]
+    lost = []
     for entry in content["annotations"]:
         key = entry.get("image_id")
-        place = places.get(key) if isinstance(key, int | str) else None
-        if place is None:
+        if not isinstance(key, int | str) or key not in known:
+            lost.append(entry)
             continue
-        file, (width, height) = pictures[place][1], sizes[key]
-        if not (_is_number(width) and _is_number(height) and width > 0 and height > 0):
-            seen = about(file)
-            width, height = seen.width, seen.height
-        row = _row(entry, numbers, width, height)
+        # its picture is left out, and was named
+        if key not in places:
+            continue
+        place = places[key]
+        _, file, size = pictures[place]
+        row = _row(entry, numbers, *size)
         if isinstance(row, str):
             _log.warning("%s: an annotation of %s is left out: %s", path, file.name, row)
         else:
             objects[place].append(row)
+    if lost:
+        first = f"the image_id {_short(lost[0].get('image_id'))} of annotation {_short(lost[0].get('id'))}"
+        _log.warning(
+            "%s: %d of %d annotations are left out, as %s: no image has it, ids are such as %s",
+            path, len(lost), len(content["annotations"]), first, _short(pictures[0][0]),
+        )  # fmt: skip
     return objects
 
 
@@ -160,7 +180,10 @@ def _row(entry: Mapping[str, Any], numbers: Mapping[Any, int], width: int, heigh
     x0, y0, x1, y1 = max(x, 0.0), max(y, 0.0), min(x + wide, float(width)), min(y + high, float(height))
     if not (x1 > x0 and y1 > y0):
         return f"its box {box} is outside of the picture, {width} x {height}"
-    return [x0, y0, x1, y1, numbers[entry["category_id"]], float(bool(entry.get("iscrowd", 0)))]
+    crowd = entry.get("iscrowd", 0)
+    if not isinstance(crowd, int) or crowd not in (0, 1):
+        return f"its iscrowd is {_short(crowd)}, expected 0 or 1"
+    return [x0, y0, x1, y1, numbers[category], float(crowd)]
 
 
 def _is_number(value: Any) -> bool:

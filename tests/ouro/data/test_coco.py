@@ -8,7 +8,7 @@ import logging
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from ouro.data import load
 from ouro.data.boxes import padded, present
@@ -68,6 +68,54 @@ def test_what_cannot_be_used_is_named_and_nothing_else_is_lost(tmp_path, caplog)
         assert any(words in line for line in told), words
     # what reaches out is cut
     assert data.images(0, 1)[1][0].tolist() == [[35.0, 15.0, 40.0, 20.0, 0.0, 0.0]]
+
+
+def told(tmp_path, caplog, *args):
+    """(the set, what was said while it was opened)."""
+    with caplog.at_level(logging.WARNING):
+        data = load(content(tmp_path, *args), size=40)
+    return data, [record.getMessage() for record in caplog.records]
+
+
+def test_a_picture_of_another_size_than_it_is_said_to_have_is_left_out(tmp_path, caplog) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    for name in ("lying", "upright"):
+        Image.new("RGB", (40, 20)).save(tmp_path / f"{name}.jpg", exif=exif)
+    (tmp_path / "broken.jpg").write_text("no picture")
+    images = [
+        {"id": 7, "file_name": "p.png", "width": 40.0, "height": 20},
+        {"id": 8, "file_name": "lying.jpg", "width": 40, "height": 20},
+        {"id": 9, "file_name": "upright.jpg", "width": 20, "height": 40},
+        {"id": 11, "file_name": "upright.jpg", "width": 0, "height": 0},
+        {"id": 10, "file_name": "broken.jpg"},
+    ]
+    boxes = [box(0, 0, 9, 9), *({**box(0, 0, 9, 9), "image_id": number} for number in (8, 9, 10))]
+    data, lines = told(tmp_path, caplog, boxes, images)
+    assert [key for key, _, _ in data.pictures] == [7, 9, 11] and list(map(len, data.objects)) == [1, 1, 0]
+    assert lines[0] == f"{tmp_path}/lying.jpg is left out: it is 20x40 as it is shown, set.json says 40x20"
+    assert lines[1].startswith("broken.jpg is left out: cannot read image ") and len(lines) == 2
+    with pytest.raises(
+        ValueError, match=r"none of the 1 pictures of .*set\.json is in .* and of the size that it says"
+    ):
+        told(tmp_path, caplog, boxes, images[1:2])
+
+
+def test_annotations_of_no_image_are_counted_in_one_line(tmp_path, caplog) -> None:
+    strange = [{**box(0, 0, 5, 5), "id": 4, "image_id": "7"}, {"bbox": [0, 0, 1, 1], "category_id": 2}]
+    data, lines = told(tmp_path, caplog, [*strange, box(1, 1, 5, 5)])
+    assert list(map(len, data.objects)) == [1]
+    words = "2 of 3 annotations are left out, as the image_id '7' of annotation 4: no image has it, ids are such as 7"
+    assert lines == [f"{tmp_path}/set.json: {words}"]
+
+
+def test_a_crowd_is_said_by_0_or_1(tmp_path, caplog) -> None:
+    crowds = [0, 1, False, True, "0", 2, 1.0, None]
+    data, lines = told(tmp_path, caplog, [box(0, 0, 5, 5, iscrowd=crowd) for crowd in crowds])
+    assert [row[5] for row in data.objects[0]] == [0, 1, 0, 1]
+    assert [line.partition("is left out: ")[2] for line in lines] == [
+        f"its iscrowd is {crowd!r}, expected 0 or 1" for crowd in crowds[4:]
+    ]
 
 
 @pytest.mark.parametrize(
