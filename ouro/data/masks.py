@@ -1,8 +1,9 @@
 """Pictures with a class for every pixel: a folder of one's own, and ADE20K as it is published.
 
 PATH/images holds pictures, PATH/masks one PNG of the same name for each, whose values are classes (255: nobody knows).
-PATH/classes.txt has the name of class k in line k; without it classes are called 0, 1, ... A picture without mask, with a
-mask of another size or one that cannot be read is left out, with one line that names it; so are values beyond the classes.
+PATH/classes.txt names the classes, one in each line from class 0 on; without it they are called 0, 1, ... A picture
+without mask, with a mask of another size or one that cannot be read is left out, with one line that names it; so are
+values beyond the classes.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Masks(FittedFiles):
         view: of the model, as `FittedFiles` takes it.
 
     Raises:
-        ValueError: unknown split, or no such folder, or no picture with a mask in it.
+        ValueError: unknown split, or no such folder, or no picture with a mask in it, or an empty line among the classes.
     """
 
     argument = "PATH"
@@ -60,8 +61,13 @@ class Masks(FittedFiles):
         """The classes, in the order of their numbers."""
         listed = self.root / "classes.txt"
         if listed.is_file():
-            lines = [line.strip() for line in listed.read_text("utf-8").splitlines()]
-            return tuple(line for line in lines if line)
+            lines = [line.strip() for line in listed.read_text("utf-8").rstrip().splitlines()]
+            if "" in lines:
+                raise ValueError(
+                    f"line {lines.index('') + 1} of {listed} is empty, and names behind it would be those of other classes; "
+                    "write the name of a class in each line"
+                )
+            return tuple(lines)
         largest = 0
         for path in masks:
             values = _values(path)

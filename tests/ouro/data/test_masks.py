@@ -41,6 +41,16 @@ def test_classes_without_names_are_counted(tmp_path) -> None:
     assert load(f"masks:{tmp_path}", size=16).classes == ("0", "1", "2", "3", "4")
 
 
+@pytest.mark.parametrize(("text", "line"), [("ground\n\nsky\n", 2), ("\nground\nsky", 1), ("a\nb\n \nc\n\n", 3)])
+def test_an_empty_line_would_shift_the_classes(tmp_path, text, line) -> None:
+    written(tmp_path, "a")
+    (tmp_path / "classes.txt").write_text(text)
+    with pytest.raises(ValueError, match=rf"^line {line} of .*classes\.txt is empty, .*; write the name"):
+        load(f"masks:{tmp_path}")
+    (tmp_path / "classes.txt").write_text("ground\nsky\n\n")
+    assert load(f"masks:{tmp_path}").classes == ("ground", "sky")
+
+
 def test_what_is_bad_is_named_and_nothing_else_is_lost(tmp_path, caplog) -> None:
     written(tmp_path, "good", value=1)
     written(tmp_path, "short", mask_size=(20, 9))
