@@ -73,6 +73,9 @@ class Coco(FittedFiles):
 def _content(path: Path) -> dict[str, list[dict[str, Any]]]:
     """The lists of images, annotations and categories, the first and last ordered by id."""
     form = "expected COCO's form: an object with images, annotations and categories"
+    # a device may have no end
+    if path.exists() and not path.is_file():
+        raise ValueError(f"cannot read {path}: it is no file; {form}")
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:

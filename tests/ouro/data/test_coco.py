@@ -157,3 +157,8 @@ def test_what_cannot_be_exported(tmp_path) -> None:
 def test_more_objects_than_room() -> None:
     with pytest.raises(ValueError, match="image 0 has 2 objects, room is for 1"):
         padded([[[0, 0, 1, 1, 0]] * 2], 1)
+
+
+def test_a_device_is_no_set():
+    with pytest.raises(ValueError, match="cannot read /dev/zero: it is no file; expected COCO's form"):
+        load("coco:/dev/zero")
