@@ -43,6 +43,9 @@ OPSET = 21
 """The first with integers of 4 bits."""
 _IMAGES = 2
 """Of the batch that is traced: torch would take a single one for a constant."""
+_BOUND = torch._dynamo.exc.UserErrorType.CONSTRAINT_VIOLATION
+"""What torch says of a size that it was told is free and that the forward made a constant of, as detectors do."""
+_ONE_AT_A_TIME = "export it for one at a time with --fixed-batch, in Python with dynamic_batch=False"
 
 _STEP = """
 step (float[b, g, q, n] h_before, float[b, g, q, 1] delta_t, float[b, g, q, 1] drive_t, float[b, g, 1, n] B_t,
@@ -99,8 +102,14 @@ def to_onnx(
                 verbose=False,
             )
     except (RuntimeError, torch._dynamo.exc.TorchDynamoException) as error:
-        other = " (dynamic_batch=False exports it for one image at a time)" if dynamic_batch else ""
-        raise ValueError(f"{model.info.name} cannot be exported{other}: {one_line(error)}") from error
+        name = model.info.name
+        if getattr(error, "error_type", None) is _BOUND:
+            raise ValueError(
+                f"{name} cannot be exported for any number of images: what its forward does hangs on how many there are; "
+                f"{_ONE_AT_A_TIME}"
+            ) from error
+        other = f" ({_ONE_AT_A_TIME})" if dynamic_batch else ""
+        raise ValueError(f"{name} cannot be exported{other}: {one_line(error)}") from error
     assert program is not None
     # each node has lines of this machine's files beside it
     import_module("onnx_ir.passes.common").ClearMetadataAndDocStringPass()(program.model)

@@ -267,9 +267,22 @@ def test_missing_packages_are_one_line(monkeypatch, tmp_path):
 def test_a_model_that_cannot_be_traced_is_one_line_and_no_file(tmp_path):
     model = small()
     model.tail = lambda tokens, *_: tokens * float(tokens.sum())
-    with pytest.raises(ValueError, match=r"^vim_nano cannot be exported \(dynamic_batch=False ") as caught:
+    with pytest.raises(ValueError, match=r"^vim_nano cannot be exported \(export it for one at a time with ") as caught:
         to_onnx(model, tmp_path / "model.onnx")
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+@needs_onnx
+def test_a_detector_is_refused_for_many_images_in_the_words_of_the_command(tmp_path):
+    path = tmp_path / "model.onnx"
+    refused = CliRunner().invoke(app, ["onnx", "vmamba_nano_det", "--out", str(path)])
+    assert refused.exit_code == 2 and not path.exists()
+    assert refused.stderr.splitlines()[-1] == (
+        "error: vmamba_nano_det cannot be exported for any number of images: what its forward does hangs on how many there "
+        "are; export it for one at a time with --fixed-batch, in Python with dynamic_batch=False"
+    )
+    taken = CliRunner().invoke(app, ["onnx", "vmamba_nano_det", "--out", str(path), "--fixed-batch", "--limit", "2"])
+    assert taken.exit_code == 0, taken.stderr
 
 
 @needs_onnx
