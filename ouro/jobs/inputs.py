@@ -22,7 +22,7 @@ from ouro.data.folder import _eval_transform, pictures
 from ouro.data.picture import read_image
 from ouro.data.source import FILE, open_data, own_data, parse, spelled
 from ouro.models import create_model, variant
-from ouro.quant.apply import attach_calibration, from_tensors, weights_digest
+from ouro.quant.apply import attach_calibration, check_weights, from_tensors, weights_digest
 from ouro.quant.header import read_header
 from ouro.quant.packed.files import PACKED_FORMAT, restore
 from ouro.registry import DATASETS
@@ -209,7 +209,11 @@ def open_quantized(
             # it holds its own weights: only how the model is built is needed
             source = _source_in(read_header(metadata)[2])
             model, calibration = restore(create_model(source.name, **_config(source)), tensors, metadata)
-            return model.to(place), calibration, replace(source, weights=weights or source.weights)
+            if weights:
+                # of the model that it was made from all the same, as whoever names them compares the two
+                source = replace(source, weights=weights)
+                open_float(source, calibration, "cpu")
+            return model.to(place), calibration, source
         calibration = from_tensors(tensors, metadata)
         source = _source_in(calibration.provenance)
         source = replace(source, weights=weights or source.weights)
@@ -232,7 +236,7 @@ def open_float(source: ModelSource, calibration: Calibration, device: str = "aut
     """The float model behind a calibration.
 
     Raises:
-        ValueError: its weights are no longer where they were.
+        ValueError: its weights are no longer where they were, or others lie there.
     """
     if os.path.isabs(source.weights) and not os.path.exists(source.weights):
         digest = calibration.provenance.get("weights", "unknown")
@@ -240,7 +244,9 @@ def open_float(source: ModelSource, calibration: Calibration, device: str = "aut
             f"it belongs to weights of {source.name} (digest {digest}) that lay at {source.weights} and are not there; "
             "say where they are with --weights"
         )
-    return open_model(source, device)
+    model = open_model(source, device)
+    check_weights(model, calibration)
+    return model
 
 
 def one_image(info: ModelInfo, sample: int | None, image: str | None, data: str = "") -> tuple[Tensor, str]:

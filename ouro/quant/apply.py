@@ -23,7 +23,7 @@ from ouro.types import Calibration, QuantPlan
 from ouro.vision import VisionModel
 
 __all__ = [
-    "add_counts", "attach_calibration", "counting", "counts", "detach", "effective_bits", "from_tensors",
+    "add_counts", "attach_calibration", "check_weights", "counting", "counts", "detach", "effective_bits", "from_tensors",
     "to_tensors", "weights_digest",
 ]  # fmt: skip
 
@@ -40,12 +40,7 @@ def attach_calibration(model: VisionModel, calibration: Calibration) -> VisionMo
     """
     plan = calibration.plan
     method, known = make_method(plan.method, plan.options), dict(taps(model))
-    wanted, actual = calibration.provenance.get("weights"), weights_digest(model)
-    if wanted not in (None, actual):
-        name = calibration.provenance.get("model", "a model")
-        raise ValueError(
-            f"this calibration is of {name} with weights {wanted}, the model has {actual}; calibrate again"
-        )
+    check_weights(model, calibration)
     quantizers = {}
     for path, spec in plan.sites.items():
         if path not in known:
@@ -55,6 +50,20 @@ def attach_calibration(model: VisionModel, calibration: Calibration) -> VisionMo
     device = model.device
     attach(model, {path: quantizer.to(device) for path, quantizer in quantizers.items()})
     return model
+
+
+def check_weights(model: nn.Module, calibration: Calibration) -> None:
+    """Refuses a float model that is not the one that a calibration was made for; one that does not say passes.
+
+    Raises:
+        ValueError: the model has other weights than the calibrated one.
+    """
+    wanted, actual = calibration.provenance.get("weights"), weights_digest(model)
+    if wanted not in (None, actual):
+        name = calibration.provenance.get("model", "a model")
+        raise ValueError(
+            f"this calibration is of {name} with weights {wanted}, the model has {actual}; calibrate again"
+        )
 
 
 def weights_digest(model: nn.Module) -> str:

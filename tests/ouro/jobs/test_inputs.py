@@ -124,6 +124,25 @@ def test_a_quantized_file_of_ones_own_model_opens_again(tiny_zoo, tmp_path, pack
         assert (rounded(images) - model(images)).abs().max() < 0.3 * model(images).abs().max()
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["simulated", "packed"])
+def test_a_quantized_file_is_not_compared_with_other_weights(tiny_zoo, tmp_path, packed) -> None:
+    out, own, other = (str(tmp_path / f"{name}.safetensors") for name in ("q", "own", "other"))
+    state = create_model("vim_nano", pretrained=True).state_dict()
+    save_file(state, own)
+    save_file({**state, "head.bias": torch.ones(12)}, other)
+    spec = QuantizeSpec(ModelSource("vim_nano", own), "minmax", "w8a8", calib="noise:2", packed=packed, out=out)
+    finish(quantize(spec, root=tmp_path))
+    asked = EvaluateSpec(ModelSource(out, own), limit=2)
+    finish(evaluate(asked))
+    said = "this calibration is of vim_nano with weights [0-9a-f]{16}, the model has [0-9a-f]{16}; calibrate again$"
+    with pytest.raises(ValueError, match=f"^cannot load {re.escape(out)}: {said}"):
+        finish(evaluate(replace(asked, model=ModelSource(out, other))))
+    # others in the place of those that it was made from
+    os.replace(other, own)
+    with pytest.raises(ValueError, match=said):
+        finish(evaluate(replace(asked, model=ModelSource(out))))
+
+
 def test_pictures_of_ones_own_calibrate(tiny_zoo, tmp_path) -> None:
     for number in range(5):
         Image.new("RGB", (40, 30), (50 * number, 0, 0)).save(tmp_path / f"{number}.png")
