@@ -7,7 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -37,6 +37,8 @@ from ouro.types import ModelSource, Progress, Report
 from ouro.vision import VisionModel
 
 _AUDITED = 2
+_PART_OF = {"widths": "budget", "by": "budget", "floats": "packed"}
+"""Field of a spec -> the field without which it says nothing."""
 _log = logging.getLogger(__name__)
 
 
@@ -89,8 +91,9 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
         root: where runs are stored; `ouro.store.default_root()` by default.
 
     Raises:
-        ValueError: unknown names, bits or options, a budget below the smallest width or above the largest, channels that are not there, or a
-            calibration set that does not fit the model.
+        ValueError: unknown names, bits or options, settings of a budget or of packing without these, a budget below the
+            smallest width or above the largest, channels that are not there, or a calibration set that does not fit the
+            model.
         WriteError: the file cannot be written.
     """
     started = time.perf_counter()
@@ -98,6 +101,7 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
         check_writable(spec.out)
     if spec.floats not in FLOATS:
         raise ValueError(f"floats is {spec.floats!r}; known: {', '.join(FLOATS)}")
+    _check_idle(spec)
     if spec.budget is not None:
         check_budget(spec.budget, spec.widths)
         if spec.keep:
@@ -179,6 +183,22 @@ def quantize(spec: QuantizeSpec, *, root: str | os.PathLike[str] | None = None) 
     if all(block["losses"] for block in blocks):
         arrays["losses"] = torch.tensor([block["losses"] for block in blocks])
     return Report("quantize", values, run_info(spec.seed, started, model.device), arrays)
+
+
+def _check_idle(spec: QuantizeSpec) -> None:
+    """Refuses a setting that would do nothing, since what it is a part of was not asked for.
+
+    Raises:
+        ValueError: as said.
+    """
+    usual = {each.name: each.default for each in fields(spec)}
+    for name, whole in _PART_OF.items():
+        value = getattr(spec, name)
+        if value != usual[name] and getattr(spec, whole) is usual[whole]:
+            given = ",".join(map(str, value)) if isinstance(value, tuple) else repr(value)
+            raise ValueError(
+                f"{name} is {given}, which does nothing without {whole}; give {whole} too, or leave {name} out"
+            )
 
 
 def _told(sites: Sequence[str], rule: Rule) -> dict[str, Any]:

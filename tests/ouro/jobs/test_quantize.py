@@ -137,8 +137,17 @@ def test_a_set_that_does_not_fit_is_refused(tiny_zoo, tmp_path, tensors, message
         ({"calib": "noise:0"}, "'noise:0' has no count from 1 up; "),
         ({"calib": "real:99999"}, "99999 calibration images were asked for, scenes has 10000"),
         ({"calib": "real:4:folder"}, "data set 'folder' lacks its PATH; write 'folder:PATH'"),
+        (
+            {"widths": (3, 99)},
+            "widths is 3,99, which does nothing without budget; give budget too, or leave widths out",
+        ),
+        ({"by": "xyz"}, "by is 'xyz', which does nothing without budget; give budget too, or leave by out"),
+        (
+            {"floats": "fp16"},
+            "floats is 'fp16', which does nothing without packed; give packed too, or leave floats out",
+        ),
     ],
-    ids=["model", "method", "bits", "scope", "option", "count", "zero", "too many", "folder"],
+    ids=["model", "method", "bits", "scope", "option", "count", "zero", "too many", "folder", "widths", "by", "floats"],
 )
 def test_wrong_use_is_refused_in_one_line(tiny_zoo, tmp_path, change, message):
     spec = QuantizeSpec(**({"model": "vim_nano", "method": "minmax", "calib": "noise:2"} | change))
