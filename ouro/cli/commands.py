@@ -209,6 +209,8 @@ def quantize(
     from ouro.jobs.quantize import QuantizeSpec
     from ouro.jobs.quantize import quantize as job
 
+    if out is not None and out.suffix != ".safetensors":
+        raise ValueError(f"the quantized model is written as .safetensors, got {out.name!r}")
     spec = QuantizeSpec(
         source, method, bits, calib, scope, seed, out=str(out) if out else None, options=pairs(option), budget=budget,
         widths=numbers(widths, "widths"), by=by, packed=packed, floats=floats, device=device, keep=pairs(keep, "keep"),

@@ -120,6 +120,9 @@ def test_wrong_use_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     assert "option 'window' is not of the form name=value" in refused("generate", "vim_nano", "--option", "window")
     assert "w4" in refused("quantize", "vim_nano", "--bits", "w4")
     assert "unknown quantization method 'gptq'" in refused("quantize", "vim_nano", "--method", "gptq")
+    for command, what in (("generate", "the set"), ("quantize", "the quantized model")):
+        said = refused(command, "vim_nano", "--out", tmp_path / "q.bin")
+        assert said == f"{what} is written as .safetensors, got 'q.bin'" and not list(tmp_path.iterdir())
     assert "no recipe for 'vim_huge'" in refused("train", "vim_huge")
     whole = refused("train", "vim_micro_cifar10", "--data", f"cifar10:{tmp_path}", "--out", tmp_path / "out")
     assert whole.startswith(f"{tmp_path} holds no whole CIFAR-10: expected cifar-10-batches-py with data_batch_1 to ")
