@@ -46,7 +46,7 @@ class WriteError(OSError):
 def default_root() -> Path:
     """The folder of everything this project keeps for a user: $OURO_HOME, or ~/.cache/ouro."""
     home = os.environ.get("OURO_HOME")
-    return Path(home).expanduser() if home else Path.home() / ".cache" / "ouro"
+    return Path(os.path.expanduser(home)) if home else Path.home() / ".cache" / "ouro"
 
 
 def digest(spec: Mapping[str, Any]) -> str:

@@ -81,7 +81,7 @@ def pictures(path: str) -> workspace.Pictures:
     Raises:
         ValueError: there is no such folder, no picture in it, or one of the first that cannot be opened.
     """
-    folder = Path(path).expanduser().resolve()
+    folder = Path(os.path.expanduser(path)).resolve()
     files, classes = _walk(str(folder))
     for file in files[:THUMBS]:
         engine.check_picture(file)

@@ -186,7 +186,7 @@ def check_model_file(path: str) -> Path:
     Raises:
         ValueError: there is none, it is a folder or empty, or its name ends as no checkpoint's does.
     """
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))
     if not file.exists():
         raise ValueError(f"there is no file {path} on this machine")
     if file.is_dir():

@@ -168,7 +168,7 @@ class _Originals:
 def _folder(root: str | os.PathLike[str] | None) -> Path | None:
     """The folder with the batches of the whole set; None where no root is given and none lies in the usual place."""
     usual = default_root() / "data"
-    base = usual if root is None else Path(root).expanduser()
+    base = usual if root is None else Path(os.path.expanduser(root))
     wanted = [name for names in _BATCHES.values() for name in names]
     for folder in (base / FOLDER, base):
         if all((folder / name).is_file() for name in wanted):

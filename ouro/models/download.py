@@ -94,7 +94,7 @@ def at_hand(source: str) -> bool:
 def cached(url: str) -> Path:
     """Where the download of a URL is kept, whether it is there or not."""
     home = os.environ.get("OURO_HOME")
-    root = Path(home).expanduser() if home else Path(torch.hub.get_dir())
+    root = Path(os.path.expanduser(home)) if home else Path(torch.hub.get_dir())
     # a folder per address: releases use the same file name for different weights
     return root / "checkpoints" / sha256(url.encode()).hexdigest()[:8] / Path(unquote(urlsplit(url).path)).name
 

@@ -83,8 +83,11 @@ def read_image(
     """The image size that a position embedding of so many patches is for; `image` where that makes as many.
 
     Raises:
-        ValueError: they form no square, and no grid is known, or the known one has another number of patches.
+        ValueError: they form no square, and no grid is known, or the known one has another number of patches; or patches
+            without a side.
     """
+    if patch < 1 or stride < 1:
+        raise ValueError(f"patches are {patch} pixels wide and {stride} apart, expected 1 or more")
     size = (image, image) if isinstance(image, int) else image
     own = [(side - patch) // stride + 1 for side in size]
     if grid is None and math.prod(own) == patches:

@@ -155,6 +155,11 @@ def test_a_part_of_the_whole_set_is_refused(root, missing):
         load(f"cifar10:{root}")
 
 
+def test_a_home_that_nobody_has_is_a_folder_like_any_other() -> None:
+    with pytest.raises(ValueError, match="^~nobodyhere holds no whole CIFAR-10"):
+        load("cifar10:~nobodyhere")
+
+
 class _Harmful:
     def __reduce__(self):
         return print, ("this must not run",)

@@ -11,6 +11,7 @@ import torch
 
 from ouro.jobs.catalog import catalog
 from ouro.models import create_model
+from ouro.models.shapes import read_image
 from ouro.models.zigma import official_key
 from ouro.scan.order import raster_steps, zigzag
 from ouro.taps import record
@@ -273,3 +274,8 @@ def _drawn(**config):
     model = create_model("zigma_zigzag8", **config)
     shapes = {official_key(key): list(value.shape) for key, value in model.state_dict().items()}
     return create_model("zigma_zigzag8", pretrained=golden.state({"keys": shapes}), **config)
+
+
+def test_patches_without_a_side_are_refused() -> None:
+    with pytest.raises(ValueError, match="patches are 0 pixels wide and 0 apart, expected 1 or more"):
+        read_image(64, 16, 0, 0, None)
