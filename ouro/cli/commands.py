@@ -213,7 +213,8 @@ def quantize(
         raise ValueError(f"the quantized model is written as .safetensors, got {out.name!r}")
     spec = QuantizeSpec(
         source, method, bits, calib, scope, seed, out=str(out) if out else None, options=pairs(option), budget=budget,
-        widths=numbers(widths, "widths"), by=by, packed=packed, floats=floats, device=device, keep=pairs(keep, "keep"),
+        widths=numbers(widths, "widths"), by=by, packed=packed, floats=floats, device=device,
+        keep=pairs(keep, "keep", last=True),
     )  # fmt: skip
     end(run("quantize", job(spec)), draw.quantize, json_=json_)
 

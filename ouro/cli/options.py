@@ -131,15 +131,18 @@ def read_names(path: Path) -> tuple[str, ...]:
     return names
 
 
-def pairs(items: list[str], option: str = "option") -> tuple[tuple[str, Any], ...]:
+def pairs(items: list[str], option: str = "option", *, last: bool = False) -> tuple[tuple[str, Any], ...]:
     """["window=5", "features=alpha_p"] -> (("window", 5), ("features", "alpha_p")); lists become tuples.
+
+    Args:
+        last: the value stands behind the last "=", as names that are regular expressions may hold some: "(?<=x)y=8".
 
     Raises:
         ValueError: an item without a name or a value.
     """
     parsed: list[tuple[str, Any]] = []
     for item in items:
-        key, equals, text = item.partition("=")
+        key, equals, text = item.rpartition("=") if last else item.partition("=")
         if not equals or not key:
             raise ValueError(f"{option} {item!r} is not of the form name=value")
         try:

@@ -122,6 +122,11 @@ def test_values_are_read_as_json_where_they_can_be() -> None:
     assert pairs(["a=1", "b=x", "c=[1, [2]]", "d=0.5", "e="]) == (
         ("a", 1), ("b", "x"), ("c", (1, (2,))), ("d", 0.5), ("e", ""),
     )  # fmt: skip
+    # a value may hold "=", and so may a regular expression
+    assert pairs(["a=b=1"]) == (("a", "b=1"),) and pairs(["(?<=x)y=8"], last=True) == (("(?<=x)y", 8),)
+    for item in ("x", "=8"):
+        with pytest.raises(ValueError, match=f"^keep '{item}' is not of the form name=value$"):
+            pairs([item], "keep", last=True)
     assert numbers("3, 4", "widths") == (3, 4)
     with pytest.raises(
         ValueError, match="^widths '3;4' cannot be read; write whole numbers with commas, as in 3,4,6,8$"
