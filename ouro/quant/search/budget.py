@@ -66,9 +66,10 @@ def check_budget(budget: float, widths: Sequence[int]) -> None:
         )
     most = max(widths)
     if budget > most:
+        wider = ", or larger widths" if most < 8 else ""
         raise ValueError(
             f"budget is {budget:g} bits, the largest width to choose from is {most} (of {allowed}); give a budget of at "
-            f"most {most}, or larger widths"
+            f"most {most}{wider}"
         )
 
 

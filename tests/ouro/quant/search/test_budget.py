@@ -107,7 +107,7 @@ def test_a_thinned_frontier_stays_within_the_budget_and_near_the_best(monkeypatc
         (float("nan"), (4, 8), "budget is nan bits, the smallest width to choose from is 4 (of 4, 8); give a budget of "
          "at least 4, or smaller widths"),
         (8.01, WIDTHS, "budget is 8.01 bits, the largest width to choose from is 8 (of 3, 4, 6, 8); give a budget of at "
-         "most 8, or larger widths"),
+         "most 8"),
         (float("inf"), (3, 4), "budget is inf bits, the largest width to choose from is 4 (of 3, 4); give a budget of at "
          "most 4, or larger widths"),
         (4, (), "the widths to choose from are none; give different ones of 2 to 8 bits, as in 3,4,6,8"),
