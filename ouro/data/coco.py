@@ -12,7 +12,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -189,7 +189,7 @@ def _row(entry: Mapping[str, Any], numbers: Mapping[Any, int], width: int, heigh
     return [x0, y0, x1, y1, numbers[category], float(crowd)]
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[int | float]:
     """Whether a pixel may be there: anything further away is a mistake."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _FAR
 
