@@ -33,6 +33,7 @@ class Dataset(Protocol):
         each pixel, int64 [n h w], IGNORED where nobody knows it. "boxes": rows [n m 6] of x0, y0, x1, y1 in pixels,
         class, crowd; rows that stand for nothing have the class -1, crowd 1 marks a group that counts neither way.
     square: images have one side only; `size` is no (height, width).
+    sorts_classes: whether classes are numbered by sorting their names, which others may have sorted otherwise.
     files: images are pictures of any size, cut to what a model wants to see: the set takes its crop_pct, interpolation,
         mean and std.
     """
@@ -42,6 +43,7 @@ class Dataset(Protocol):
     splits: ClassVar[tuple[str, ...]] = SPLITS
     provides: ClassVar[frozenset[str]] = frozenset()
     targets: ClassVar[str] = "labels"
+    sorts_classes: ClassVar[bool] = False
     files: ClassVar[bool] = False
     square: ClassVar[bool] = False
     classes: tuple[str, ...]

@@ -1,8 +1,9 @@
 """A folder of images, one sub-folder per class as ImageNet is laid out, seen through timm's evaluation transform.
 
 A folder without sub-folders is a set without labels. Class order is the order of the sorted sub-folder names, as in
-torchvision's ImageFolder, so the labels are those of the official checkpoints. Numbers stand in the order of numbers:
-folder 2 comes before folder 10.
+torchvision's ImageFolder, so the labels are those of the official checkpoints. But numbers stand in the order of numbers:
+folder 2 comes before folder 10, which ImageFolder sorts as text. Opened for a model that names the same classes, a folder
+has the order of the model, see `ouro.data.views`.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Folder(Dataset):
     """
 
     argument = "PATH"
+    sorts_classes = True
     files = True
 
     def __init__(

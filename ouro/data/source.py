@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ouro.data import Dataset, batches, check_range, comes_along, load, to_pixels
-from ouro.data.views import First
+from ouro.data.views import First, numbered_for
 from ouro.registry import DATASETS
 from ouro.store import read_tensors
 from ouro.streams import generator
@@ -68,6 +68,7 @@ def spelled(source: DataSource) -> str:
 def open_data(data: str | DataSource, split: str, info: ModelInfo) -> Any:
     """A data set at the model's size; pictures in files are seen through timm's evaluation transform of the model.
 
+    Classes that are called as the model's are numbered as the model's, see `ouro.data.views.numbered_for`.
     Noise has no labels: it can be looked at, but scores nothing.
 
     Args:
@@ -94,7 +95,9 @@ def open_data(data: str | DataSource, split: str, info: ModelInfo) -> Any:
             )
         seen = transform(source, info)
         view = {key: seen[key] for key in ("crop_pct", "interpolation")} | {"mean": info.mean, "std": info.std}
-        dataset = load(name, split=split, size=_size(info), **(view if seen["crop_pct"] else {}))
+        # a folder's classes are sorted and a file's have numbers of its author: what a class is, its name says
+        whole = load(name, split=split, size=_size(info), **(view if seen["crop_pct"] else {}))
+        dataset = numbered_for(whole, info)
     if source.count is None:
         return dataset
     if source.count > len(dataset):

@@ -47,7 +47,7 @@ class Classification(Task):
         return {"label": info.class_names[int(target)] if info.class_names else int(target)}
 
     def require(self, dataset: Dataset, source: str, info: ModelInfo) -> None:
-        """As many classes as the model has, and the same where both have names; folders 0, 1, ... have none."""
+        """As many classes as the model has, and the same where both have names, see `require_classes`."""
         require_targets(dataset, source, info, "labels")
         if not dataset.classes:
             raise ValueError(f"{source} has no labels; accuracy needs a data set with one folder per class")

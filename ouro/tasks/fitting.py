@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-import re
+import logging
+from collections.abc import Sequence
 
 from ouro.data import Dataset
+from ouro.data.views import plain
 from ouro.registry import DATASETS
 from ouro.types import ModelInfo
+
+_log = logging.getLogger(__name__)
 
 _WORDS = {"labels": "one class per image", "segments": "a class for every pixel", "boxes": "boxes of objects"}
 """What the targets of a data set are, see `ouro.data.Dataset`."""
@@ -27,7 +31,10 @@ def require_targets(dataset: Dataset, source: str, info: ModelInfo, wanted: str)
 
 
 def require_classes(dataset: Dataset, source: str, info: ModelInfo) -> None:
-    """As many classes as the model has, and the same where both have names; names 0, 1, ... are none.
+    """As many classes as the model has, and the same where both have names.
+
+    Names 0, 1, ... are none, unless the model has such names, too. Where nothing says in which order the model learned
+    them, and they are sorted otherwise elsewhere, this is said in one line.
 
     Raises:
         ValueError: the message has the first that differs.
@@ -35,21 +42,36 @@ def require_classes(dataset: Dataset, source: str, info: ModelInfo) -> None:
     given, known = dataset.classes, info.class_names
     if len(given) != info.num_classes:
         raise ValueError(f"{source} has {len(given)} classes, {info.name} has {info.num_classes}")
-    if not known or all(name.isdecimal() for name in given):
+    if not known or (_are_numbers(given) and not _are_numbers(known)):
+        _warn_of_order(dataset, source, info)
         return
-    pairs = [(a, b) for a, b in zip(given, known, strict=True) if _plain(a) != _plain(b)]
+    pairs = [(a, b) for a, b in zip(given, known, strict=True) if plain(a) != plain(b)]
     if not pairs:
         return
     a, b = pairs[0]
-    if {_plain(name) for name in given} == {_plain(name) for name in known}:
+    if {plain(name) for name in given} == {plain(name) for name in known}:
+        # sets that `open_data` opens have the model's order, but for those that a model has made
         words = f"{source} has the classes of {info.name} in another order"
-        raise ValueError(f"{words}: {a!r} where the model has {b!r}; say the model's own order with class names")
+        raise ValueError(f"{words}: {a!r} where the model has {b!r}; take one that numbers them as the model does")
     raise ValueError(
         f"{source} has a class {a!r} where {info.name} knows {b!r}; take its own data set, rename the folders, or say "
         "with class names what its classes are"
     )
 
 
-def _plain(name: str) -> str:
-    """A class name without what people write it with: case, spaces, hyphens, underscores."""
-    return re.sub(r"[\s_-]+", "", name).casefold()
+def _are_numbers(names: Sequence[str]) -> bool:
+    return all(name.isdecimal() for name in names)
+
+
+def _warn_of_order(dataset: Dataset, source: str, info: ModelInfo) -> None:
+    """Numbers are sorted as numbers here, as text by torchvision's ImageFolder; their order may be either in a checkpoint."""
+    given, text = dataset.classes, sorted(dataset.classes)
+    place = next((place for place, pair in enumerate(zip(given, text, strict=True)) if pair[0] != pair[1]), None)
+    if not dataset.sorts_classes or place is None:
+        return
+    own, other = (", ".join(names[place : place + 3]) for names in (given, text))
+    _log.warning(
+        "%s: from class %d on folders are taken in the order %s ...; torchvision's ImageFolder sorts them as text, "
+        "%s ...: if %s learned that order, give it with --class-names",
+        source, place, own, other, info.name,
+    )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,13 +15,16 @@ from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 
 import ouro.evaluate
-from ouro.data import load, normalize, to_pixels
+from ouro.data import IGNORED, batches, load, normalize, to_pixels
+from ouro.data.captions import captions
 from ouro.data.export import export
 from ouro.data.source import noise, open_data, parse, space_of, spelled, transform
+from ouro.data.views import Renumbered
+from ouro.evaluate.accuracy import judged
 from ouro.models import create_model
 from ouro.registry import MODELS
 from ouro.tasks import task_of
-from ouro.types import DataSource
+from ouro.types import DataSource, ModelInfo
 from tests.testing import assert_close
 
 
@@ -42,7 +46,7 @@ def test_a_folder_is_seen_through_timms_evaluation_transform(name, tmp_path) -> 
     wanted = create_transform(**resolve_data_config(pretrained_cfg=cfg.to_dict()))(Image.fromarray(pixels))
     info = SimpleNamespace(
         input_size=cfg.input_size, mean=config.mean, std=config.std, crop_pct=cfg.crop_pct,
-        interpolation=cfg.interpolation,
+        interpolation=cfg.interpolation, class_names=(),
     )  # fmt: skip
     data = open_data(f"folder:{tmp_path}", "test", info)
     assert_close(normalize(data.images(0, 1)[0], info.mean, info.std)[0], wanted, atol=1e-6)
@@ -157,6 +161,66 @@ def test_the_first_images_pose_the_task_of_the_whole_set(data, model, tmp_path) 
         assert torch.equal(some.masks(0, 3), whole.masks(0, 3))
         with pytest.raises(ValueError, match="there are 3"):
             some.masks(2, 2)
+
+
+def reordered(info, *order):
+    """A model's facts, its classes in another order."""
+    return replace(info, class_names=tuple(info.class_names[place] for place in order))
+
+
+@pytest.mark.parametrize("data", ["scenes", "scenes_seg", "scenes_det"])
+def test_classes_have_the_numbers_of_the_model_that_looks(data) -> None:
+    names = load(data).classes
+    info = ModelInfo("toy", "vim", (), None, (3, 32, 32), (0.5,) * 3, (0.5,) * 3, len(names), names)
+    order = list(range(len(names)))[::-1]
+    turned = reordered(info, *order)
+    whole, seen = open_data(data, "test", info), open_data(f"{data}:8", "test", turned)
+    assert seen.classes == turned.class_names and seen.targets == whole.targets
+    (images, targets), (same, others) = whole.images(2, 6), seen.images(2, 6)
+    assert torch.equal(images, same) and targets.dtype == others.dtype
+    assert captions(targets, whole.targets, whole.classes) == [
+        ", ".join(reversed(words.split(", "))) for words in captions(others, seen.targets, seen.classes)
+    ]
+    # renumbered again, it is what it was, with whatever stands for no class
+    assert torch.equal(Renumbered(seen, order).images(2, 6)[1], targets)
+
+
+def test_ignored_pixels_and_rows_of_no_object_have_no_number() -> None:
+    class Toy:
+        def __init__(self, targets, values, count=2):
+            self.targets, self.values, self.classes = targets, values, tuple(map(str, range(count)))
+
+        def images(self, start, n):
+            return torch.zeros(n, 3, 1, 1), self.values
+
+    rows = torch.tensor([[[0, 0, 2, 2, 0.0, 1], [0, 0, 0, 0, -1, 0], [1, 0, 2, 2, 1, 0]]])
+    boxes = Renumbered(Toy("boxes", rows), [1, 0]).images(0, 1)[1]
+    assert boxes[0].tolist() == [[0, 0, 2, 2, 1, 1], [0, 0, 0, 0, -1, 0], [1, 0, 2, 2, 0, 0]]
+    pixels = Renumbered(Toy("segments", torch.tensor([[[0, 1, IGNORED]]])), [1, 0]).images(0, 1)[1]
+    assert pixels.tolist() == [[[1, 0, IGNORED]]]
+    # a set may have more classes than IGNORED
+    labels = Renumbered(Toy("labels", torch.tensor([IGNORED, 0]), 300), [*range(1, 300), 0]).images(0, 2)[1]
+    assert labels.tolist() == [IGNORED + 1, 1] and Renumbered(Toy("labels", None), [1, 0]).images(0, 1)[1] is None
+    assert rows[0, 0, 4] == 0, "the whole set stays as it is"
+
+
+@pytest.mark.parametrize("names", [tuple("210"), ("2", "10", "1"), ("big cat", "Dog", "a-b")])
+def test_a_folder_is_scored_in_the_order_that_the_model_learned(names, tmp_path) -> None:
+    for place, name in enumerate(names):
+        (tmp_path / name.replace(" ", "_").lower()).mkdir()
+        Image.new("RGB", (8, 8), (100 * place, 0, 0)).save(tmp_path / name.replace(" ", "_").lower() / "x.png")
+    model = create_model("vim_nano", width=16, depth=1, image=8, num_classes=3, class_names=names)
+    data = open_data(f"folder:{tmp_path}", "test", model.info)
+    images, labels = data.images(0, 3)
+    assert (images[:, 0, 0, 0] == 100 * labels).all() and sorted(labels.tolist()) == [0, 1, 2]
+    assert [path.parent.name for path in data.paths] != list(data.classes), "sorted by name they are in another order"
+    # always answers the last class, which is one picture of three, whatever its name
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.copy_(torch.arange(3.0))
+    assert ouro.evaluate(model, data=f"folder:{tmp_path}", batch=1)["top1"] == pytest.approx(1 / 3)
+    seen = [one for one, _ in judged(model, batches(data, 1))]
+    assert [bool(one) for one in seen] == [label == 2 for label in labels.tolist()]
 
 
 def test_a_stored_set_is_a_data_set(tmp_path) -> None:

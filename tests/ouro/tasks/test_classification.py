@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from types import SimpleNamespace
 
@@ -95,8 +96,8 @@ def test_an_answer_has_a_name_where_there_are_names():
     assert TASK.answer(logits, info(2, ("cat", "dog")))["predicted"] == "dog"
 
 
-def data(*classes: str) -> SimpleNamespace:
-    return SimpleNamespace(targets="labels", classes=classes)
+def data(*classes: str, sorts: bool = True) -> SimpleNamespace:
+    return SimpleNamespace(targets="labels", classes=classes, sorts_classes=sorts)
 
 
 def test_classes_that_are_the_same_are_accepted():
@@ -110,13 +111,37 @@ def test_classes_that_are_the_same_are_accepted():
     [
         (("a", "b", "c"), "folder:x has 3 classes, toy has 2"),
         ((), "folder:x has no labels; accuracy needs a data set with one folder per class"),
-        (("dog", "cat"), "folder:x has the classes of toy in another order: 'dog' where the model has 'cat'; say "),
+        (("dog", "cat"), "folder:x has the classes of toy in another order: 'dog' where the model has 'cat'; take "),
         (("cat", "fox"), "folder:x has a class 'fox' where toy knows 'dog'; take its own data set, rename the folders"),
     ],
 )
 def test_other_classes_are_refused(classes, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         TASK.require(data(*classes), "folder:x", info(2, ("cat", "dog")))
+
+
+def test_names_that_are_numbers_count_where_the_models_are_numbers_too():
+    names = ("0", "1", "10", "11", *map(str, range(2, 10)))
+    TASK.require(data(*names), "folder:x", info(12, names))
+    TASK.require(data("00", "01"), "folder:x", info(2, ("0", "1")))
+    with pytest.raises(ValueError, match="in another order: '2' where the model has '10'"):
+        TASK.require(data(*map(str, range(12))), "folder:x", info(12, names))
+    with pytest.raises(ValueError, match="has a class '0' where toy knows '1'"):
+        TASK.require(data("0", "1"), "folder:x", info(2, ("1", "2")))
+
+
+@pytest.mark.parametrize("names", [(), tuple("abcdefghijkl")], ids=["no names", "words"])
+def test_it_is_said_that_folders_of_numbers_may_be_sorted_otherwise(names, caplog):
+    with caplog.at_level(logging.WARNING):
+        TASK.require(data(*map(str, range(12)), sorts=False), "x", info(12, names))
+        TASK.require(data(*map("{:02d}".format, range(12))), "folder:x", info(12, names))
+        TASK.require(data(*"0123"), "folder:x", info(4, names[:4]))
+        assert not caplog.records
+        TASK.require(data(*map(str, range(12))), "folder:x", info(12, names))
+    assert [record.getMessage() for record in caplog.records] == [
+        "folder:x: from class 2 on folders are taken in the order 2, 3, 4 ...; torchvision's ImageFolder sorts them as text, "
+        "10, 11, 2 ...: if toy learned that order, give it with --class-names"
+    ]
 
 
 def test_nan_is_never_an_answer():
