@@ -108,6 +108,8 @@ def identity(spec: Any, model: VisionModel, **more: Any) -> dict[str, Any]:
     described |= {"model": source.name, "weights": weights_digest(model)}
     if source.config:
         described["config"] = {key: list(x) if isinstance(x, tuple) else x for key, x in source.config}
+    # they say which class of a data set is which of the model's
+    described |= {"class_names": list(source.class_names)} if source.class_names else {}
     kind = model.device.type
     described |= {} if kind == "cpu" else {"device": kind}
     return described | more

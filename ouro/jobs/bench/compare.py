@@ -279,6 +279,8 @@ def _key(model: VisionModel, spec: CompareSpec, method: str) -> dict[str, Any]:
         "scope": spec.scope,
     }
     key |= {"config": dict(spec.model.config)} if spec.model.config else {}
+    # they say which class of a data set is which of the model's
+    key |= {"class_names": list(spec.model.class_names)} if spec.model.class_names else {}
     key |= {} if model.device.type == "cpu" else {"device": model.device.type}
     return key | data_key(spec.data, model.info) | {"limit": spec.limit, "method": method}
 

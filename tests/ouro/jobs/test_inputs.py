@@ -79,6 +79,10 @@ def test_identity_is_content_not_path(tiny_zoo, tmp_path) -> None:
     assert key(ModelSource("vim_nano", str(first))) == key(ModelSource("vim_nano", str(second))) == key("vim_nano")
     save_file({**state, "head.bias": torch.ones(12)}, second)
     assert key(ModelSource("vim_nano", str(second))) != key("vim_nano")
+    # the same weights, but other labels of the same folder
+    names = tuple(map(str, range(12)))
+    keys = {key(ModelSource("vim_nano", class_names=order)) for order in ((), names, names[::-1])}
+    assert len(keys) == 3 and key("vim_nano") in keys
 
 
 def test_the_device_of_a_run_is_part_of_it_unless_it_is_a_cpu(tiny_zoo) -> None:
