@@ -2,7 +2,8 @@
 
 What cannot be used is left out with one line that names its file: annotations of unknown classes or images, empty boxes,
 boxes outside of their picture, what is neither a crowd nor none, pictures that are not there or, upright, of another size
-than the JSON file says. A box that reaches out of its picture is cut.
+than the JSON file says. A box that reaches out of its picture is cut. A picture whose pixels turn out damaged when they
+are read is an error that names it.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
 PATH/images holds pictures, PATH/masks one PNG of the same name for each, whose values are classes (255: nobody knows).
 PATH/classes.txt names the classes, one in each line from class 0 on; without it they are called 0, 1, ... A picture
-without mask, with a mask of another size or one that cannot be read is left out, with one line that names it; so are
-values beyond the classes.
+without mask, with a mask of another size or of colors is left out, with one line that names it, and so is a pair of which
+one is no picture at all: headers say so when the set is opened. Later it has a length, so that a file whose pixels turn out
+damaged when they are read is an error, which names it; values beyond the classes are named and not scored.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ class Masks(FittedFiles):
         view: of the model, as `FittedFiles` takes it.
 
     Raises:
-        ValueError: unknown split, or no such folder, or no picture with a mask in it, or an empty line among the classes.
+        ValueError: unknown split, or no such folder, or no picture with a mask in it, or an empty line among the classes,
+            or, where there are no names and classes have to be counted, a damaged mask.
     """
 
     argument = "PATH"

@@ -105,6 +105,20 @@ def test_a_mask_is_compared_with_the_upright_picture(tmp_path, caplog) -> None:
     assert (pixels[0, :, :10] == 90).all() and (classes[0, :10] != IGNORED).all()
 
 
+@pytest.mark.parametrize("part", ["images", "masks"])
+def test_a_file_that_is_cut_off_is_an_error_that_names_it_once_it_is_read(tmp_path, part) -> None:
+    for name in "abc":
+        written(tmp_path, name)
+    (tmp_path / "classes.txt").write_text("ground\nsky\n")
+    path = tmp_path / part / "b.png"
+    content = path.read_bytes()
+    path.write_bytes(content[: content.index(b"IDAT") + 6])
+    data = load(f"masks:{tmp_path}", size=16)
+    assert len(data) == 3 and len(data.images(0, 1)[0]) == len(data.images(2, 1)[0]) == 1
+    with pytest.raises(ValueError, match=rf"^cannot read (image|mask) {path}: .+; replace or remove the file$"):
+        data.images(0, 3)
+
+
 def test_an_orientation_behind_the_pixels_is_noticed_when_they_are_read(tmp_path) -> None:
     written(tmp_path, "both", mask_size=(10, 20))
     lying(tmp_path, "both", behind=True)
