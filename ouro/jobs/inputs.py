@@ -135,7 +135,7 @@ def data_digest(source: str | DataSource) -> str:
         files, root = [root], root.parent
     elif root.is_file():
         # a list of pictures, which may lie in folders beside its own
-        files = [root, *(picture for _, picture in cast(Any, load(f"{source.kind}:{root}")).pictures)]
+        files = [root, *(entry[1] for entry in cast(Any, load(f"{source.kind}:{root}")).pictures)]
         root = root.parent
     else:
         files = list(_walked(root))
