@@ -65,7 +65,7 @@ class Folder(Dataset):
         self.root, self.mean, self.std = Path(root), mean, std
         self.classes, self.paths, self._labels = _walk(self.root)
         height, width = (size, size) if isinstance(size, int) else size
-        self._transform = _eval_transform((3, height, width), crop_pct, interpolation)
+        self._transform = eval_transform((3, height, width), crop_pct, interpolation)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -142,9 +142,10 @@ def _is(entry: os.DirEntry[str], what: str) -> bool:
         return False
 
 
-def _eval_transform(
+def eval_transform(
     input_size: tuple[int, int, int], crop_pct: float, interpolation: str
 ) -> Callable[[Image.Image], Tensor]:
+    """What timm makes of a picture for a model to be evaluated on: the middle, at input_size, float [3 h w] from 0 to 1."""
     # timm brings torchvision along, which a CPU build of torch can only import once its operators are declared
     from ouro._torchvision_ops import declare_missing_ops
 

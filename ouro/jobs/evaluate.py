@@ -17,7 +17,7 @@ from ouro.evaluate.accuracy import judged
 from ouro.jobs.distributed import joined
 from ouro.jobs.inputs import open_float, open_model, open_quantized, source_of
 from ouro.jobs.provenance import run_info
-from ouro.quant.apply import add_counts, counting, counts, effective_bits
+from ouro.quant.apply import add_counts, check_weights, counting, counts, effective_bits
 from ouro.quant.audit import require_sealed
 from ouro.quant.packed.lower import is_packed
 from ouro.registry import MODELS
@@ -156,7 +156,7 @@ def opened_beside(source: ModelSource, beside: str, device: str) -> Opened:
     """As `opened`, with the quantized model of the file `beside`, unless that is "".
 
     Raises:
-        ValueError: as `opened`; the source is a quantized file itself, or the file is one of another model.
+        ValueError: as `opened`; the source is a quantized file itself, or the file is one of another model or other weights.
     """
     made_from, exact, rounded, calibration = opened(source, device)
     if not beside:
@@ -166,6 +166,8 @@ def opened_beside(source: ModelSource, beside: str, device: str) -> Opened:
     rounded, calibration, other = open_quantized(beside, source.weights, device)
     if other.name != source.name:
         raise ValueError(f"{beside} is a quantized {other.name}, not {source.name}; give a file of {source.name}")
+    # a packed file is opened without the float model's weights
+    check_weights(exact, calibration)
     return source, exact, rounded, calibration
 
 

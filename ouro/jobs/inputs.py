@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ouro.data import Dataset, load
 from ouro.data.fitted import Fitted
-from ouro.data.folder import _eval_transform, pictures
+from ouro.data.folder import eval_transform, pictures
 from ouro.data.picture import read_image
 from ouro.data.source import FILE, open_data, own_data, parse, spelled
 from ouro.models import create_model, variant
@@ -284,6 +284,6 @@ def image_file(path: str, info: ModelInfo) -> Tensor:
     """
     image = read_image(Path(path))
     if task_of(info).targets == "labels":
-        return _eval_transform(info.input_size, info.crop_pct, info.interpolation)(image).unsqueeze(0)
+        return eval_transform(info.input_size, info.crop_pct, info.interpolation)(image).unsqueeze(0)
     height, width = info.input_size[1:]
     return Fitted((height, width), info.mean, info.interpolation).picture(image).unsqueeze(0)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from ouro.data.source import open_data
 from ouro.jobs.calibration import CALIBRATION, calibration_set
-from ouro.jobs.evaluate import EvaluateSpec, evaluate
+from ouro.jobs.evaluate import EvaluateSpec, evaluate, opened_beside
 from ouro.jobs.inputs import (
     data_digest,
     device_of,
@@ -141,6 +141,9 @@ def test_a_quantized_file_is_not_compared_with_other_weights(tiny_zoo, tmp_path,
     said = "this calibration is of vim_nano with weights [0-9a-f]{16}, the model has [0-9a-f]{16}; calibrate again$"
     with pytest.raises(ValueError, match=f"^cannot load {re.escape(out)}: {said}"):
         finish(evaluate(replace(asked, model=ModelSource(out, other))))
+    assert opened_beside(ModelSource("vim_nano", own), out, "cpu")[3].plan.method == "minmax"
+    with pytest.raises(ValueError, match=said):
+        opened_beside(ModelSource("vim_nano", other), out, "cpu")
     # others in the place of those that it was made from
     os.replace(other, own)
     with pytest.raises(ValueError, match=said):
