@@ -126,7 +126,7 @@ def test_what_holds_no_weights_is_refused_before_it_is_read(tmp_path: Path, name
 @pytest.mark.parametrize(
     ("name", "content", "names"),
     [
-        ("names.txt", "bee\n\n wasp \nfly\n", ("bee", "wasp", "fly")),
+        ("names.txt", "bee\n wasp \nfly\n\n", ("bee", "wasp", "fly")),
         ("names.json", '["bee", "wasp"]', ("bee", "wasp")),
         ("index.json", '{"1": "wasp", "0": "bee", "10": "fly"}', ("bee", "wasp", "fly")),
         ("imagenet.json", '{"0": ["n01", "tench"], "1": ["n02", "goldfish"]}', ("tench", "goldfish")),
@@ -142,6 +142,9 @@ def test_class_names_that_cannot_be_read_are_refused(tmp_path: Path):
     (tmp_path / "names.json").write_text('{"bee": 1}')
     with pytest.raises(ValueError, match="names.json holds no class names; give a text file with one name a line"):
         workspace.class_names(str(tmp_path / "names.json"))
+    (tmp_path / "names.txt").write_text("bee\n\nwasp\n")
+    with pytest.raises(ValueError, match="line 2 of names.txt is empty; write the name of a class in each line"):
+        workspace.class_names(str(tmp_path / "names.txt"))
 
 
 @pytest.mark.parametrize(
