@@ -82,7 +82,8 @@ class Pictures:
     @property
     def fault(self) -> str:
         """Why it cannot be opened as things are, "" where it can."""
-        return "" if Path(self.path).is_dir() else "the folder is no longer there; remove it, or put it back"
+        # unlike pathlib's, it has an answer to names that are too long as well
+        return "" if os.path.isdir(self.path) else "the folder is no longer there; remove it, or put it back"
 
 
 _Entry = TypeVar("_Entry", Model, Pictures)

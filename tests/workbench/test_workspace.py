@@ -138,6 +138,11 @@ def test_class_names_are_read(tmp_path: Path, name, content, names):
     assert workspace.class_names(None) == ()
 
 
+def test_a_folder_of_any_name_may_be_gone():
+    for path in ("/nowhere", "A" * 5000):
+        assert workspace.Pictures("garden", path, 1).fault.startswith("the folder is no longer there")
+
+
 def test_class_names_that_cannot_be_read_are_refused(tmp_path: Path):
     (tmp_path / "names.json").write_text('{"bee": 1}')
     with pytest.raises(ValueError, match="names.json holds no class names; give a text file with one name a line"):
