@@ -35,6 +35,9 @@ def brought(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def page(visit: Visit):
     visit.page.wait_for_selector("#wb-start-health li", timeout=180_000)
+    # comes with the list of what was brought before, which is drawn by the next frame
+    visit.page.wait_for_selector("#wb-start-folder-add")
+    visit.page.wait_for_timeout(300)
     return visit.page
 
 
