@@ -117,6 +117,18 @@ def measured(model: str, data: str | None) -> str:
     return ACCURACY if right else AGREEMENT
 
 
+def require_measured(model: str, data: str | None) -> str:
+    """As `measured`, of images that there are.
+
+    Raises:
+        ValueError: there are none.
+    """
+    kind = measured(model, data)
+    if not kind:
+        raise ValueError(f"there are no images to measure {model} on: {NO_PICTURES}")
+    return kind
+
+
 def verdict(model: str, data: str | None) -> str:
     """What is measured on these images, or what it would take, in a line."""
     kind, row = measured(model, data), engine.model_row(model)

@@ -217,9 +217,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
         by: str, limit: int, data: str, mode: str, guessed: str | None,
     ) -> Iterator[dict[Any, Any]]:  # fmt: skip
         spec = settings(model, method, bits, scope, seed, kind, count, path)
-        kind = calib.measured(model, data)
-        if not kind:
-            raise ValueError(f"there are no images to measure {model} on: {calib.NO_PICTURES}")
+        kind = calib.require_measured(model, data)
         spec |= {"by": by, "limit": int(limit), "mode": mode, "data": data, "labels": kind == calib.ACCURACY}
         job = runner.start(KIND, lambda: engine.sensitivity_job(**spec), damage.about(spec), model=model)
         yield from follow(job, guessed)

@@ -193,8 +193,7 @@ def build(
         chosen = [*names, *filter(None, [(channels or "").strip()])]
         if not chosen:
             raise ValueError("nothing is chosen; pick a part from the list, or name channels")
-        if not calib.measured(values["model"], values["data"]):
-            raise ValueError(f"there are no images to measure {values['model']} on: {calib.NO_PICTURES}")
+        calib.require_measured(values["model"], values["data"])
         given = specs(values, names, int(bits), channels or "")
         about = (
             f"{values['model']} · {len(chosen)} part{'s' * (len(chosen) > 1)} of {values['method']} {values['bits']}"

@@ -145,7 +145,7 @@ def _is(entry: os.DirEntry[str], what: str) -> bool:
 def eval_transform(
     input_size: tuple[int, int, int], crop_pct: float, interpolation: str
 ) -> Callable[[Image.Image], Tensor]:
-    """What timm makes of a picture for a model to be evaluated on: the middle, at input_size, float [3 h w] from 0 to 1."""
+    """What timm makes of a picture for a model to be evaluated on: the middle, at input_size, uint8 [3 h w]."""
     # timm brings torchvision along, which a CPU build of torch can only import once its operators are declared
     from ouro._torchvision_ops import declare_missing_ops
 

@@ -115,7 +115,7 @@ class Detection(Task):
             ValueError: no image has an object.
         """
         found = _matched(outcomes)
-        each = _per_class(found, torch.ones(1, len(outcomes)).double())[0]
+        each = _whole(found, len(outcomes))
         per_class = [None if math.isnan(x) else x for x in each.mean(1).tolist()]
         return {
             "n": len(outcomes), "ap": each.nanmean().item(), "ci95": interval(_resampled(found, len(outcomes))),
@@ -124,7 +124,7 @@ class Detection(Task):
         }  # fmt: skip
 
     def primary(self, outcomes: Tensor) -> float:
-        return _per_class(_matched(outcomes), torch.ones(1, len(outcomes)).double())[0].nanmean().item()
+        return _whole(_matched(outcomes), len(outcomes)).nanmean().item()
 
     def resampled(self, outcomes: Tensor) -> Tensor:
         """AP of resamples of the images."""
@@ -149,10 +149,15 @@ def _per_class(found: Sequence[Matches], counts: Tensor) -> Tensor:
     return torch.stack([average_precision(one, counts) for one in found], dim=1)
 
 
+def _whole(found: Sequence[Matches], n: int) -> Tensor:
+    """AP of n images as they are [k t]."""
+    return _per_class(found, torch.ones(1, n).double())[0]
+
+
 def _resampled(found: Sequence[Matches], n: int) -> Tensor:
     """AP of resamples of n images [r]; one without any object says nothing, and counts as the images as they are."""
-    whole, drawn = (_per_class(found, counts).mean(2).nanmean(1) for counts in (torch.ones(1, n).double(), weights(n)))
-    return torch.where(drawn.isnan(), whole, drawn)
+    drawn = _per_class(found, weights(n)).mean(2).nanmean(1)
+    return torch.where(drawn.isnan(), _whole(found, n).mean(1).nanmean(), drawn)
 
 
 def detections(candidates: Tensor) -> Tensor:

@@ -241,11 +241,10 @@ def _asked(values: Mapping[str, Any]) -> list[dict[str, Any]]:
         why = f"it has no {missing[0]}" if missing else _flaw(cell, str(values.get("metric", "top1")), quantized=True)
         if why:
             raise ValueError(f"cell {number} of the table cannot be extended: {why}")
-    asks = []
+    asks, usual = [], asdict(CompareSpec(ModelSource("")))
     for spec in _specs(values):
         # a name alone is what older tables say of a model
         model = {"model": asdict(source_of(spec["model"]))} if isinstance(spec["model"], str) else {}
-        usual = asdict(CompareSpec(ModelSource("")))
         asks.append(json.loads(json.dumps({**usual, **spec, **model})))
         calibs = asks[-1]["calibs"]
         if not (isinstance(calibs, list) and all(isinstance(one, list) and len(one) == 2 for one in calibs)):

@@ -187,10 +187,10 @@
         listed = now;
         const found = [[], [], [], []], tints = palette();
         for (let c = 0; c < data.C; c++) found[kind(t, c)].push(c);
-        drawApart([...found[3], ...found[2]], [t, t]);
         drawVersus();
-        refill(lists, make("b", {}, `At step ${t}`), ...[3, 2, 1].map((k) => group(`kind ${k}`, names()[k], found[k], tints[k])),
-          ...(view.brush ? drawPart() : []));
+        const part = view.brush ? drawPart() : [];
+        if (!view.brush) drawApart([...found[3], ...found[2]], [t, t]);
+        refill(lists, make("b", {}, `At step ${t}`), ...[3, 2, 1].map((k) => group(`kind ${k}`, names()[k], found[k], tints[k])), ...part);
       }
       for (const chip of root.querySelectorAll(".wb-chip")) {
         if (Number(chip.dataset.chip) === view.channel) chip.setAttribute("aria-current", "true");
