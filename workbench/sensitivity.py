@@ -169,7 +169,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
         return settings(model, method, bits, scope, seed, kind, count, path) | {"by": by, "n": int(limit), "data": data}
 
     common = [page.model, method, bits, scope, seed, *images.inputs, by, limit, images.data]
-    what_if = whatif.build(page, report, reports, common, configured)
+    what_if = whatif.build(page, report, reports, scope, by, common, configured)
     title("Spend a budget of bits", "every site gets its own width, those that do harm more; the mean is yours to set")
     with gr.Row(elem_classes="wb-inline"):
         budget = gr.Number(

@@ -124,14 +124,20 @@ _HEAVY = ("answers", "fp_answers", "labels", "right", "resampled", "block_error"
 
 
 def build(
-    page: Page, report: gr.Dropdown, reports: Any, form: Sequence[Any], configured: Callable[..., Values]
+    page: Page,
+    report: gr.Dropdown,
+    reports: Any,
+    scope: gr.Dropdown,
+    by: gr.Radio,
+    form: Sequence[Any],
+    configured: Callable[..., Values],
 ) -> dict[str, Any]:
     """Fills its part of the tab.
 
     Args:
         report: which scan is shown. reports: model -> scans by the value of that list.
-        form: what a scan is asked for with, the model first. configured: their values -> what a scan of them would say of
-            itself.
+        scope, by: what the form says of the parts. form: all that a scan is asked for with, the model first. configured:
+            their values -> what a scan of them would say of itself.
     """
     with gr.Accordion("What if …", open=False, elem_id="wb-sensitivity-whatif") as part:
         title(
@@ -154,25 +160,26 @@ def build(
         rows = gr.HTML(elem_id="wb-whatif-rows", apply_default_css=False)
         tries = gr.State([])
 
-    def scan(key: str | None, *form: Any) -> Values:
-        return reports(form[0]).get(key or "") or configured(*form)
+    # not the whole form: while another model is on its way, some of its lists have choices that their values are none of
+    shown_parts = [page.model, report, scope, by]
 
     @guarded
-    def offered(key: str | None, *form: Any) -> gr.Dropdown:
-        return gr.Dropdown(choices=choices(scan(key, *form)), value=[])
+    def offered(model: str, key: str | None, scope: str, by: str) -> gr.Dropdown:
+        known = reports(model).get(key or "") or {"model": model, "scope": scope, "by": by}
+        return gr.Dropdown(choices=choices(known), value=[])
 
     # a list of a single report is not shown, and does not say that it changed
     for event in (part.expand, report.change):
-        event(offered, [report, *form], parts, **PRIVATE)
+        event(offered, shown_parts, parts, **PRIVATE)
 
     @guarded
-    def asked(wanted: Values, key: str | None, *form: Any) -> tuple[Any, Any]:
-        if "channels" not in address.Asked("sensitivity", form[0], wanted).values:
+    def asked(wanted: Values, model: str, key: str | None, scope: str, by: str) -> tuple[Any, Any]:
+        if "channels" not in address.Asked("sensitivity", model, wanted).values:
             return gr.skip(), gr.skip()
-        return gr.Accordion(open=True), offered(key, *form)
+        return gr.Accordion(open=True), offered(model, key, scope, by)
 
     # a part that the page opens itself does not say so
-    shown = page.wanted.change(asked, [page.wanted, report, *form], [part, parts], **PRIVATE)
+    shown = page.wanted.change(asked, [page.wanted, *shown_parts], [part, parts], **PRIVATE)
     shown.then(None, js=_INTO_VIEW, api_visibility="private")
 
     def follow(job: Job, before: list[dict[str, Any]]) -> Iterator[dict[Any, Any]]:
@@ -189,7 +196,7 @@ def build(
     def begin(
         key: str | None, names: list[str], channels: str, bits: int, before: list[dict[str, Any]], *form: Any
     ) -> Iterator[dict[Any, Any]]:
-        values = scan(key, *form)
+        values = reports(form[0]).get(key or "") or configured(*form)
         chosen = [*names, *filter(None, [(channels or "").strip()])]
         if not chosen:
             raise ValueError("nothing is chosen; pick a part from the list, or name channels")
