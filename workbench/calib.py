@@ -10,9 +10,8 @@ from typing import Any
 import gradio as gr
 
 from ouro.metrics import METRICS
-from workbench import engine, sets, workspace
+from workbench import engine, lists, sets, workspace
 from workbench.address import Asked
-from workbench.errors import guarded
 from workbench.page import PRIVATE, Page
 
 ACCURACY, AGREEMENT = "accuracy", "agreement"
@@ -163,7 +162,6 @@ def source(tab: str, page: Page) -> Source:
         info="accuracy, with its interval",
     )  # fmt: skip
 
-    @guarded
     def fitting(model: str, kind: str, path: str | None, data: str | None) -> tuple:
         kinds, places, given = choices(model), measures(model), (kind, path, data)
         # what was chosen stays as long as it is there
@@ -185,7 +183,7 @@ def source(tab: str, page: Page) -> Source:
     inputs = [page.model, kind, chosen, data]
     # an address may choose something else meanwhile, after which this is asked once more
     for event in (kind.change, data.change, page.model.change, page.brought.change):
-        event(fitting, inputs, [kind, count, chosen, data], **PRIVATE)
+        lists.on([event], fitting, inputs, [kind, count, chosen, data], **PRIVATE)
     return Source(kind, count, chosen, data)
 
 

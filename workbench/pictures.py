@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from workbench import engine, uploads, workspace
+from workbench import engine, lists, uploads, workspace
 from workbench.address import Asked
 from workbench.errors import guarded
 from workbench.page import DIMMED, PRIVATE, Page
@@ -100,8 +100,8 @@ class Picker:
                 return dict.fromkeys(outputs, gr.skip())
             return handler(model, picture, *values)
 
-        gr.on(
-            [self.chosen.change, *on], guarded(settled), inputs, outputs, trigger_mode="always_last",
+        lists.on(
+            [self.chosen.change, *on], settled, inputs, outputs, trigger_mode="always_last",
             show_progress_on=[dim], **DIMMED,
         )  # fmt: skip
 

@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 
 from ouro.progress import PARTS, mapped, staged
-from workbench import address, calib, contrast, engine, forms, grid, pace, runner, sets, stored, tradeoff, who
+from workbench import address, calib, contrast, engine, forms, grid, lists, pace, runner, sets, stored, tradeoff, who
 from workbench.errors import guarded
 from workbench.page import DIMMED, PRIVATE, Page, lead
 from workbench.plot import nothing, plot_view
@@ -350,7 +350,6 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
 
     told = [wrong, matched, go, eta, differing]
 
-    @guarded
     def look(seen: int, kept: Mapping[str, str] | None, *form: Any) -> dict[Any, Any]:
         # models are opened, and timed, for those who look
         return judged(form, kept) if seen else dict.fromkeys(told, gr.skip())
@@ -378,7 +377,8 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
 
     # what a what-if has measured meanwhile
     tab.select(added, [page.model, counted], [counted, *views], **PRIVATE)
-    gr.on([opened.change, *(one.change for one in settings)], look, asked, told, trigger_mode="always_last", **PRIVATE)
+    changes = [opened.change, *(one.change for one in settings)]
+    lists.on(changes, look, asked, told, trigger_mode="always_last", **PRIVATE)
 
     @guarded
     def typed(event: gr.KeyUpData) -> tuple[str, gr.Button]:

@@ -15,7 +15,7 @@ from typing import Any
 import gradio as gr
 
 from ouro.metrics import METRICS, metric_of
-from workbench import address, calib, damage, engine, quantize, runner, ways
+from workbench import address, calib, damage, engine, lists, quantize, runner, ways
 from workbench.errors import guarded
 from workbench.page import PRIVATE, Page, headline, interval, score, table, title
 from workbench.runner import Job
@@ -163,23 +163,21 @@ def build(
     # not the whole form: while another model is on its way, some of its lists have choices that their values are none of
     shown_parts = [page.model, report, scope, by]
 
-    @guarded
     def offered(model: str, key: str | None, scope: str, by: str) -> gr.Dropdown:
         known = reports(model).get(key or "") or {"model": model, "scope": scope, "by": by}
         return gr.Dropdown(choices=choices(known), value=[])
 
     # a list of a single report is not shown, and does not say that it changed
     for event in (part.expand, report.change):
-        event(offered, shown_parts, parts, **PRIVATE)
+        lists.on([event], offered, shown_parts, parts, **PRIVATE)
 
-    @guarded
     def asked(wanted: Values, model: str, key: str | None, scope: str, by: str) -> tuple[Any, Any]:
         if "channels" not in address.Asked("sensitivity", model, wanted).values:
             return gr.skip(), gr.skip()
         return gr.Accordion(open=True), offered(model, key, scope, by)
 
     # a part that the page opens itself does not say so
-    shown = page.wanted.change(asked, [page.wanted, *shown_parts], [part, parts], **PRIVATE)
+    shown = lists.on([page.wanted.change], asked, [page.wanted, *shown_parts], [part, parts], **PRIVATE)
     shown.then(None, js=_INTO_VIEW, api_visibility="private")
 
     def follow(job: Job, before: list[dict[str, Any]]) -> Iterator[dict[Any, Any]]:

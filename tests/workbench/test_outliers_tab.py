@@ -199,6 +199,8 @@ def test_outliers_of_a_step_lead_to_what_if_they_had_more_bits(server: str, brow
     result = engine.outliers(**outliers.first_spec(model))
     visit.open("Outliers")
     visit.until_label(MAP, "197 time steps by 96 channels")
+    # nothing was said of a choice of the model before, which nobody made
+    assert page.locator(".toast-body").all_inner_texts() == []
     raw = result.arrays["raw"]
     step = int(raw.sum(axis=1).argmax())
     to_step(visit, step)

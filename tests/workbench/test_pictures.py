@@ -61,8 +61,8 @@ def test_a_picture_of_the_model_before_changes_nothing():
         row = pictures.Picker(chosen, gr.HTML(), gr.Dropdown())
         row.shows(lambda model, picture: {words: model}, [gr.State(""), chosen], [words], dim=words, on=[])
     look = list(page.fns.values())[-1].fn
-    assert look("vim_nano", pictures.start("vim_nano")) == {words: "vim_nano"}
-    assert look("vmamba_nano_seg", pictures.start("vim_nano")) == {words: gr.skip()}
+    assert look([], "vim_nano", pictures.start("vim_nano")) == {words: "vim_nano"}
+    assert look([], "vmamba_nano_seg", pictures.start("vim_nano")) == {words: gr.skip()}
 
 
 def test_noise_is_a_source_of_pictures():

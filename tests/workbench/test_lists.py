@@ -1,0 +1,44 @@
+"""Lists whose choices come and go with the model: no event is refused because another one answered first."""
+
+import gradio as gr
+import pytest
+from gradio.exceptions import Error
+
+from workbench import app, lists
+
+# their choices are another model's, scan's or kind's after a change
+VARYING = (
+    *(f"wb-{tab}-{name}" for tab in ("quantize", "sensitivity") for name in ("calib", "set", "measured")),
+    "wb-sensitivity-report", "wb-drift-run", "wb-attention-direction", "wb-outliers-direction", "wb-tasks-beside",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def config() -> dict:
+    return app.build().get_config_file()
+
+
+@pytest.mark.parametrize("name", VARYING)
+def test_events_of_a_change_are_told_what_the_page_shows(config: dict, name: str):
+    component = next(one["id"] for one in config["components"] if one["props"].get("elem_id") == name)
+    changes = [
+        one
+        for one in config["dependencies"]
+        if one["backend_fn"] and component in one["inputs"] and any(event == "change" for _, event in one["targets"])
+    ]
+    assert changes or name == "wb-tasks-beside"
+    kinds = {one["id"]: one["type"] for one in config["components"]}
+    for one in changes:
+        assert kinds[one["inputs"][0]] == "json" and "null" in str(one["js"]), one["targets"]
+
+
+def test_a_handler_gets_the_value_of_a_list_that_has_lost_it():
+    seen = []
+    with gr.Blocks() as page:
+        chosen, number = gr.Dropdown(["a", "b"], value="a"), gr.Number(3)
+        lists.on([chosen.change], lambda chosen, number: seen.append((chosen, number)), [chosen, number], None)
+    (event,) = page.fns.values()
+    with pytest.raises(Error, match="not in the list of choices"):
+        chosen.preprocess("gone")
+    event.fn(*(one.preprocess(value) for one, value in zip(event.inputs, (["gone"], None, 4), strict=True)))
+    assert seen == [("gone", 4)]
