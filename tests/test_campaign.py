@@ -46,6 +46,7 @@ def test_nothing_offends_in_a_short_campaign(tmp_path: Path) -> None:
     assert found["tried"]["mutation"] == 250 and {row["kind"] for row in found["kinds"]} == set(quick)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_killed_jobs_go_on(tmp_path: Path) -> None:
     code, said = campaign(tmp_path, "--only", "kill -9", "--only", "SIGINT", "--trial", "0")

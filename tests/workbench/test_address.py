@@ -190,6 +190,7 @@ def test_forms_stand_in_the_address_and_come_from_it(server: str, browser):
     assert not visit.wrong
 
 
+@pytest.mark.full
 def test_back_goes_through_what_kernels_and_paper_show(visit: Visit):
     page = visit.page
     visit.open("Kernels")

@@ -38,7 +38,7 @@ def test_first_view_belongs_to_the_weights():
     assert stored["weights"] == weights_digest(MODEL), "run: python -m workbench.first_view"
 
 
-@pytest.mark.parametrize("name", ["python", "gradio"])
+@pytest.mark.parametrize("name", ["python", pytest.param("gradio", marks=pytest.mark.full)])
 def test_both_commands_start_it(home: Path, name: str):
     command = shutil.which(name, path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     assert command is not None
@@ -139,6 +139,7 @@ def test_generated_set_calibrates_a_quantized_model(visit: Visit):
     visit.page.wait_for_selector("#wb-quantize-chart .main-svg")
 
 
+@pytest.mark.full
 def test_generation_outlives_a_reload_a_pause_and_a_stop(server: str, browser):
     visit = Visit(browser, server)
     page = visit.page
@@ -226,6 +227,7 @@ def test_sensitivity_opens_with_a_stored_map_and_measures_another(visit: Visit):
     assert lines[0].startswith("name,block,kind") and len(lines) == 13
 
 
+@pytest.mark.full
 def test_budget_is_refused_or_spent(visit: Visit):
     visit.open("Sensitivity")
     page = visit.page

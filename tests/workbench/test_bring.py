@@ -78,6 +78,7 @@ def test_a_broken_file_of_each_kind_gives_one_line(page, tmp_path: Path):
     page.get_by_text("nowhere does not exist").first.wait_for()
 
 
+@pytest.mark.full
 def test_a_model_and_pictures_go_through_every_tab(visit: Visit, page, brought: Path):
     # ---- start: an upload, and a folder of this machine
     page.locator("#wb-start-model-file input[type=file]").set_input_files(brought / "bees.pth")
@@ -186,6 +187,7 @@ def test_pictures_can_be_uploaded_and_what_was_brought_removed(visit: Visit, pag
     page.locator("#wb-start-own article").first.wait_for(state="detached")
 
 
+@pytest.mark.full
 def test_without_any_picture_it_is_said_what_to_do(visit: Visit, page, brought: Path):
     for article in page.locator("#wb-start-pictures article").all():
         article.get_by_role("button", name="Remove").click()

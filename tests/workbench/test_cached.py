@@ -111,6 +111,7 @@ def test_images_in_files_may_have_changed(tmp_path: Path, monkeypatch: pytest.Mo
     assert made == [1, 1, 1]
 
 
+@pytest.mark.full
 def test_the_bar_says_cached_and_recompute_makes_it_again(visit: Visit):
     page = visit.page
     visit.open("Samples")

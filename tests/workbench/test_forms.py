@@ -38,6 +38,7 @@ def test_what_is_not_valid_any_more_stays_as_it_was():
     }
 
 
+@pytest.mark.full
 def test_a_reload_finds_the_forms_as_they_were(visit: Visit):
     page = visit.page
     page.wait_for_selector("#wb-start-models [data-act=open]", timeout=180_000)

@@ -346,6 +346,7 @@ def test_a_point_leads_to_its_row(visit: Visit):
     assert marked.get_attribute("data-id") == "kscale_full_vim_nano.json:0"
 
 
+@pytest.mark.full
 def test_a_run_is_estimated_refused_compared_and_added(visit: Visit):
     page = visit.page
     visit.open("Quantize")

@@ -6,6 +6,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from tests.browsing import ROOT
 
 # notes which thread looks for which module of the library, and dawdles, so that threads would meet
@@ -38,6 +40,7 @@ print(json.dumps({name: by for name, by in Slow.found.items() if name not in bef
 """
 
 
+@pytest.mark.full
 def test_one_thread_imports_all_of_it():
     ran = subprocess.run([sys.executable, "-c", FIRST_EVENTS], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "Error" not in ran.stderr, ran.stderr

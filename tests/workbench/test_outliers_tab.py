@@ -189,6 +189,7 @@ def test_a_relit_picture_moves_the_outliers(visit: Visit):
     page.wait_for_selector("#wb-outliers-step .wb-relit", state="hidden")
 
 
+@pytest.mark.full
 def test_outliers_of_a_step_lead_to_what_if_they_had_more_bits(server: str, browser):
     # of a model that nobody scanned, so that the form says what is measured
     model = "vim_nano_digits"

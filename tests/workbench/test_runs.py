@@ -191,6 +191,7 @@ def test_what_something_else_wrote_into_a_run_does_not_stop_the_list(store):
     assert stored.measured_sensitivities("m") == []
 
 
+@pytest.mark.full
 @pytest.mark.unpoisoned
 def test_runs_are_found_compared_noted_opened_and_deleted(visit: Visit, home: Path):
     for seed in (1, 2, 3):

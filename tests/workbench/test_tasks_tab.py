@@ -131,6 +131,7 @@ def test_pictures_of_many_objects_are_named():
     assert engine.misfit("vmamba_nano_seg", "scenes").startswith("scenes has one class per image")
 
 
+@pytest.mark.full
 def test_a_model_is_quantized_and_compared_in_place(visit: Visit):
     page = visit.page
     visit.open("Tasks")

@@ -104,6 +104,7 @@ def test_two_ranks_count_what_one_process_counts(scenes_folder, tmp_path) -> Non
         assert together[key] == json.loads(json.dumps(alone[key])), key
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_two_ranks_generate_what_one_process_generates(tmp_path) -> None:
     command = ["generate", "vim_nano", "--num", "5", "--steps", "3", "--batch", "2", "--json"]

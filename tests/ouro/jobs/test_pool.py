@@ -49,6 +49,7 @@ def test_a_killed_process_loses_its_own_unit_alone(tmp_path) -> None:
     assert counts[2] == 2 and sum(counts.values()) <= 8
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_what_kills_every_process_is_given_up(tmp_path) -> None:
     work = partial(squared, folder=str(tmp_path), killers=(1,), deaths=99)
@@ -65,6 +66,7 @@ def endless(number: int, *, folder: str) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_no_process_outlives_a_parent_that_is_killed(tmp_path) -> None:
     code = (
@@ -94,6 +96,7 @@ def cluster():
         yield local.scheduler_address
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_a_cluster_does_the_same_and_outlives_a_killed_worker(cluster, tmp_path) -> None:
     work = partial(squared, folder=str(tmp_path), killers=(3,))
@@ -103,6 +106,7 @@ def test_a_cluster_does_the_same_and_outlives_a_killed_worker(cluster, tmp_path)
     assert counts[3] == 2 and sum(counts.values()) <= 10
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_errors_of_a_cluster_come_through(cluster, tmp_path) -> None:
     with pytest.raises(ValueError, match="-2 is negative"):

@@ -185,7 +185,9 @@ def test_heads_and_windows_are_in_no_checkpoint() -> None:
     assert (again.config.depths, again.config.conv_stages) == ((1, 2), 1)
 
 
-@pytest.mark.parametrize("ours", [False, True], ids=["official", "ours"])
+@pytest.mark.parametrize(
+    "ours", [pytest.param(False, id="official"), pytest.param(True, id="ours", marks=pytest.mark.full)]
+)
 @pytest.mark.parametrize(
     "name", [name for name in MODELS if not name.endswith("_witness") and name != "vim_nano_digits"]
 )

@@ -132,7 +132,7 @@ def test_an_embedded_checkpoint_does_what_its_card_says(name: str) -> None:
     stored = card(name)
     model = create_model(name, pretrained=True)
     task, info = task_of(model), model.info
-    count = 200 if task.name == "classification" else 64
+    count = 200 if task.name == "classification" else 32
     data = load(MODELS.get(name).data, split="test", size=info.input_size[-1])
     seen = torch.cat(list(outcomes(model, batches(data, count, limit=count, mean=info.mean, std=info.std))))
     # a distance hangs on how many pictures there are, the share that is recognized does not

@@ -31,7 +31,7 @@ OPTIONS = {
     ],
 }
 CASES = [
-    pytest.param(method, options, id=f"{method}-{number}")
+    pytest.param(method, options, id=f"{method}-{number}", marks=[pytest.mark.full] * (number > 0))
     for method in QUANTIZERS
     for number, options in enumerate(OPTIONS.get(method, [{}]))
 ]
