@@ -365,7 +365,7 @@ def build(page: Page, model: str) -> None:
 
     followed = [progress, many, go, stop]
     go.click(score, [page.model, at, way, summed, window, weights, count], followed, concurrency_limit=None, **PRIVATE)
-    stop.click(guarded(lambda: runner.cancel(KIND) and None), None, None, queue=False, **PRIVATE)
+    stop.click(guarded(lambda: runner.stopped(KIND)), None, progress, queue=False, **PRIVATE)
 
 
 def first_map(result: engine.Result, source: str) -> np.ndarray:

@@ -127,7 +127,7 @@ def build() -> dict[str, Any]:
 
     followed = [progress, go, stop, beside, figure]
     go.click(measure, [several, accuracy, item], followed, concurrency_limit=None, **PRIVATE)
-    stop.click(guarded(lambda: runner.cancel(KIND) and None), None, None, queue=False, **PRIVATE)
+    stop.click(guarded(lambda: runner.stopped(KIND)), None, progress, queue=False, **PRIVATE)
 
     @guarded
     def resume(paths: Sequence[str], item: str) -> Iterator[dict[Any, Any]]:

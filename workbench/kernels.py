@@ -100,7 +100,7 @@ def build(page: Page) -> dict[str, Any]:
         yield from follow(runner.start(KIND, lambda: engine.gate_job(names), label))
 
     go.click(check, which, followed, concurrency_limit=None, **PRIVATE)
-    stop.click(guarded(lambda: runner.cancel(KIND) and None), None, None, queue=False, **PRIVATE)
+    stop.click(guarded(lambda: runner.stopped(KIND)), None, progress, queue=False, **PRIVATE)
 
     @guarded
     def describe(which: str) -> str:

@@ -361,7 +361,7 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
 
     asked = [opened, kept, *settings]
     go.click(run, settings, followed, concurrency_limit=None, **PRIVATE).then(ended, asked[1:], told, **PRIVATE)
-    stop.click(guarded(lambda: runner.cancel(KIND) and None), None, None, queue=False, **PRIVATE)
+    stop.click(guarded(lambda: runner.stopped(KIND)), None, progress, queue=False, **PRIVATE)
 
     @guarded
     def recompute(model: str) -> Iterator[dict[Any, Any]]:

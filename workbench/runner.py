@@ -368,6 +368,12 @@ def cancel(kind: str) -> bool:
     return True
 
 
+def stopped(kind: str) -> str:
+    """Cancels the running job of this kind; its bar, for whoever pressed: a page that is being loaded hears of it late."""
+    cancel(kind)
+    return bar(latest(kind))
+
+
 def pause(kind: str) -> bool:
     """Pauses the running job of this kind, or lets the paused one go on; False when there is neither."""
     job = latest(kind)

@@ -237,7 +237,7 @@ def build(page: Page) -> dict[str, Any]:
     inputs = [page.model, method, num, steps, seed, batch, lr, chosen_settings]
     go.click(begin, inputs, followed, concurrency_limit=None, **PRIVATE)
     hold.click(guarded(lambda: runner.pause(KIND) and None), None, None, queue=False, **PRIVATE)
-    stop.click(guarded(lambda: runner.cancel(KIND) and None), None, None, queue=False, **PRIVATE)
+    stop.click(guarded(lambda: runner.stopped(KIND)), None, progress, queue=False, **PRIVATE)
 
     @guarded
     def go_on(path: str | None) -> Iterator[dict[Any, Any]]:

@@ -229,7 +229,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
     followed = [progress, go, stop, redo, told, *shown]
     redo.click(recompute, None, followed, concurrency_limit=None, **PRIVATE)
     go.click(measure, [*common, mode, guessed], followed, concurrency_limit=None, **PRIVATE)
-    stop.click(guarded(lambda: runner.cancel(KIND) and None), None, None, queue=False, **PRIVATE)
+    stop.click(guarded(lambda: runner.stopped(KIND)), None, progress, queue=False, **PRIVATE)
 
     def follow_budget(job: runner.Job, before: list[dict[str, Any]]) -> Iterator[dict[Any, Any]]:
         for _ in runner.follow(job):
@@ -260,7 +260,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
 
     budgeted = [paid, spend, halt, frontier, bought, done]
     spend.click(buy, [*common, budget, widths, done], budgeted, concurrency_limit=None, **PRIVATE)
-    halt.click(guarded(lambda: runner.cancel(BUDGET) and None), None, None, queue=False, **PRIVATE)
+    halt.click(guarded(lambda: runner.stopped(BUDGET)), None, paid, queue=False, **PRIVATE)
 
     @guarded
     def other_model(model: str, rows: list[dict[str, Any]]) -> dict[Any, Any]:

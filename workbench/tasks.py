@@ -155,7 +155,7 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
     moved = [progress, go, stop, redo, beside, view, said]
     redo.click(recompute, settings, moved, concurrency_limit=None, **PRIVATE)
     go.click(make, [*settings, method, bits], moved, concurrency_limit=None, **PRIVATE)
-    stop.click(guarded(lambda: runner.cancel(KIND) and None), None, None, queue=False, **PRIVATE)
+    stop.click(guarded(lambda: runner.stopped(KIND)), None, progress, queue=False, **PRIVATE)
 
     @guarded
     def resume(*chosen: Any) -> Iterator[dict[Any, Any]]:

@@ -210,7 +210,7 @@ def build(
 
     outputs = [progress, go, stop, undo, rows, tries]
     go.click(begin, [report, parts, channels, bits, tries, *form], outputs, concurrency_limit=None, **PRIVATE)
-    stop.click(guarded(lambda: runner.cancel(KIND) and None), None, None, queue=False, **PRIVATE)
+    stop.click(guarded(lambda: runner.stopped(KIND)), None, progress, queue=False, **PRIVATE)
 
     @guarded
     def back(before: list[dict[str, Any]]) -> dict[Any, Any]:

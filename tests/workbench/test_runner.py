@@ -9,6 +9,7 @@ from collections.abc import Generator
 import pytest
 
 from ouro.types import Progress
+from tests.waiting import until
 from workbench import runner
 
 
@@ -48,6 +49,13 @@ def test_cancel_is_seen_at_once_though_a_step_takes_long():
     assert closed.wait(3), "the generator was not closed"
     time.sleep(0.05)
     assert job.result is None and job.state == "cancelled"
+
+
+def test_who_presses_cancel_is_answered_with_the_bar_itself():
+    assert runner.stopped("never begun") == ""
+    job = runner.start("pressed", lambda: counting(5, pause=0.3))
+    until(lambda: job.step)
+    assert 'data-state="cancelled"' in runner.stopped("pressed") and job.over
 
 
 def test_a_second_job_of_a_kind_is_refused_and_one_of_another_kind_waits():
