@@ -12,38 +12,17 @@ from torch import Tensor
 
 from ouro.data import batches
 from ouro.data.source import open_data, own_data
-from ouro.jobs.evaluate import opened
-from ouro.jobs.inputs import source_of
+from ouro.jobs.evaluate import EvaluateSpec, opened
 from ouro.jobs.provenance import run_info
 from ouro.quant.apply import counting, effective_bits
 from ouro.tasks import task_of
 from ouro.tasks.classification import wilson
-from ouro.types import ModelSource, Progress, Report
+from ouro.types import Progress, Report
 
 
 @dataclass(frozen=True, slots=True)
-class AgreementSpec:
-    """model: a source whose name is the path of a quantized file. data: see `ouro.data.source.parse`; labels are not used.
-
-    limit: the first so many images, None for all. batch: does not change the result.
-
-    Raises:
-        ValueError: a limit or batch below 1.
-    """
-
-    model: ModelSource
-    data: str = ""
-    limit: int | None = 1000
-    batch: int = 64
-    seed: int = 0
-    device: str = "auto"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "model", source_of(self.model))
-        for name in ("limit", "batch"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}, expected 1 or more")
+class AgreementSpec(EvaluateSpec):
+    """As for an evaluation, of a source whose name is the path of a quantized file; labels are not used."""
 
 
 def agreement(spec: AgreementSpec) -> Generator[Progress, None, Report]:
