@@ -135,7 +135,7 @@ def ablations(
     ] = [],
     seeds: Annotated[int, typer.Option(help="Seeds 0 .. seeds - 1.", min=2)] = 3,
     num: Annotated[int, typer.Option(help="Images in a set, where the study does not vary it.", min=1)] = 32,
-    most: Annotated[int, typer.Option(help="No variant has more images than these; 0: as many as it says.", min=0)] = 0,
+    most: Annotated[int, typer.Option(help="Variants of more images are left out; 0: none is.", min=0)] = 0,
     steps: Annotated[int, typer.Option(help="Of optimization.", min=1)] = 160,
     measure: Annotated[list[str], typer.Option(help="METHOD:BITS calibrated on every set; repeatable.")] = [
         "clipped:w4a4o8",

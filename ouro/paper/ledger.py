@@ -154,6 +154,10 @@ def _study(title: str, *pairs: tuple[str, str]) -> Callable[[Files], Iterator[Po
         studies = [study for values in files.values() for study in values["studies"] if study["title"] == title]
         for better, worse in pairs:
             named = f"{better} over {worse}"
+            if not any(
+                (better, worse) == (claim["better"], claim["worse"]) for study in studies for claim in study["claims"]
+            ):
+                yield _missing(named)
             for study in studies:
                 taken = {claim["measure"] for claim in study["claims"]}
                 measure = next((name for name in _DECISIVE if name in taken), "")
@@ -161,8 +165,6 @@ def _study(title: str, *pairs: tuple[str, str]) -> Callable[[Files], Iterator[Po
                     if (claim["better"], claim["worse"], claim["measure"]) == (better, worse, measure):
                         where = f"{named}, {study['model']}, {measured(measure)}"
                         yield _of(study["model"], by_interval(where, claim["difference"], *claim["ci95"]))
-            if not studies:
-                yield _missing(named)
 
     return judge
 
@@ -343,7 +345,7 @@ def _state(files: Files) -> Iterator[Point]:
         yield _missing(claim)
 
 
-_FEW = "--seeds 2 --num 4 --most 8 --steps 20 --measure ouro:w4a4o8 --limit 100"
+_FEW = "--seeds 2 --num 4 --most 16 --steps 20 --measure ouro:w4a4o8 --limit 100"
 
 
 def _ablations(*studies: str, options: str = "") -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -177,7 +177,7 @@ STUDIES = {
 class AblationSpec:
     """What is studied. measures: (method, bits) calibrated on every set. limit: held-out images. num: images in a set.
 
-    steps: of optimization. workers, engine: see `ouro.jobs.pool`. most: no variant has more images; 0 for no such limit.
+    steps: of optimization. workers, engine: see `ouro.jobs.pool`. most: variants of more images are left out; 0 for none.
 
     Raises:
         ValueError: an unknown model or study, no measures, or fewer than two seeds.
@@ -211,6 +211,16 @@ class AblationSpec:
                 raise ValueError(f"study {name!r} takes {STUDIES[name].of!r} apart, but no measure has that method")
         if self.seeds < 2:
             raise ValueError(f"seeds is {self.seeds}, expected 2 or more: an interval needs a spread")
+        if self.most and self.num > self.most:
+            raise ValueError(
+                f"num is {self.num}, more than the {self.most} images that a variant has at most; give fewer"
+            )
+        for name in self.studies:
+            if not _variants(self, STUDIES[name]):
+                least = min(variant.num for variant in STUDIES[name].variants)
+                raise ValueError(
+                    f"study {name!r} begins at {least} images, but most is {self.most}; give {least} or more"
+                )
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,7 +267,7 @@ def ablate(spec: AblationSpec, *, root: str | os.PathLike[str] | None = None) ->
     wanted: dict[_Set, dict[_Cell, None]] = {}
     for model in spec.models:
         for study in map(STUDIES.__getitem__, spec.studies):
-            for variant in study.variants:
+            for variant in _variants(spec, study):
                 for seed in range(spec.seeds):
                     cells = wanted.setdefault(_set_of(spec, model, variant, seed), {})
                     cells |= {_cell_of(spec, variant, measure): None for measure in _measures(spec, study)}
@@ -275,8 +285,14 @@ def ablate(spec: AblationSpec, *, root: str | os.PathLike[str] | None = None) ->
     return Report("ablation", values | {"workers": spec.workers, "spec": asdict(spec)}, run_info(0, started))
 
 
+def _variants(spec: AblationSpec, study: Study) -> list[Variant]:
+    """Those of a study that have no more images than the spec allows."""
+    return [variant for variant in study.variants if not spec.most or variant.num <= spec.most]
+
+
 def _set_of(spec: AblationSpec, model: ModelSource, variant: Variant, seed: int) -> _Set:
-    return _Set(model, variant.method, variant.options, _capped(spec, variant.within or variant.num or spec.num), seed)
+    shared = min(variant.within, spec.most or variant.within)
+    return _Set(model, variant.method, variant.options, shared or variant.num or spec.num, seed)
 
 
 def _measures(spec: AblationSpec, study: Study) -> list[tuple[str, str]]:
@@ -285,11 +301,7 @@ def _measures(spec: AblationSpec, study: Study) -> list[tuple[str, str]]:
 
 
 def _cell_of(spec: AblationSpec, variant: Variant, measure: tuple[str, str]) -> _Cell:
-    return _Cell(_capped(spec, variant.num or spec.num), measure, variant.quantizer)
-
-
-def _capped(spec: AblationSpec, num: int) -> int:
-    return min(num, spec.most) if spec.most else num
+    return _Cell(variant.num or spec.num, measure, variant.quantizer)
 
 
 def _measure(unit: _Unit, *, spec: AblationSpec, root: Any) -> list[dict[str, Any]]:
@@ -331,7 +343,7 @@ def _study(
     study = STUDIES[name]
     rows: list[dict[str, Any]] = []
     right: dict[tuple[str, str], list[Tensor]] = {}
-    for variant in study.variants:
+    for variant in _variants(spec, study):
         per_seed: dict[str, list[dict[str, Any]]] = {}
         for measure in _measures(spec, study):
             sets = [_set_of(spec, model, variant, seed) for seed in range(spec.seeds)]
@@ -345,7 +357,7 @@ def _study(
                 "label": variant.label,
                 "method": variant.method,
                 "options": dict(variant.options),
-                "num": _capped(spec, variant.num or spec.num),
+                "num": variant.num or spec.num,
                 "quantizer": asdict(variant.quantizer),
                 "top1": {key: summary([each["top1"] for each in runs]) for key, runs in per_seed.items()},
                 "activation_bits": {
@@ -358,6 +370,7 @@ def _study(
         {"better": better, "worse": worse, "measure": key} | difference(right[better, key], right[worse, key])
         for better, worse in study.claims
         for key in rows[0]["top1"]
+        if (better, key) in right and (worse, key) in right
     ]
     facts = {"study": name, "title": study.title, "source": study.source, "model": model.name, "n": spec.limit}
     return facts | {"num": spec.num, "steps": spec.steps, "rows": rows, "claims": claims}

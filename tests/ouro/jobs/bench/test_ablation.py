@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -84,6 +85,13 @@ def test_what_is_kept_is_not_measured_again(report, monkeypatch) -> None:
     assert finish(ablate(spec, root=root))[1].values["studies"] == values["studies"]
 
 
+def test_variants_of_more_images_are_left_out_with_what_is_claimed_of_them(report) -> None:
+    _, _, _, spec, root = report
+    (study,) = finish(ablate(replace(spec, most=3), root=root))[1].values["studies"]
+    assert [(row["label"], row["num"]) for row in study["rows"]] == [("2", 2), ("noise", 3), ("real", 3)]
+    assert [(claim["better"], claim["worse"]) for claim in study["claims"]] == [("real", "noise")]
+
+
 def test_every_study_names_what_exists() -> None:
     for study in STUDIES.values():
         labels = [variant.label for variant in study.variants]
@@ -105,6 +113,8 @@ def test_every_study_names_what_exists() -> None:
             "takes 'ouro' apart, but no measure has that method",
         ),
         ({"measures": ()}, "measures are empty"),
+        ({"most": 16}, "num is 32, more than the 16 images that a variant has at most; give fewer"),
+        ({"most": 4, "num": 4}, "study 'samples' begins at 8 images, but most is 4; give 8 or more"),
         ({"models": ("vim_nan",)}, "unknown model"),
     ],
 )
