@@ -242,10 +242,14 @@ def test_runs_are_found_compared_noted_opened_and_deleted(visit: Visit, home: Pa
 
 @pytest.mark.full
 def test_the_board_fits_a_phone(server: str, browser):
-    visit = Visit(browser, server, width=390, height=844, theme="dark")
-    visit.open("Runs")
+    visit = Visit(browser, server, width=390, height=844, query="__theme=dark&tab=runs")
     visit.page.wait_for_selector("#wb-runs-filters")
-    visit.page.wait_for_timeout(800)
+    # the last tabs are beyond the edge, a link to them moves them in
+    tab = "[...document.querySelectorAll('#wb-tabs [role=tab]')].find(one => one.ariaSelected === 'true')"
+    visit.page.wait_for_function(
+        f"() => {{ const {{ left, right }} = {tab}.getBoundingClientRect(); return left >= 0 && right <= 390; }}",
+        polling=100,
+    )
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= 390
     visit.page.close()
     assert not visit.wrong, "\n".join(visit.wrong)

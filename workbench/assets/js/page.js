@@ -21,6 +21,19 @@
     const theme = make("button", { type: "button", class: "wb-small", id: "wb-theme", "aria-label": "light or dark", title: "light or dark", onclick: toggleTheme }, "◐");
     const help = make("button", { type: "button", class: "wb-small", id: "wb-help", "aria-label": "tour of the page", title: "tour of the page", onclick: () => wb.tour.start() }, "?");
     element.querySelector(".wb-topacts").append(share, theme, help);
+    followTab();
+  };
+
+  // the row of tabs is wider than a phone: whichever is open, by a link too, is moved into it
+  const followTab = () => {
+    const row = document.querySelector("#wb-tabs .tab-wrapper");
+    if (!row) { setTimeout(followTab, 100); return; }
+    const show = () => {
+      const tab = row.querySelector("[role=tab][aria-selected=true]");
+      if (tab) row.scrollLeft += tab.getBoundingClientRect().left - row.getBoundingClientRect().left - (row.clientWidth - tab.clientWidth) / 2;
+    };
+    show();
+    new MutationObserver(show).observe(row, { subtree: true, childList: true, attributeFilter: ["aria-selected"] });
   };
 
   // into view, again while what stands above it is still drawn; whoever moves the page meanwhile is left alone
