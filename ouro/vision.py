@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,6 +12,19 @@ from torch import Tensor, nn
 
 from ouro.taps import ScanModule
 from ouro.types import ModelInfo, ScanOrder, WeightsSource
+
+
+@contextmanager
+def judging(*models: nn.Module) -> Iterator[None]:
+    """While it lasts the models are in eval mode, so that looking at one changes nothing; afterwards they are as they were."""
+    learning = [module for model in models for module in model.modules() if module.training]
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module in learning:
+            module.training = True
 
 
 class VisionModel(nn.Module, ABC):

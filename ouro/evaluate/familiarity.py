@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from ouro.streams import generator
 from ouro.taps import record, taps
-from ouro.vision import VisionModel
+from ouro.vision import VisionModel, judging
 
 BATCH = 8
 PATCHES = 2048
@@ -127,6 +127,6 @@ def _together(
 def _patches(model: VisionModel, images: Tensor, paths: list[str]) -> Iterator[tuple[str, Tensor]]:
     """(block, its patches [b l c]) of one batch after the other."""
     for chunk in images.split(BATCH):
-        with record(model, *paths) as trace:
+        with judging(model), record(model, *paths) as trace:
             model(chunk.to(model.device))
         yield from trace.tensors.items()

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ouro.taps import record
-from ouro.vision import VisionModel
+from ouro.vision import VisionModel, judging
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def fidelity(
     """
     patterns = patterns or ("*.tap_out",)
     given = [tensor.to(exact.device) for tensor in (images, *conditions)]
-    with torch.no_grad():
+    with torch.no_grad(), judging(exact, rounded):
         with record(exact, *patterns) as wanted:
             logits = exact(*given)
         with record(rounded, *patterns) as taken:

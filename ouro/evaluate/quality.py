@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from ouro.gen.methods.psaq import PsaqGen
 from ouro.taps import record, taps
 from ouro.tasks.frechet import distance, moments
-from ouro.vision import VisionModel
+from ouro.vision import VisionModel, judging
 
 BATCH = 8
 VALUES = 512
@@ -41,7 +41,8 @@ class Coverage:
 @torch.no_grad()
 def features(model: VisionModel, images: Tensor) -> Tensor:
     """What the classifier of `model` looks at, [s c] on the CPU; the images may be anywhere."""
-    return torch.cat([model.features(chunk.to(model.device)).cpu() for chunk in images.split(BATCH)])
+    with judging(model):
+        return torch.cat([model.features(chunk.to(model.device)).cpu() for chunk in images.split(BATCH)])
 
 
 def diversity(vectors: Tensor, labels: Tensor | None = None) -> dict[str, float | None]:
@@ -95,7 +96,7 @@ def similarity_density(model: VisionModel, images: Tensor, bins: int = 80) -> Te
     objective = PsaqGen(model, blocks=0, channels=0)
     counts = None
     for chunk in images.split(BATCH):
-        with record(model, *objective.patterns) as trace:
+        with judging(model), record(model, *objective.patterns) as trace:
             model(chunk.to(model.device))
         rows = torch.stack([_histogram(block, bins).cpu() for block in objective.per_block(trace).values()])
         counts = rows if counts is None else counts + rows
@@ -130,7 +131,7 @@ def _values(model: VisionModel, images: Tensor, paths: list[str]) -> dict[str, t
 @torch.no_grad()
 def _seen(model: VisionModel, images: Tensor, paths: list[str]) -> Iterator[tuple[str, Tensor]]:
     for chunk in images.split(BATCH):
-        with record(model, *paths) as trace:
+        with judging(model), record(model, *paths) as trace:
             model(chunk.to(model.device))
         yield from trace.tensors.items()
 

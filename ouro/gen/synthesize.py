@@ -24,7 +24,7 @@ from ouro.streams import stream
 from ouro.taps import record
 from ouro.tasks import task_of
 from ouro.types import CalibrationSet, ModelInfo, Progress
-from ouro.vision import VisionModel
+from ouro.vision import VisionModel, judging
 
 # PSAQ-ViT's schedule: two equal stages, jitter of 15 and 30 pixels at 224, a tenth of each stage to warm up
 _JITTER = (15 / 224, 30 / 224)
@@ -65,7 +65,7 @@ def optimize(
     """Optimizes images first .. first + count; yields the mean losses and, every few steps, the images.
 
     It runs on the model's device, what it hands out is on the CPU. The model's parameters are left as they are and get
-    no gradient.
+    no gradient; it is in eval mode until the end, and then as it was.
 
     Args:
         keep: called after every step with a function that gives what `begun` takes: images, moments of the optimizer
@@ -233,11 +233,12 @@ def _culprit(model: VisionModel, images: Tensor) -> str:
 
 @contextmanager
 def _frozen(model: VisionModel) -> Iterator[None]:
-    """No gradient for the parameters while it lasts; afterwards they are as they were."""
+    """No gradient for the parameters while it lasts, and eval mode; afterwards the model is as it was."""
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
     model.requires_grad_(False)
     try:
-        yield
+        with judging(model):
+            yield
     finally:
         for parameter, flag in wanted.items():
             parameter.requires_grad_(flag)
@@ -322,7 +323,7 @@ def _pixel_range(info: ModelInfo) -> tuple[Tensor, Tensor]:
 def recognized(model: VisionModel, images: Tensor, labels: Tensor, batch: int = 64) -> float:
     """Share of the images that `model` takes for their target."""
     task = task_of(model)
-    with torch.no_grad():
+    with torch.no_grad(), judging(model):
         chunks = zip(images.split(batch), labels.split(batch), strict=True)
         right = [task.outcomes(model(x.to(model.device)), y) for x, y in chunks]
     return task.primary(torch.cat(right))

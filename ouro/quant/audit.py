@@ -20,6 +20,7 @@ from ouro.scan.discretize import discretize
 from ouro.scan.reference import round_state
 from ouro.taps import Tap, taps
 from ouro.types import QuantPlan, ScanInputs
+from ouro.vision import judging
 
 _FOLLOWED = 0.05
 """How far, in steps of h (RMS), the recurrence may be from the one that carries rounded states; a few ties are decided
@@ -53,7 +54,7 @@ def audit(model: nn.Module, images: Tensor, plan: QuantPlan | None = None) -> di
     for scan in sorted({path.rpartition(".")[0] for path in inside}):
         handles += _watch(known, scan, rows, failures)
     try:
-        with torch.no_grad():
+        with torch.no_grad(), judging(model):
             model(images.to(next(model.parameters()).device))
     finally:
         for handle in handles:

@@ -13,7 +13,7 @@ from ouro.quant.learning import Run, State
 from ouro.quant.plan import is_rounded
 from ouro.taps import Tap, record, taps
 from ouro.types import QuantPlan, QuantSpec, ScanInputs
-from ouro.vision import VisionModel
+from ouro.vision import VisionModel, judging
 
 _OPERANDS = ("u", "delta", "A", "B", "C")
 
@@ -55,7 +55,8 @@ def sections(model: VisionModel, plan: QuantPlan, *image: Tensor) -> list[Sectio
     blocks = model.blocks()
     owned = {name: {path: site for path, site in rounded.items() if path.startswith(name + ".")} for name in blocks}
     outer = {path: site for path, site in rounded.items() if not any(path in sites for sites in owned.values())}
-    first = _firing({path: tap for path, (tap, _) in outer.items()}, lambda: model.stem(*image))
+    with judging(model):
+        first = _firing({path: tap for path, (tap, _) in outer.items()}, lambda: model.stem(*image))
     return [
         Section("stem", model.stem, {path: site for path, site in outer.items() if path in first}),
         *(Section(name, block, owned[name]) for name, block in blocks.items()),

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ouro.data import Dataset
 from ouro.registry import TASKS
 from ouro.types import Batch, ModelInfo
-from ouro.vision import VisionModel
+from ouro.vision import VisionModel, judging
 
 
 class Task(ABC):
@@ -89,8 +89,8 @@ class Task(ABC):
     # ---- both
 
     def run(self, model: VisionModel, images: Tensor, targets: Any) -> Any:
-        """Outputs for images [b 3 h w] on the model's device, to be judged by these targets; without gradient."""
-        with torch.no_grad():
+        """Outputs for images [b 3 h w] on the model's device, to be judged by these targets; without gradient, in eval mode."""
+        with torch.no_grad(), judging(model):
             return model(images)
 
     def lesson(self, batch: Batch, random: np.random.Generator) -> Batch:

@@ -26,7 +26,7 @@ from ouro.tasks.fitting import require_classes, require_targets
 from ouro.tasks.frechet import distance, moments
 from ouro.tasks.resample import COUNT, interval, weights
 from ouro.types import NO_CLASS, Batch, ModelInfo
-from ouro.vision import VisionModel
+from ouro.vision import VisionModel, judging
 
 JUDGES = {"digits": "vim_nano_digits"}
 """Data set -> the embedded classifier that looks at pictures of it."""
@@ -167,7 +167,8 @@ class Diffusion(Task):
         x0 = noise(info.input_size, _SEED, [crc32(pixels.numpy().tobytes()) for pixels in real])
         y = targets.to(model.device) if info.num_classes else None
         guidance = 1.0 if y is None else GUIDANCE
-        made = sample(model, x0.to(model.device), y, sampler=SAMPLER, steps=STEPS, guidance=guidance)
+        with judging(model):
+            made = sample(model, x0.to(model.device), y, sampler=SAMPLER, steps=STEPS, guidance=guidance)
         if made.isnan().any():
             return made.new_full((len(made), 2, 3), torch.nan)
         pictures = to_pixels(made.cpu(), info.mean, info.std)
