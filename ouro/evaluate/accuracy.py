@@ -18,7 +18,7 @@ def outcomes(model: VisionModel, batches: Iterable[tuple[Tensor, Tensor | None]]
     """For each batch (images [b 3 h w], targets): what its task scores image by image, on the CPU.
 
     Raises:
-        ValueError: images without targets.
+        ValueError: images that the model does not take, pixels among them, or targets that its task does not have.
         RuntimeError: outputs that are NaN.
     """
     for scored, _ in judged(model, batches):
@@ -35,7 +35,9 @@ def judged(
     """
     task = task_of(model)
     for images, targets in batches:
-        outputs = task.run(model, images.to(model.device, model.weights_dtype), targets)
+        # pixels stay what they are, and the model refuses them
+        dtype = model.weights_dtype if images.is_floating_point() else images.dtype
+        outputs = task.run(model, images.to(model.device, dtype), targets)
         task.check(outputs)
         yield task.outcomes(outputs, targets), task.decided(outputs)
 

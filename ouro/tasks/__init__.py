@@ -148,7 +148,7 @@ class Task(ABC):
         """What there is to score image by image, [b ...], on the CPU.
 
         Raises:
-            ValueError: there are no targets.
+            ValueError: there are no targets, or they are none of these outputs.
         """
 
     @abstractmethod

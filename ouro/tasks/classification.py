@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from ouro.data import Dataset
 from ouro.streams import stream
 from ouro.tasks import Task
-from ouro.tasks.fitting import require_classes, require_targets
+from ouro.tasks.fitting import check_targets, require_classes, require_targets
 from ouro.types import Batch, ModelInfo
 
 SHOWN = 5
@@ -95,9 +95,10 @@ class Classification(Task):
         return outputs.argmax(1).cpu()
 
     def outcomes(self, outputs: Tensor, targets: Tensor | None) -> Tensor:
-        """Whether the first guess is right, bool [b]."""
+        """Whether the first guess is right, bool [b]; targets are classes, int64 [b]."""
         if targets is None:
             raise ValueError("these images have no labels; accuracy needs a data set with one folder per class")
+        check_targets(targets, outputs.shape[:1], outputs.shape[1])
         return self.decided(outputs) == targets.cpu()
 
     def score(self, outcomes: Tensor) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from ouro.data import Dataset
 from ouro.data.boxes import padded, present
 from ouro.streams import stream
 from ouro.tasks import Task
-from ouro.tasks.fitting import require_classes, require_targets
+from ouro.tasks.fitting import check_boxes, require_classes, require_targets
 from ouro.tasks.precision import KINDS, THRESHOLDS, Matches, average_precision, matches
 from ouro.tasks.resample import interval, weights
 from ouro.types import Batch, ModelInfo
@@ -104,6 +104,7 @@ class Detection(Task):
         """Objects and detections as rows [b m+100 7] of `ouro.tasks.precision`, on the CPU."""
         if targets is None:
             raise ValueError("these images have no boxes; average precision needs a data set with boxes")
+        check_boxes(targets, len(outputs), outputs.shape[2] - 8)
         return torch.stack([_judged(one, rows) for one, rows in zip(outputs.cpu(), targets.cpu(), strict=True)])
 
     def score(self, outcomes: Tensor) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from ouro.models import create_model
 from ouro.streams import stream
 from ouro.tasks import Task
 from ouro.tasks.classification import Classification
-from ouro.tasks.fitting import require_classes, require_targets
+from ouro.tasks.fitting import check_targets, require_classes, require_targets
 from ouro.tasks.frechet import distance, moments
 from ouro.tasks.resample import COUNT, interval, weights
 from ouro.types import NO_CLASS, Batch, ModelInfo
@@ -238,6 +238,7 @@ def judged(info: ModelInfo, pixels: Tensor, labels: Tensor, device: torch.device
     # uint8 is what `normalize` takes, but nothing is rounded here
     tokens = judge.forward_features(normalize(resized, judge.info.mean, judge.info.std).to(device))
     features, logits = judge.forward_head(tokens, pre_logits=True).cpu(), judge.forward_head(tokens).cpu()
+    check_targets(labels, logits.shape[:1], logits.shape[1])
     right = logits.argmax(1) == labels.cpu()
     return torch.cat([features, torch.stack([right, labels.cpu()], dim=1).to(features)], dim=1)
 

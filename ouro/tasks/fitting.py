@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from ouro.data import Dataset
+from torch import Tensor
+
+from ouro.data import IGNORED, Dataset
 from ouro.data.views import plain
 from ouro.registry import DATASETS
 from ouro.types import ModelInfo
@@ -28,6 +30,46 @@ def require_targets(dataset: Dataset, source: str, info: ModelInfo, wanted: str)
             f"{source} has {_WORDS[dataset.targets]}, {info.name} is for {info.task} and needs {_WORDS[wanted]}; take "
             f"one of {known}"
         )
+
+
+def check_targets(targets: Tensor, shape: Sequence[int], classes: int) -> None:
+    """Refuses what is not one of so many classes at every place of `shape`; IGNORED is one of a map's.
+
+    Raises:
+        ValueError: another shape or type, or a class that the model does not have.
+    """
+    what = "classes" if len(shape) == 1 else "maps of classes"
+    if not isinstance(targets, Tensor) or targets.is_floating_point() or tuple(targets.shape) != tuple(shape):
+        raise ValueError(f"targets are {_described(targets)}, expected {what} as an int64 tensor {tuple(shape)}")
+    _check_known(targets if len(shape) == 1 else targets[targets != IGNORED], classes)
+
+
+def check_boxes(targets: Tensor, images: int, classes: int) -> None:
+    """Refuses what is not rows [b m 6] of x0, y0, x1, y1, class, crowd, with a class of the model or -1.
+
+    Raises:
+        ValueError: another shape, or a class that the model does not have.
+    """
+    if not isinstance(targets, Tensor) or targets.dim() != 3 or (len(targets), targets.shape[2]) != (images, 6):
+        words = "rows of x0, y0, x1, y1, class, crowd for every image"
+        raise ValueError(f"targets are {_described(targets)}, expected {words}, a tensor ({images}, m, 6)")
+    named = targets[:, :, 4]
+    _check_known(named[named != -1], classes)
+
+
+def _check_known(named: Tensor, classes: int) -> None:
+    strange = named[(named < 0) | (named >= classes)]
+    if len(strange):
+        raise ValueError(
+            f"a target has the class {strange[0].item():g}, the model has classes 0 to {classes - 1}; are these targets "
+            "of another data set?"
+        )
+
+
+def _described(targets: object) -> str:
+    if not isinstance(targets, Tensor):
+        return f"a {type(targets).__name__}"
+    return f"{str(targets.dtype).removeprefix('torch.')} {tuple(targets.shape)}"
 
 
 def require_classes(dataset: Dataset, source: str, info: ModelInfo) -> None:

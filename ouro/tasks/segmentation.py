@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ouro.data import IGNORED, Dataset
 from ouro.streams import stream
 from ouro.tasks import Task
-from ouro.tasks.fitting import require_classes, require_targets
+from ouro.tasks.fitting import check_targets, require_classes, require_targets
 from ouro.tasks.resample import interval, weights
 from ouro.types import Batch, ModelInfo
 
@@ -101,6 +101,7 @@ class Segmentation(Task):
         """Per class the pixels that are answered and true, answered, and true, int64 [b k 3]."""
         if targets is None:
             raise ValueError("these images have no masks; mIoU needs a data set with a class for every pixel")
+        check_targets(targets, (len(outputs), *outputs.shape[2:]), outputs.shape[1])
         answers, truth, classes = outputs.argmax(1).cpu(), targets.cpu(), outputs.shape[1]
         known = truth != IGNORED
         counts = [_counts(x, keep, classes) for x, keep in (

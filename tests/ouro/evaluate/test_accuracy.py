@@ -35,6 +35,15 @@ def test_outcomes_need_labels():
         list(outcomes(Table(), [(torch.zeros(1, 1, 2, 2), None)]))
 
 
+def test_pixels_are_no_input():
+    """Cast to floats they would be scored as an image of one color."""
+    model = create_model("vim_nano", width=16, depth=1, image=8)
+    with pytest.raises(
+        ValueError, match=r"^images are uint8, vim_nano is float32; give images\.to\(torch\.float32\), norm"
+    ):
+        list(outcomes(model, [(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.tensor([0]))]))
+
+
 def test_nan_logits_are_an_error():
     images = torch.zeros(3, 1, 2, 2)
     images[1] = torch.nan

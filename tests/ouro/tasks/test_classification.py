@@ -152,3 +152,19 @@ def test_nan_is_never_an_answer():
 def test_an_unknown_loss_is_refused():
     with pytest.raises(ValueError, match="^unknown output loss 'mse'; known: cross_entropy, mae$"):
         TASK.loss(torch.zeros(1, 2), torch.zeros(1, dtype=torch.long), "mse")
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        (torch.zeros(4, 1).long(), "targets are int64 (4, 1), expected classes as an int64 tensor (4,)"),
+        (torch.zeros(1).long(), "targets are int64 (1,), expected classes as an int64 tensor (4,)"),
+        (torch.zeros(4), "targets are float32 (4,), expected classes as an int64 tensor (4,)"),
+        ([0, 1, 2, 0], "targets are a list, expected classes as an int64 tensor (4,)"),
+        (torch.tensor([0, 1, 2, 3]), "a target has the class 3, the model has classes 0 to 2; "),
+        (torch.tensor([0, 1, -1, 2]), "a target has the class -1, the model has classes 0 to 2; "),
+    ],
+)
+def test_targets_that_are_no_classes_of_the_images_are_refused(targets, words) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}"):
+        TASK.outcomes(torch.randn(4, 3), targets)

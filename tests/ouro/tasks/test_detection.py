@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -244,3 +245,19 @@ def test_what_does_not_fit_is_refused() -> None:
         TASK.loss(torch.zeros(1, 2, 10), torch.zeros(1, 1, 6), "l1")
     with pytest.raises(ValueError, match="no image to score"):
         TASK.score(torch.zeros(0, 5, 7))
+
+
+@pytest.mark.parametrize(
+    ("targets", "words"),
+    [
+        (
+            torch.zeros(2, 3, 5),
+            "targets are float32 (2, 3, 5), expected rows of x0, y0, x1, y1, class, crowd for every",
+        ),
+        (torch.zeros(3, 6), "targets are float32 (3, 6), expected rows of "),
+        (torch.full((2, 1, 6), 2.0), "a target has the class 2, the model has classes 0 to 1; "),
+    ],
+)
+def test_targets_that_are_no_boxes_of_the_images_are_refused(targets, words) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}"):
+        TASK.outcomes(torch.zeros(2, 2, 10), targets)

@@ -167,3 +167,19 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="none of the 2 images has a pixel whose class is known, so there is no mIoU"):
         TASK.score(torch.zeros(2, 4, 3))
     assert not math.isnan(TASK.primary(TASK.outcomes(*drawn())))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda truth: truth[:, None], r"targets are int64 \(\d+, 1, \d+, \d+\), expected maps of classes as an int64"),
+        (lambda truth: truth[:, ::2], "targets are int64 .* expected maps of classes as an int64 tensor"),
+        (lambda truth: torch.full_like(truth, 200), "a target has the class 200, the model has classes 0 to "),
+        (lambda truth: torch.full_like(truth, -1), "a target has the class -1, the model has classes 0 to "),
+    ],
+)
+def test_maps_that_are_none_of_the_images_are_refused(change, words) -> None:
+    """A class that the model does not have would be counted as one of the image before or behind."""
+    logits, truth = drawn()
+    with pytest.raises(ValueError, match=f"^{words}"):
+        TASK.outcomes(logits, change(truth))
