@@ -139,6 +139,16 @@ def check_fields(record: type, values: Mapping[str, Any], where: str = "", *, co
             raise ValueError(f"{where}{name} is {brief(value)}, expected {_expected(hints[name])}")
 
 
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Refuses what is no whole number from `least` on.
+
+    Raises:
+        ValueError: as said.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} is {brief(value)}, expected a whole number, {least} or more")
+
+
 def brief(value: Any) -> str:
     """A value as a message shows it: in one line, and its beginning only where it is long."""
     try:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ouro.registry import DATASETS
+from ouro.settings import check_count
 from ouro.types import IGNORED as IGNORED
 
 SPLITS = ("train", "calib", "test")
@@ -110,17 +111,32 @@ def check_split(split: str, splits: Sequence[str]) -> None:
 
 
 def normalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """(images / 255 - mean) / std per channel: uint8 [... c h w] to float32, as torchvision's ToTensor + Normalize."""
-    center = torch.tensor(mean, device=images.device)[:, None, None]
-    spread = torch.tensor(std, device=images.device)[:, None, None]
-    return (images.float() / 255 - center) / spread
+    """(images / 255 - mean) / std per channel: uint8 [... c h w] to float32, as torchvision's ToTensor + Normalize.
+
+    Raises:
+        ValueError: they are no pixels: those of ToTensor are divided by 255 already.
+    """
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8:
+        given = str(images.dtype).removeprefix("torch.") if isinstance(images, Tensor) else f"a {type(images).__name__}"
+        raise ValueError(f"images are {given}, expected a tensor of uint8 pixels; of floats in [0, 1] take standardize")
+    return standardize(images.float() / 255, mean, std)
+
+
+def standardize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(images - mean) / std per channel: floats in [0, 1], [... c h w], as torchvision's Normalize."""
+    center, spread = _columns(images, mean, std)
+    return (images - center) / spread
 
 
 def to_pixels(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """The inverse of `normalize`, rounded and clipped: float [... c h w] to uint8."""
-    center = torch.tensor(mean, device=images.device)[:, None, None]
-    spread = torch.tensor(std, device=images.device)[:, None, None]
+    center, spread = _columns(images, mean, std)
     return ((images * spread + center) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _columns(images: Tensor, *values: Sequence[float]) -> list[Tensor]:
+    """Numbers of the channels of images [... c h w], each as float32 [c 1 1], whatever torch's default is."""
+    return [torch.tensor(each, dtype=torch.float32, device=images.device)[:, None, None] for each in values]
 
 
 def batches(
@@ -137,7 +153,12 @@ def batches(
     Args:
         mean, std: those of the model that will see the images; by default the data set's own.
         part: (k, of): only every `of`-th batch, from the k-th on; together the parts are all batches, each as it is.
+
+    Raises:
+        ValueError: a limit or a size of batches that is no number from 1 on, or a set without images.
     """
+    check_count("limit", len(data) if limit is None else limit)
+    check_count("batch_size", batch_size)
     total = len(data) if limit is None else min(limit, len(data))
     mean, std = data.mean if mean is None else mean, data.std if std is None else std
     number, parts = part

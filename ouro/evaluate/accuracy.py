@@ -49,7 +49,8 @@ def evaluate(model: VisionModel, data: str = "scenes", *, limit: int | None = No
         {data, n, top1, ci95} for a classifier; accuracies as parts of 1.
 
     Raises:
-        ValueError: unknown data set, or one that does not pose the model's task as the model knows it.
+        ValueError: unknown data set, one that does not pose the model's task as the model knows it, or a limit or batch
+            that is no number from 1 on.
         RuntimeError: outputs that are NaN.
     """
     task, info = task_of(model), model.info

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ouro.data import Dataset, normalize, to_pixels
+from ouro.data import Dataset, standardize, to_pixels
 from ouro.diffusion.flow import CALIBRATION, along, noise, spread_times, velocity
 from ouro.diffusion.samplers import sample, trajectory
 from ouro.models import create_model
@@ -235,8 +235,8 @@ def judged(info: ModelInfo, pixels: Tensor, labels: Tensor, device: torch.device
     """
     judge = _judge(judge_name(info), device)
     resized = F.interpolate(pixels.float(), judge.info.input_size[1:], mode="bilinear", align_corners=False)
-    # uint8 is what `normalize` takes, but nothing is rounded here
-    tokens = judge.forward_features(normalize(resized, judge.info.mean, judge.info.std).to(device))
+    # `normalize` takes whole pixels, and nothing is rounded here
+    tokens = judge.forward_features(standardize(resized / 255, judge.info.mean, judge.info.std).to(device))
     features, logits = judge.forward_head(tokens, pre_logits=True).cpu(), judge.forward_head(tokens).cpu()
     check_targets(labels, logits.shape[:1], logits.shape[1])
     right = logits.argmax(1) == labels.cpu()

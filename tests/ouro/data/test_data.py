@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ouro.data import IGNORED, batches, comes_along, kind, load, normalize, providing
+from ouro.data import IGNORED, batches, comes_along, kind, load, normalize, providing, standardize
 from ouro.data.boxes import present
 from ouro.registry import DATASETS
 from tests.growing import examples, grown
@@ -156,6 +156,35 @@ def test_normalize_agrees_with_its_definition():
     for channel in range(3):
         expected = (images[:, channel].double() / 255 - mean[channel]) / std[channel]
         torch.testing.assert_close(actual[:, channel].double(), expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("images", "given"),
+    [(torch.rand(1, 3, 2, 2), "float32"), (torch.zeros(1, 3, 2, 2).long(), "int64"), ([0], "a list")],
+)
+def test_normalize_takes_pixels_only(images, given):
+    """Floats of ToTensor would be divided by 255 once more, and next to nothing would be left of them."""
+    with pytest.raises(ValueError, match=f"^images are {given}, expected a tensor of uint8 pixels; of floats in "):
+        normalize(images, (0.5,) * 3, (0.5,) * 3)
+
+
+def test_standardize_is_the_rest_of_normalize():
+    images = torch.randint(0, 256, (2, 3, 4, 5), dtype=torch.uint8)
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    torch.set_default_dtype(torch.float64)
+    try:
+        actual = normalize(images, mean, std)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert actual.dtype == torch.float32 and torch.equal(standardize(images.float() / 255, mean, std), actual)
+
+
+@pytest.mark.parametrize(
+    ("size", "limit", "words"), [(0, None, "batch_size is 0"), (2, 0, "limit is 0"), (2, -1, "limit is -1")]
+)
+def test_batches_of_nothing_are_refused(data, size, limit, words):
+    with pytest.raises(ValueError, match=f"^{words}, expected a whole number, 1 or more$"):
+        next(batches(data, size, limit=limit))
 
 
 @pytest.mark.parametrize(
