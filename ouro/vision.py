@@ -76,6 +76,16 @@ class VisionModel(nn.Module, ABC):
                 orders.setdefault(path.rsplit(".", 2)[0], []).append(module.order)
         return orders
 
+    def check_precision(self, what: str) -> None:
+        """Refuses weights in less than float32; `what` is what needs them so.
+
+        Raises:
+            ValueError: the message has their type.
+        """
+        if self.weights_dtype not in (torch.float32, torch.float64):
+            own = str(self.weights_dtype).removeprefix("torch.")
+            raise ValueError(f"{self.info.name} is {own}, {what} takes float32 or float64; give model.float()")
+
     def check_images(self, images: Tensor) -> None:
         """Refuses images of another size or type, and none at all.
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from ouro import data
 from ouro.gen.objective import Objective, make_objective
 from ouro.progress import finish
+from ouro.settings import check_count
 from ouro.streams import stream
 from ouro.taps import record
 from ouro.tasks import task_of
@@ -74,14 +75,17 @@ def optimize(
 
     Raises:
         Diverged: a loss became NaN or infinite; the error has the last good images.
-        ValueError: `begun` is of other images or another number of steps.
+        ValueError: `begun` is of other images or another number of steps, or a model in half precision.
     """
     info, device = model.info, model.device
     # drawn on the CPU, so that a seed means the same images on every device
     labels = task_of(info).draw(info, seed, first, count)
+    model.check_precision("synthesis")
     draws = [_draw(info, seed, first + i, steps) for i in range(count)]
     low, high = (end.to(device) for end in _pixel_range(info))
-    images = torch.stack([draw.noise for draw in draws]).to(device).clamp(low, high).requires_grad_()
+    images = (
+        torch.stack([draw.noise for draw in draws]).to(device, model.weights_dtype).clamp(low, high).requires_grad_()
+    )
     groups = [_Group(model, objective, labels.to(device), draws, first, members) for members in _groups(first, count)]
     optimizer = torch.optim.Adam([images], lr=lr, betas=(0.5, 0.9), eps=1e-8)
     history: list[dict[str, float]] = []
@@ -111,7 +115,7 @@ def optimize(
             parts = ", ".join(f"{name} {value:.2f}" for name, value in history[-1].items())
             yield Progress(step + 1, steps, parts, shown)
     return CalibrationSet(
-        images.detach().cpu(), labels, {"losses": history, "first": first, "seed": seed, "steps": steps}
+        images.detach().float().cpu(), labels, {"losses": history, "first": first, "seed": seed, "steps": steps}
     )
 
 
@@ -166,7 +170,9 @@ class _Group:
         self.after = GROUP - self.before - len(members)
         chosen = slice(members.start, members.stop)
         self.draws, self.labels = draws[chosen], self._padded(labels[chosen])
-        self.smooth = self._padded(torch.tensor([draw.smooth for draw in self.draws]).to(labels.device))
+        self.smooth = self._padded(
+            torch.tensor([draw.smooth for draw in self.draws], dtype=torch.float32).to(labels.device)
+        )
 
     def gradient(self, images: Tensor, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Of the sum of the losses, for every member; and the losses, each [members].
@@ -244,6 +250,7 @@ def _frozen(model: VisionModel) -> Iterator[None]:
             parameter.requires_grad_(flag)
 
 
+@torch.inference_mode(False)
 def synthesize(
     model: VisionModel,
     *,
@@ -259,9 +266,14 @@ def synthesize(
     Args:
         options: settings of the method, such as features="alpha_p" or window=5.
 
+    Returns:
+        images float32 [num 3 h w] in model space and their target classes, on the CPU.
+
     Raises:
-        ValueError: unknown method or option.
+        ValueError: unknown method or option, num or batch below 1, steps below 0, or a model in half precision.
     """
+    for name, value, least in (("num", num, 1), ("steps", steps, 0), ("batch", batch, 1)):
+        check_count(name, value, least)
     objective = make_objective(method, model, seed, options)
     images, labels, losses = [], [], []
     for first in range(0, num, batch):
@@ -316,7 +328,7 @@ def _rate(step: int, steps: int) -> float:
 
 def _pixel_range(info: ModelInfo) -> tuple[Tensor, Tensor]:
     """Black and white in model space, [3 1 1] each."""
-    mean, std = (torch.tensor(x)[:, None, None] for x in (info.mean, info.std))
+    mean, std = (torch.tensor(x, dtype=torch.float32)[:, None, None] for x in (info.mean, info.std))
     return -mean / std, (1 - mean) / std
 
 

@@ -126,7 +126,7 @@ def _stored_set(path: str, name: str, model: VisionModel, seed: int) -> Calibrat
     if made.get("weights") not in (None, weights_digest(model)):
         _log.warning("%s was made with other weights of %s: its images show what those had learned", path, name)
     try:
-        check_images(images, info.input_size)
+        check_images(images, info)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     task, images = task_of(model), images.float()

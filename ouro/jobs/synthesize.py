@@ -36,6 +36,7 @@ from ouro.models import create_model
 from ouro.models.zoo import witnesses_of
 from ouro.progress import finish, mapped
 from ouro.quant.calibrate import images_digest
+from ouro.settings import check_count
 from ouro.store import Run, Store, check_writable, write_tensors
 from ouro.streams import check_seed
 from ouro.tasks import task_of
@@ -68,8 +69,7 @@ class SynthesisSpec:
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", source_of(self.model))
         for name, least in (("num", 1), ("steps", 0), ("batch", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected {least} or more")
+            check_count(name, getattr(self, name), least)
         check_seed(self.seed)
         if not self.lr > 0:
             raise ValueError(f"lr is {self.lr}, expected a positive number")

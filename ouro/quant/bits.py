@@ -46,13 +46,23 @@ class Bits:
         return Bits(weights, activations)
 
 
+def check_width(width: int, what: str) -> None:
+    """Refuses a width that a single tensor or channel cannot have; `what` says whose it is.
+
+    Raises:
+        ValueError: it is neither 2 to 8 nor `FLOAT`.
+    """
+    if not isinstance(width, int) or not (2 <= width <= 8 or width == FLOAT):
+        raise ValueError(f"{what} is to be kept at {width!r} bits, expected 2 to 8, or {FLOAT} for float")
+
+
 def parse_bits(text: str) -> Bits:
     """Reads "w4a4o8h8" and the like: 2 to 8 bits or 32 (float); outliers 2 to 8 or 16 (float), no fewer than inliers.
 
     Raises:
         ValueError: anything else.
     """
-    match = _PATTERN.fullmatch(text)
+    match = _PATTERN.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         raise ValueError(
             f"bits {text!r} cannot be read; write weights, activations and maybe outliers, as in 'w4a4o8', and the "

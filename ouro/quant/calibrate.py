@@ -22,13 +22,16 @@ from ouro.quant.plan import make_plan
 from ouro.quant.quantizer import RECURRENT_SITES, WEIGHT_SITES, Quantizer, channel_axis
 from ouro.quant.sections import Looker, Section, chunked, literal, sections
 from ouro.taps import Tap, record, taps
-from ouro.types import Calibration, Progress, QuantPlan, QuantSpec, ScanInputs
+from ouro.types import Calibration, ModelInfo, Progress, QuantPlan, QuantSpec, ScanInputs
 from ouro.vision import VisionModel
 
+_FAR = 8
+"""Times as bright as white: floats without a negative one that get there are pixels of 0 to 255 that nobody normalized."""
 CHUNK = 32
 """Images that pass through a block at a time; gradients of the chunks add up to those of the whole set."""
 
 
+@torch.inference_mode(False)
 def quantize(
     model: VisionModel,
     images: Tensor,
@@ -44,6 +47,8 @@ def quantize(
     **options: Any,
 ) -> Calibration:
     """Calibrates a method on images [s 3 h w] in model space; the model itself stays as it is.
+
+    Gradients are its own business: it learns under `torch.no_grad` and in inference mode as well.
 
     Args:
         conditions: what the model is given beside the images, each [s]: see `ouro.types.CalibrationSet`.
@@ -63,6 +68,10 @@ def quantize(
         ValueError: unknown names, images that do not fit, a model that is quantized already, a channel that is not there,
             or a tensor that is not finite; the message names its site.
     """
+    # what was made in inference mode takes no part in a gradient
+    images, *conditions = (
+        x.clone() if isinstance(x, Tensor) and x.is_inference() else x for x in (images, *conditions)
+    )
     steps = calibrating(
         model, images, conditions=conditions, method=method, bits=bits, scope=scope, seed=seed, site_bits=site_bits,
         channels=channels, **options,
@@ -88,10 +97,8 @@ def calibrating(
         if tap.quantizer is not None:
             raise ValueError(f"tap {path!r} already has a quantizer; detach(model) first")
     chosen, plan = make_plan(model, method, bits, scope, seed, options, site_bits, channels)
-    check_images(images, model.info.input_size)
-    if model.weights_dtype not in (torch.float32, torch.float64):
-        own = str(model.weights_dtype).removeprefix("torch.")
-        raise ValueError(f"{model.info.name} is {own}, calibration takes float32 or float64; give model.float()")
+    check_images(images, model.info)
+    model.check_precision("calibration")
     images = images.to(model.weights_dtype)
     work = copy.deepcopy(model).eval().requires_grad_(False)
     device = work.device
@@ -110,7 +117,7 @@ def calibrating(
         rounded = [_advance(part.run, chunk) for chunk in rounded]
         for path, (tap, _) in part.sites.items():
             assert tap.quantizer is not None
-            state[path] = {key: value.detach().cpu() for key, value in tap.quantizer.state_dict().items()}
+            state[path] = {key: _stored(value) for key, value in tap.quantizer.state_dict().items()}
         if part in reported:
             entry = {"block": part.name, "losses": losses.get("all", []), "error": _distance(exact, rounded)}
             entry |= {"losses_weights": losses["weights"]} if losses.get("weights") else {}
@@ -126,19 +133,30 @@ def calibrating(
     return Calibration(plan, state, images_digest(images, *conditions), provenance)
 
 
-def check_images(images: Tensor, input_size: tuple[int, int, int]) -> None:
+def check_images(images: Tensor, info: ModelInfo) -> None:
     """Refuses calibration images that a model cannot take.
 
     Raises:
-        ValueError: wrong shape or type, none at all, or values that are not finite.
+        ValueError: wrong shape or type, none at all, values that are not finite, or pixels.
     """
-    if tuple(images.shape[1:]) != tuple(input_size) or not len(images):
-        want = ", ".join(map(str, input_size))
+    want = ", ".join(map(str, info.input_size))
+    if not isinstance(images, Tensor):
+        raise ValueError(
+            f"calibration images are a {type(images).__name__}, expected a tensor (s, {want}); of a set give its .images, "
+            "of batches torch.cat(...)"
+        )
+    if tuple(images.shape[1:]) != tuple(info.input_size) or not len(images):
         raise ValueError(f"calibration images are {tuple(images.shape)}, expected (s, {want}) with s of 1 or more")
     if not images.is_floating_point():
         raise ValueError(f"calibration images are {images.dtype}, expected normalized floats; see ouro.data.normalize")
     if not images.isfinite().all():
         raise ValueError("calibration images hold NaN or infinity; was their synthesis stopped early?")
+    white = max((1 - mean) / std for mean, std in zip(info.mean, info.std, strict=True))
+    if images.amin() >= 0 and images.amax() > _FAR * white:
+        raise ValueError(
+            f"calibration images reach from {images.amin():g} to {images.amax():g} and look like pixels, white is "
+            f"{white:.3g} for {info.name}; give them as uint8 to ouro.data.normalize"
+        )
 
 
 def check_channels(model: VisionModel, plan: QuantPlan, *inputs: Tensor) -> None:
@@ -231,6 +249,12 @@ def _fit(
         kept = frame.kept_steps(chunks)
     # what a method makes up rather than fits is made on the CPU
     tap.quantizer = method.build(tap, spec, {**basis, **state, **kept}).to(tensors[0].device)
+
+
+def _stored(value: Tensor) -> Tensor:
+    """As files have it: of a model in float64 the steps are float32, too."""
+    value = value.detach().cpu()
+    return value.float() if value.is_floating_point() else value
 
 
 def _weight_of(path: str) -> str:

@@ -13,11 +13,12 @@ from typing import Any
 
 from torch import nn
 
-from ouro.quant.bits import FLOAT, parse_bits
+from ouro.quant.bits import FLOAT, check_width, parse_bits
 from ouro.quant.method import Method
 from ouro.quant.quantizer import has_channels
 from ouro.registry import QUANTIZERS
-from ouro.settings import check_options
+from ouro.settings import check_count, check_options
+from ouro.streams import check_seed
 from ouro.taps import taps
 from ouro.types import QuantPlan, QuantSpec
 
@@ -62,12 +63,14 @@ def make_plan(
         channels: tap path -> {channel: width} of those that are rounded apart from the others.
 
     Raises:
-        ValueError: unknown method, bits, scope or option, a model without a tap in this scope, a path in `site_bits` or
-            `channels` that is none of them, or channels of what has none or stays in floating point.
+        ValueError: unknown method, bits, scope or option, no seed, a width that a tensor cannot have, a model without a tap
+            in this scope, a path in `site_bits` or `channels` that is none of them, or channels of what has none or stays
+            in floating point.
     """
     if scope not in SCOPES:
         raise ValueError(f"unknown scope {scope!r}; known: {', '.join(SCOPES)}")
     method, widths = make_method(name, options), parse_bits(bits)
+    seed = check_seed(seed)
     if not method.has_outliers:
         widths = replace(widths, outliers=None)
     sites = {
@@ -81,6 +84,7 @@ def make_plan(
         if path not in sites:
             raise ValueError(f"{path!r} is no site of scope {scope!r} in this model, such as {next(iter(sites))!r}")
     for path, width in (site_bits or {}).items():
+        check_width(width, repr(path))
         sites[path] = _with_bits(sites[path], width)
     known = dict(taps(model))
     for path, kept in (channels or {}).items():
@@ -91,6 +95,9 @@ def make_plan(
             )
         if not is_rounded(sites[path]):
             raise ValueError(f"{path!r} stays in floating point; give channels of tensors that are rounded")
+        for channel, width in kept.items():
+            check_width(width, f"channel {channel!r} of {path!r}")
+            check_count(f"a channel of {path!r}", channel, least=0)
         sites[path] = replace(sites[path], channels=tuple(sorted(kept.items())))
     # fields of the method, so that the plan also says which defaults were in force
     options = asdict(method)  # type: ignore[call-overload]
@@ -160,8 +167,7 @@ def kept_channels(sites: Sequence[str], keep: Sequence[Rule]) -> dict[str, dict[
 
 def _found(sites: Sequence[str], text: str, width: int) -> tuple[list[str], tuple[int, ...]]:
     """(paths, channels) that a rule singles out."""
-    if not isinstance(width, int) or not (width == FLOAT or 2 <= width <= 8):
-        raise ValueError(f"{text!r} is to be kept at {width!r} bits, expected 2 to 8, or {FLOAT} for float")
+    check_width(width, repr(text))
     expression, channels = split_rule(text)
     try:
         found = [path for path in sites if re.search(expression, path)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import signal
 import subprocess
 import sys
@@ -232,8 +233,8 @@ def test_a_loss_that_is_not_finite_names_the_layer_and_keeps_what_was_good(untra
 @pytest.mark.parametrize(
     "bad, words",
     [
-        ({"steps": -1}, "steps is -1, expected 0 or more"),
-        ({"num": 0}, "num is 0, expected 1 or more"),
+        ({"steps": -1}, "steps is -1, expected a whole number, 0 or more"),
+        ({"num": 0}, "num is 0, expected a whole number, 1 or more"),
         ({"method": "clamps"}, "unknown generation method 'clamps'"),
         ({"lr": 0.0}, "lr is 0.0, expected a positive number"),
     ],
@@ -252,3 +253,34 @@ def test_wrong_options_are_refused(model) -> None:
         OuroMambaGen(model, positives=30)
     with pytest.raises(ValueError, match="unknown features 'rows'; known: y_p, alpha_p"):
         OuroMambaGen(model, features="rows")
+
+
+@pytest.mark.parametrize("bad", [{"num": 0}, {"num": 2.5}, {"batch": 0}, {"batch": -1}, {"steps": -1}])
+def test_numbers_that_make_no_set_are_refused(model, bad) -> None:
+    ((name, value),) = bad.items()
+    with pytest.raises(ValueError, match=f"^{name} is {value}, expected a whole number, "):
+        synthesize(model, **({"num": 1, "steps": 1} | bad))
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_gradients_are_the_business_of_synthesis_alone(model, context) -> None:
+    wanted = synthesize(model, num=1, steps=2).images
+    with context():
+        assert torch.equal(synthesize(model, num=1, steps=2).images, wanted)
+
+
+def test_the_default_type_of_torch_changes_no_image(model) -> None:
+    wanted = synthesize(model, num=1, steps=2).images
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert torch.equal(synthesize(model, num=1, steps=2).images, wanted)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_model_in_float64_makes_images_and_one_in_half_precision_says_why_not(model) -> None:
+    images = synthesize(copy.deepcopy(model).double(), num=1, steps=2).images
+    assert images.dtype == torch.float32
+    torch.testing.assert_close(images, synthesize(model, num=1, steps=2).images, atol=0.05, rtol=0)
+    with pytest.raises(ValueError, match=r"is float16, synthesis takes float32 or float64; give model\.float\(\)$"):
+        synthesize(copy.deepcopy(model).half(), num=1, steps=2)

@@ -1,12 +1,13 @@
 """Calibration learns, is repeatable, reports its progress, and refuses what it cannot use."""
 
+import copy
 import re
 
 import pytest
 import torch
 
 from ouro.quant import quantize
-from ouro.quant.apply import attach_calibration, detach
+from ouro.quant.apply import attach_calibration, detach, from_tensors, to_tensors
 from ouro.quant.calibrate import images_digest
 
 
@@ -60,6 +61,9 @@ def test_plan_leaves_out_an_idle_outlier_width(model, images):
     assert quantize(model, images, method="ouro", bits="w4a4o8", steps_per_block=0).plan.bits == "w4a4o8"
 
 
+SITE = "layers.0.mixer.in_proj.tap_in"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -70,6 +74,15 @@ def test_plan_leaves_out_an_idle_outlier_width(model, images):
         ({"method": "clipped", "kappa": 3}, "method 'clipped' has no option 'kappa'; known: norm, candidates, "),
         ({"method": "ouro", "theta": "offline"}, "theta is 'offline'; known: online, calibrated"),
         ({"method": "ouro", "refresh": 0}, "refresh is 0, expected 1 or more"),
+        ({"bits": 8}, "bits 8 cannot be read; "),
+        ({"seed": -1}, "seed is -1, expected a whole number from 0 to 2^53 - 1"),
+        ({"site_bits": {SITE: 1}}, f"{SITE!r} is to be kept at 1 bits, expected 2 to 8, or 32 for float"),
+        ({"site_bits": {SITE: 16}}, f"{SITE!r} is to be kept at 16 bits, expected 2 to 8, or 32 for float"),
+        (
+            {"channels": {SITE: {3: 1}}},
+            f"channel 3 of {SITE!r} is to be kept at 1 bits, expected 2 to 8, or 32 for float",
+        ),
+        ({"channels": {SITE: {-1: 8}}}, f"a channel of {SITE!r} is -1, expected a whole number, 0 or more"),
     ],
 )
 def test_wrong_names_are_refused(model, images, options, message):
@@ -88,8 +101,16 @@ def broken(images):
         (lambda x: x[:0], "calibration images are (0, 3, 28, 28), expected (s, 3, 28, 28) with s of 1 or more"),
         (lambda x: x.to(torch.uint8), "calibration images are torch.uint8, expected normalized floats; see "),
         (broken, "calibration images hold NaN or infinity; was their synthesis stopped early?"),
+        (
+            lambda x: (255 * x).clamp(0, 255),
+            "calibration images reach from 0 to 255 and look like pixels, white is ",
+        ),
+        (
+            list,
+            "calibration images are a list, expected a tensor (s, 3, 28, 28); of a set give its .images, of batches ",
+        ),
     ],
-    ids=["shape", "none", "integers", "nan"],
+    ids=["shape", "none", "integers", "nan", "pixels", "list"],
 )
 def test_unusable_images_are_refused(model, images, change, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
@@ -102,3 +123,21 @@ def test_a_quantized_model_is_refused(model, images):
     with pytest.raises(ValueError, match=r"already has a quantizer; detach\(model\) first$"):
         quantize(model, images, method="minmax")
     detach(model)
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_learning_does_not_mind_whether_its_caller_has_gradients(model, images, context):
+    wanted = quantize(model, images, method="ouro", bits="w4a4o8", steps_per_block=2)
+    with context():
+        calibration = quantize(model, images.clone(), method="ouro", bits="w4a4o8", steps_per_block=2)
+    assert all(
+        torch.equal(x, wanted.state[path][name]) for path, at in calibration.state.items() for name, x in at.items()
+    )
+
+
+def test_a_calibration_of_a_model_in_float64_can_be_stored_and_read(model, images):
+    double = copy.deepcopy(model).double()
+    calibration = quantize(double, images, method="ouro", bits="w4a4o8", steps_per_block=1)
+    read = from_tensors(*to_tensors(calibration))
+    logits = attach_calibration(double, read)(images.double())
+    assert logits.dtype == torch.float64 and logits.isfinite().all()
