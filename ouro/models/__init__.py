@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from ouro.models import timm_names
 from ouro.models.checkpoint import Checkpoint, Source, read_checkpoint
 from ouro.models.family import Family
+from ouro.models.features import Backbone
 from ouro.models.fit import load_checkpoint, verified
 from ouro.models.identify import config_of, identify, skeleton, with_options
 from ouro.models.inspection import Inspection, inspect
@@ -51,12 +52,19 @@ def create_model(name: str, pretrained: bool | Source = False, **config: Any) ->
             classes, the image size of a position embedding, width, depth and the like are those of the checkpoint.
         config: fields of the family's config to replace; they win over the checkpoint's. With another `num_classes`
             all but the head is loaded (it is drawn from seed 0, whatever was drawn before, and `model.loaded_from.fresh`
-            lists its keys), with another `image` the position embedding is resized.
+            lists its keys), with another `image` the position embedding is resized. A classifier of 0 classes has no head
+            and gives pooled features [b c], as timm's models do.
 
     Raises:
         ValueError: unknown name or option, or weights that do not fit.
     """
-    entry, options = variant(name), with_options(name, **config)
+    entry = variant(name)
+    if config.get("num_classes") == 0 and issubclass(entry.build, Backbone):
+        # classes have to be named for a head not to be asked for, and it is left out again
+        model = create_model(name, pretrained, **config | {"num_classes": entry.config.num_classes})
+        cast(Backbone, model).drop_head()
+        return model
+    options = with_options(name, **config)
     if pretrained is False or pretrained is None:
         return _built(entry, options, name).eval()
     checkpoint = _published(entry, name) if pretrained is True else read_checkpoint(pretrained)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -106,8 +107,18 @@ class Backbone(Family):
             self.keep(max(wanted) + 1)
         self.drop_ends(prune_norm or cut, prune_head or cut)
         if prune_head or cut:
-            self.num_classes = 0
+            self._without_classes()
         return wanted
+
+    def drop_head(self) -> None:
+        """Leaves out the classifier: what was logits are pooled features [b c] then; timm's convention for no classes."""
+        self.drop_ends(norm=False, head=True)
+        self._without_classes()
+
+    def _without_classes(self) -> None:
+        """So that nobody takes features for logits."""
+        self.num_classes = 0
+        self.info = replace(self.info, num_classes=0, class_names=())
 
     def _wanted(self, indices: int | Sequence[int] | None) -> list[int]:
         """Numbers of the features, ascending."""

@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 
+import ouro
 from ouro.models import create_model
 from tests.zoo import inputs
 
@@ -62,6 +63,26 @@ def test_timm_builds_a_backbone_of_a_plain_stack() -> None:
         maps = backbone(torch.zeros(2, 3, 24, 36))
     assert [tuple(one.shape) for one in maps] == [(2, 32, 6, 9)] * 2
     assert not any(key.startswith(("layers.2", "head", "norm_f")) for key in backbone.state_dict())
+
+
+@pytest.mark.parametrize("name", ["vim_nano", "vmamba_nano", "localvmamba_nano", "mambavision_nano"])
+def test_a_classifier_of_no_classes_gives_its_features(name) -> None:
+    whole = create_model(name, pretrained=True)
+    backbone = timm.create_model(name, pretrained=True, num_classes=0)
+    images = inputs(whole)
+    with torch.no_grad():
+        assert torch.equal(backbone(images), whole.features(images))
+    assert backbone.num_classes == backbone.info.num_classes == 0 and not backbone.info.class_names
+    with pytest.raises(ValueError, match=f"^scenes has 12 classes, {name} has 0$"):
+        ouro.evaluate(backbone, limit=1)
+
+
+def test_weights_without_a_head_make_a_model_of_no_classes() -> None:
+    whole = create_model("vim_nano", pretrained=True)
+    body = {key: x for key, x in whole.state_dict().items() if not key.startswith("head.")}
+    backbone, images = create_model("vim_nano", pretrained=body, num_classes=0), inputs(whole)
+    with torch.no_grad():
+        assert torch.equal(backbone(images), whole.features(images))
 
 
 def test_layers_that_are_not_there() -> None:
