@@ -43,7 +43,15 @@ def alpha(source: ScanRecord | ScanInputs, reduce: str | Tensor | None = "mean",
 
 
 def operands(source: ScanRecord | ScanInputs) -> ScanInputs:
-    return source.inputs if isinstance(source, ScanRecord) else source
+    """Of a record what was scanned.
+
+    Raises:
+        ValueError: it is neither a record nor operands.
+    """
+    inputs = source.inputs if isinstance(source, ScanRecord) else source
+    if not isinstance(inputs, ScanInputs):
+        raise ValueError(f"a scan is given as a {type(source).__name__}, expected one of trace.scans, or its inputs")
+    return inputs
 
 
 def scan_transition(source: ScanRecord | ScanInputs) -> Tensor:

@@ -172,10 +172,15 @@ def attention_map(
     """One map from the scans of one mixer, directions merged; `source` is "h" or "h_p". For a notebook's first look.
 
     Raises:
-        ValueError: unknown source, or see `reduce_matrix` and `patch_window`.
+        ValueError: unknown source, scans of several mixers or of none, or see `reduce_matrix` and `patch_window`.
     """
     if source not in ("h", "h_p"):
         raise ValueError(f"unknown source {source!r}; known: h, h_p")
+    mixers = by_mixer(scans)
+    if len(mixers) != 1:
+        raise ValueError(
+            f"scans of {len(mixers)} mixers were given, a map is of one; take one of by_mixer(trace.scans).values()"
+        )
     merged = merge([raster_matrices(scan, window, weights)[source] for scan in scans])
     order = scans[0].order
     values = reduce_matrix(merged, reduction, order.grid, query=query, signed=signed)

@@ -79,6 +79,9 @@ def check(inputs: ScanInputs, window: PatchWindow | None = None, rounding: ScanR
     u = inputs.u
     if u.dim() != 3 or 0 in u.shape:
         raise ValueError(f"u is {tuple(u.shape)}, expected a non-empty (b, e, l)")
+    if not u.is_floating_point():
+        # the result is of u's type, and whole numbers would be cut off
+        raise ValueError(f"u is {str(u.dtype).removeprefix('torch.')}, expected floating point; give u.float()")
     batch, channels, L = u.shape
     if inputs.delta.shape != u.shape:
         raise ValueError(f"delta is {tuple(inputs.delta.shape)}, expected (b, e, l) = {tuple(u.shape)}; transpose?")

@@ -88,3 +88,8 @@ def test_alpha_passes_gradients_on(scan):
 def test_alpha_refuses(scan, reduce, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         alpha(scan, reduce=reduce)
+
+
+def test_alpha_takes_one_scan(scan):
+    with pytest.raises(ValueError, match=r"^a scan is given as a list, expected one of trace\.scans, or its inputs$"):
+        alpha([scan])

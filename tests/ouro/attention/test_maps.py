@@ -102,6 +102,9 @@ def test_attention_map_is_the_merged_reduction(trace):
     assert (actual.grid, actual.reduction, actual.window) == ((4, 4), "given", 3)
     with pytest.raises(ValueError, match=re.escape("unknown source 'delta'; known: h, h_p")):
         attention_map(scans, "delta")
+    for several in (trace.scans, []):
+        with pytest.raises(ValueError, match=r"^scans of \d mixers were given, a map is of one; take one of by_mixer"):
+            attention_map(several)
 
 
 def test_delta_map_reads_the_patches(scan):

@@ -243,6 +243,8 @@ def test_errors_say_what_was_given_and_what_is_allowed() -> None:
         selective_scan(ScanInputs(u, delta.transpose(1, 2), A, B, C, D))
     with pytest.raises(ValueError, match=r"B is \(2, 5, 3\), expected \(b, n, l\) = \(2, 3, 5\)"):
         selective_scan(ScanInputs(u, delta, A, B.transpose(1, 2), C, D))
+    with pytest.raises(ValueError, match=r"u is int64, expected floating point; give u\.float\(\)"):
+        selective_scan(ScanInputs(u.long(), delta, A, B, C, D))
     with pytest.raises(ValueError, match=r"D is \(5,\), expected \(e,\) = \(4,\)"):
         selective_scan(ScanInputs(u, delta, A, B, C, torch.ones(5)))
     with pytest.raises(ValueError, match="window is 4, expected an odd number from 1 up"):
