@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from numbers import Integral
 
 import numpy as np
@@ -31,6 +33,20 @@ def generator(seed: int) -> torch.Generator:
         ValueError: see `check_seed`.
     """
     return torch.Generator().manual_seed(check_seed(seed))
+
+
+@contextmanager
+def drawing(seed: int) -> Iterator[None]:
+    """While it lasts what torch makes and draws is on the CPU and follows the seed; the caller's streams stay as they were.
+
+    Those of GPUs too, which `torch.manual_seed` begins anew, whether or not they have been used.
+
+    Raises:
+        ValueError: see `check_seed`.
+    """
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.default_generator.manual_seed(check_seed(seed))
+        yield
 
 
 def check_seed(seed: int) -> int:

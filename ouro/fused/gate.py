@@ -23,7 +23,7 @@ from ouro.fused.model import FusedModel, fuse
 from ouro.kernels.launch import interpreted
 from ouro.models import create_model, variant
 from ouro.quant import attach_calibration, quantize
-from ouro.streams import check_seed, generator
+from ouro.streams import drawing, generator
 from ouro.tasks import task_of
 from ouro.vision import VisionModel
 
@@ -184,8 +184,7 @@ def tiny(name: str, seed: int = 0) -> VisionModel:
     config = variant(name).config
     if not all(hasattr(config, field) for field in ("patch", "stride", "depth", "width")):
         raise ValueError(f"{name} cannot be fused, it is no Vim")
-    with torch.random.fork_rng():
-        torch.manual_seed(check_seed(seed))
+    with drawing(seed):
         model = create_model(name, width=20, depth=2, image=config.patch + 3 * config.stride)
         with torch.no_grad():
             model.get_parameter("head.weight").normal_(std=0.5)

@@ -27,7 +27,7 @@ from ouro.quant.header import read_header
 from ouro.quant.packed.files import PACKED_FORMAT, restore
 from ouro.registry import DATASETS
 from ouro.store import one_line, read_tensors
-from ouro.streams import check_seed
+from ouro.streams import drawing
 from ouro.tasks import task_of
 from ouro.types import Calibration, DataSource, ModelInfo, ModelSource
 from ouro.vision import VisionModel
@@ -82,8 +82,7 @@ def open_untrained(source: str | ModelSource, seed: int) -> VisionModel:
     source = source_of(source)
     if source.weights or variant(source.name).embedded:
         return open_model(source, "cpu")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(check_seed(seed))
+    with drawing(seed):
         return create_model(source.name, **_config(source))
 
 

@@ -29,7 +29,7 @@ from ouro.models import create_model, variant
 from ouro.models.position import resize_pos_embed
 from ouro.quant.apply import weights_digest
 from ouro.store import check_writable, digest, read_json, read_tensors, write_json, write_tensors
-from ouro.streams import check_seed
+from ouro.streams import drawing
 from ouro.tasks import task_of
 from ouro.types import ModelSource, Progress, Report
 from ouro.vision import VisionModel
@@ -46,8 +46,7 @@ _log = logging.getLogger(__name__)
 def new_model(spec: TrainSpec) -> VisionModel:
     """The untrained model at the size of the first phase, drawn by the seed."""
     entry = variant(spec.name)
-    with torch.random.fork_rng():
-        torch.manual_seed(check_seed(spec.seed))
+    with drawing(spec.seed):
         others = {"num_classes": len(spec.class_names), "class_names": spec.class_names} if spec.class_names else {}
         model: Any = entry.build(replace(entry.config, image=spec.rounds[0].phases[0][0], **others), spec.name)
     model.info = entry.described(model.info)

@@ -18,6 +18,7 @@ from ouro.models.variant import Variant
 from ouro.models.zoo import embedded_path
 from ouro.registry import MODELS
 from ouro.settings import brief
+from ouro.streams import drawing
 
 HEAD_SEED = 0
 """That a head without weights is drawn from beside pretrained ones."""
@@ -73,11 +74,10 @@ def create_model(name: str, pretrained: bool | Source = False, **config: Any) ->
         options = with_options(name, **changes, **config)
         # before anything is allocated at the size that a file claims
         verified(skeleton(entry.build, options, name), checkpoint, head)
-    with torch.random.fork_rng(devices=[]):
-        # of what is drawn only a fresh head stays: the same one every time
-        torch.manual_seed(HEAD_SEED)
+    with drawing(HEAD_SEED):
+        # of what is drawn only a fresh head stays: the same one every time, on every device
         model = _built(entry, options, name)
-    return load_checkpoint(model, checkpoint, head=head).eval()
+    return load_checkpoint(model.to(torch.get_default_device()), checkpoint, head=head).eval()
 
 
 def _built(entry: Variant, options: Any, name: str) -> Family:
