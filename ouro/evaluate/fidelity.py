@@ -16,7 +16,7 @@ from ouro.vision import VisionModel, judging
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """SQNR in dB (infinite for equal tensors) and mean cosine over the last axis."""
+    """SQNR in dB (infinite for equal tensors) and mean cosine over the last axis, 1 where both are the same."""
 
     sqnr_db: float
     cosine: float
@@ -33,7 +33,10 @@ def compare(exact: Tensor, rounded: Tensor) -> Fidelity:
     signal = exact.double().square().sum().item()
     noise = (rounded.double() - exact.double()).square().sum().item()
     ratio = inf if noise == 0 else -inf if signal == 0 else 10 * log10(signal / noise)
-    return Fidelity(ratio, F.cosine_similarity(exact.double(), rounded.double(), dim=-1).mean().item())
+    cosine = F.cosine_similarity(exact.double(), rounded.double(), dim=-1)
+    # zeros have no direction; where they stand for zeros nothing is lost
+    equal = (exact == rounded).all(-1)
+    return Fidelity(ratio, torch.where(equal, 1.0, cosine).mean().item())
 
 
 def fidelity(

@@ -176,9 +176,13 @@ def task_of(model: VisionModel | ModelInfo) -> Task:
     """The task that a model is for.
 
     Raises:
-        ValueError: it is for one that is not here.
+        ValueError: it is for one that is not here, or no model of ours.
     """
-    info = model if isinstance(model, ModelInfo) else model.info
+    info = model if isinstance(model, ModelInfo) else getattr(model, "info", None)
+    if info is None:
+        raise ValueError(
+            f"a {type(model).__name__} is no model of ours; give what ouro.create_model made, of a wrapper its .module"
+        )
     if info.task not in TASKS:
         raise ValueError(f"{info.name} is for {info.task}, which cannot be scored here; known: {', '.join(TASKS)}")
     return TASKS.get(info.task)()

@@ -54,7 +54,13 @@ class Classification(Task):
         require_classes(dataset, source, info)
 
     def draw(self, info: ModelInfo, seed: int, first: int, count: int) -> Tensor:
-        """Every class once per round, each round shuffled anew; int64 [count]."""
+        """Every class once per round, each round shuffled anew; int64 [count].
+
+        Raises:
+            ValueError: a model without classes.
+        """
+        if not info.num_classes:
+            raise ValueError(f"{info.name} has no classes to make images for; take a model with its head")
         rounds = range(first // info.num_classes, (first + count - 1) // info.num_classes + 1)
         orders = [torch.from_numpy(stream(seed, _CLASSES, r).permutation(info.num_classes)) for r in rounds]
         skipped = first - rounds.start * info.num_classes

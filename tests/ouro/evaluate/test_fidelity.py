@@ -53,3 +53,10 @@ def test_steps_between_stages_are_no_blocks():
     images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     result = fidelity(model, copy.deepcopy(model), images)
     assert list(result) == ["stages.0.blocks.0.tap_out", "stages.1.blocks.0.tap_out", "logits"]
+
+
+def test_zeros_that_stand_for_zeros_are_no_loss():
+    exact = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
+    assert compare(exact, exact) == Fidelity(float("inf"), 1.0)
+    assert compare(exact, 2 * exact).cosine == pytest.approx(1.0)
+    assert compare(exact, exact + torch.tensor([[1.0, 0.0], [0.0, 0.0]])).cosine == pytest.approx(0.5)

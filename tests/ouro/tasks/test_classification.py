@@ -168,3 +168,8 @@ def test_an_unknown_loss_is_refused():
 def test_targets_that_are_no_classes_of_the_images_are_refused(targets, words) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(words)}"):
         TASK.outcomes(torch.randn(4, 3), targets)
+
+
+def test_a_model_without_classes_has_none_to_draw() -> None:
+    with pytest.raises(ValueError, match="^toy has no classes to make images for; take a model with its head$"):
+        TASK.draw(info(0), 0, 0, 2)

@@ -124,3 +124,11 @@ def test_nothing_but_a_task_picks_the_largest_logit():
         if "argmax(" in line or "F.cross_entropy(" in line
     ]
     assert not places, f"argmax or cross-entropy outside of the tasks: {', '.join(places)}"
+
+
+def test_what_is_no_model_of_ours_has_no_task() -> None:
+    for model in (torch.nn.Linear(2, 2), torch.nn.DataParallel(small("vim_nano"))):
+        with pytest.raises(
+            ValueError, match=f"^a {type(model).__name__} is no model of ours; give what ouro.create_mod"
+        ):
+            task_of(model)
