@@ -48,13 +48,21 @@ def guided(model: VisionModel, y: Tensor | None, guidance: float = 1.0) -> Field
     1 is the model as it was trained and asks it once; y None is any class.
 
     Raises:
-        ValueError: guidance without classes.
+        ValueError: guidance without classes, or a class that the model does not have.
     """
     if guidance != 1 and (y is None or not model.num_classes):
         raise ValueError(
             f"guidance is {guidance:g}, and there is no class to guide {model.info.name} by; give classes to a model that "
             "has some, or guidance 1"
         )
+    if y is not None and model.num_classes:
+        # the row behind the last class is that of no class: it would be drawn without a word
+        strange = y[(y >= model.num_classes) | (y < NO_CLASS)]
+        if strange.numel():
+            raise ValueError(
+                f"y has the class {strange[0].item():g}, {model.info.name} has classes 0 to {model.num_classes - 1}, and "
+                f"{NO_CLASS} is for any"
+            )
     asked: Any = model
 
     @torch.no_grad()
@@ -81,7 +89,7 @@ def trajectory(
         y: classes [b]; None for a model that has none, or for any class.
 
     Raises:
-        ValueError: an unknown sampler, fewer than one step, or guidance without classes.
+        ValueError: an unknown sampler, fewer than one step, or see `guided`.
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"unknown sampler {sampler!r}; known: {', '.join(SAMPLERS)}")

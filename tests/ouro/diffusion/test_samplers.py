@@ -76,3 +76,13 @@ def test_errors_say_what_is_allowed(model) -> None:
         trajectory(model, x0, steps=0)
     with pytest.raises(ValueError, match="^guidance is 2, and there is no class to guide zigma_nano by; give classes"):
         trajectory(model, x0, guidance=2)
+
+
+@pytest.mark.parametrize("strange", [5, NO_CLASS - 1])
+def test_a_class_that_the_model_does_not_have_is_not_drawn_as_any(model, strange: int) -> None:
+    """The row of the embedding behind the last class is that of no class."""
+    y = torch.tensor([NO_CLASS, strange])
+    with pytest.raises(
+        ValueError, match=f"^y has the class {strange}, zigma_nano has classes 0 to 4, and -1 is for any"
+    ):
+        guided(model, y)
