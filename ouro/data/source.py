@@ -34,10 +34,15 @@ def parse(text: str | DataSource) -> DataSource:
     stored set.
 
     Raises:
-        ValueError: a count that is no number from 1 up, or an unknown name.
+        ValueError: a count that is no number from 1 up, an unknown name, or images themselves.
     """
     if isinstance(text, DataSource):
         return text
+    if not isinstance(text, str):
+        raise ValueError(
+            f"data is a {type(text).__name__}, expected text, such as 'scenes' or 'folder:PATH'; what gives batches of "
+            "images and targets is scored by ouro.evaluate.accuracy.outcomes(model, batches)"
+        )
     kind, _, rest = text.partition(":")
     if text == "":
         return DataSource("")

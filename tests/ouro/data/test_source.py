@@ -313,3 +313,10 @@ def test_a_model_whose_images_are_not_here_says_what_to_name() -> None:
         ValueError, match="^the images that vim_tiny_patch16_224 was trained on do not come along; name"
     ):
         open_data("", "test", info)
+
+
+def test_images_themselves_are_no_source() -> None:
+    with pytest.raises(
+        ValueError, match=r"^data is a list, expected text, such as 'scenes' or 'folder:PATH'; what gives "
+    ):
+        parse([(torch.zeros(3, 2, 2), 1)])
