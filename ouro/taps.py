@@ -219,5 +219,8 @@ def attach(model: nn.Module, quantizers: Mapping[str, nn.Module]) -> nn.Module:
 def detach(model: nn.Module) -> nn.Module:
     """Takes every quantizer off; the float model is back bit for bit."""
     for _, tap in taps(model):
-        tap.quantizer = None
+        if tap.quantizer is not None:
+            # a module that is set to None keeps its name, and a strict load_state_dict would pass over its tensors
+            del tap.quantizer
+            tap.quantizer = None
     return model

@@ -161,3 +161,11 @@ def test_damaged_files_are_refused(calibration, damage, message):
     damage(tensors, metadata)
     with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
         from_tensors(tensors, metadata)
+
+
+def test_a_detached_model_takes_no_state_of_a_quantized_one(model, images):
+    calibration = quantize(model, images, method="minmax")
+    state = attach_calibration(model, calibration).state_dict()
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        detach(model).load_state_dict(state)
+    assert "quantizer" not in "".join(map(repr, model.named_modules()))
