@@ -110,10 +110,15 @@ def taps(model: nn.Module) -> Iterator[tuple[str, Tap]]:
     """Yields (path, tap) of every tap of the model, in module order.
 
     Raises:
-        ValueError: a model whose `untapped` says why nothing of it can be seen, counted or rounded.
+        ValueError: a model whose `untapped` says why nothing of it can be seen, counted or rounded, or what torch.compile
+            made of one.
     """
     if why := getattr(model, "untapped", None):
         raise ValueError(why)
+    if hasattr(model, "_orig_mod"):
+        raise ValueError(
+            "a compiled model calls no taps; give the model itself (its ._orig_mod), and compile it afterwards"
+        )
     for path, module in model.named_modules():
         if isinstance(module, Tap):
             yield path, module

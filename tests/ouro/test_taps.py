@@ -76,6 +76,11 @@ def test_site_must_be_known():
         Tap("scan.x", "b e l")
 
 
+def test_a_compiled_model_is_refused(model):
+    with pytest.raises(ValueError, match=r"a compiled model calls no taps; give the model itself \(its \._orig_mod\)"):
+        list(taps(torch.compile(model)))
+
+
 def test_taps_add_no_state_dict_key(model):
     assert set(model.state_dict()) == {f"layers.{i}.linear.{name}" for i in (0, 1) for name in ("weight", "bias")}
     assert len(list(taps(model))) == 2 * (3 + 8)
