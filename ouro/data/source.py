@@ -34,7 +34,8 @@ def parse(text: str | DataSource) -> DataSource:
     stored set.
 
     Raises:
-        ValueError: a count that is no number from 1 up, an unknown name, or images themselves.
+        ValueError: a count that is no number from 1 up, an unknown name, images themselves, or a path that does not say
+            of which kind its images are.
     """
     if isinstance(text, DataSource):
         return text
@@ -58,7 +59,21 @@ def parse(text: str | DataSource) -> DataSource:
     if not os.path.exists(text) and not _looks_like_path(text):
         known = ", ".join((REAL, NOISE, SYNTHETIC, *DATASETS))
         raise ValueError(f"unknown data set {text!r}; known: {known}, or the path of a set")
+    if meant := _meant(text):
+        raise ValueError(f"{text} does not say what it holds; write {meant}")
     return DataSource(FILE, text)
+
+
+def _meant(path: str) -> str:
+    """What to write for a path that is no stored set, "" where it may be one."""
+    if os.path.isdir(path):
+        made = os.path.join(path, "tensors.safetensors")
+        if os.path.exists(made):
+            return made
+        return (
+            f"folder:{path} for pictures in a folder for each class, masks:{path} for pictures with masks beside them"
+        )
+    return f"coco:{path} for pictures with boxes" if path.endswith(".json") and os.path.exists(path) else ""
 
 
 def spelled(source: DataSource) -> str:

@@ -315,6 +315,19 @@ def test_a_model_whose_images_are_not_here_says_what_to_name() -> None:
         open_data("", "test", info)
 
 
+def test_a_bare_path_is_told_what_to_write(tmp_path) -> None:
+    words = f"{tmp_path} does not say what it holds; write folder:{tmp_path} for pictures in a folder for each class, masks:"
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}"):
+        parse(str(tmp_path))
+    (tmp_path / "boxes.json").write_text("{}")
+    with pytest.raises(ValueError, match=f"write {re.escape(f'coco:{tmp_path}/boxes.json')} for pictures with boxes$"):
+        parse(f"{tmp_path}/boxes.json")
+    # what a run of `ouro generate` keeps
+    (tmp_path / "tensors.safetensors").write_text("")
+    with pytest.raises(ValueError, match=f"write {re.escape(f'{tmp_path}/tensors.safetensors')}$"):
+        parse(str(tmp_path))
+
+
 def test_images_themselves_are_no_source() -> None:
     with pytest.raises(
         ValueError, match=r"^data is a list, expected text, such as 'scenes' or 'folder:PATH'; what gives "
