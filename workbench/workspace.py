@@ -200,29 +200,16 @@ def check_model_file(path: str) -> Path:
 
 
 def class_names(path: str | None) -> tuple[str, ...]:
-    """Names of classes in the order of the head: a line each, or JSON (a list, or number to name); () without a file.
+    """Names of classes in the order of the head, see `ouro.data.names`; () without a file.
 
     Raises:
-        ValueError: it can be read as neither, or a line between others is empty.
+        ValueError: it holds something else.
     """
     if not path:
         return ()
-    file = Path(path)
-    try:
-        text = file.read_text("utf-8-sig")
-        if file.suffix.lower() == ".json":
-            content = json.loads(text)
-            if isinstance(content, dict):
-                content = [content[key] for key in sorted(content, key=int)]
-            # as ImageNet's: {"0": ["n01440764", "tench"]}
-            return tuple(str(entry[-1] if isinstance(entry, list) else entry) for entry in content)
-    except (OSError, ValueError, TypeError, IndexError) as error:
-        raise ValueError(f"{file.name} holds no class names; give a text file with one name a line") from error
-    names = tuple(line.strip() for line in text.rstrip().splitlines())
-    if "" in names:
-        # those behind it would be names of other classes
-        raise ValueError(f"line {names.index('') + 1} of {file.name} is empty; write the name of a class in each line")
-    return names
+    from ouro.data.names import read_names
+
+    return read_names(path, Path(path).name)
 
 
 def is_local(host: str | None, headers: Mapping[str, str]) -> bool:

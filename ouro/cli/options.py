@@ -100,35 +100,11 @@ def model_source(model: str, weights: str = "", config: Iterable[str] = (), clas
     Raises:
         ValueError: a config without a value, or names that cannot be read.
     """
+    from ouro.data.names import read_names
     from ouro.types import ModelSource
 
     names = () if class_names is None else read_names(class_names)
     return ModelSource(model, weights, pairs(list(config), "config"), names)
-
-
-def read_names(path: Path) -> tuple[str, ...]:
-    """The class names in a file, one in each line.
-
-    Raises:
-        ValueError: there is no such file, it is no text, or holds an empty line or a name twice.
-    """
-    try:
-        # a device has no end
-        if path.exists() and not path.is_file():
-            raise ValueError(f"class names {path} is no file; give a text file, a name a line")
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"class names {path} cannot be read ({type(error).__name__}); give a text file, a name a line"
-        ) from error
-    names = tuple(line.strip() for line in lines)
-    if not names or not all(names):
-        raise ValueError(
-            f"class names {path} has {'an empty line' if names else 'no line'}; write the name of a class in each line"
-        )
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ValueError(f"class names {path} has {twice!r} twice; give each class a name of its own")
-    return names
 
 
 def pairs(items: list[str], option: str = "option", *, last: bool = False) -> tuple[tuple[str, Any], ...]:

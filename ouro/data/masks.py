@@ -21,6 +21,7 @@ from torch import Tensor
 from ouro.data import IGNORED
 from ouro.data.fitted import FittedFiles
 from ouro.data.folder import pictures
+from ouro.data.names import read_names
 from ouro.data.picture import opened, read_image, upright_size
 
 _log = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class Masks(FittedFiles):
         view: of the model, as `FittedFiles` takes it.
 
     Raises:
-        ValueError: unknown split, or no such folder, or no picture with a mask in it, or an empty line among the classes,
+        ValueError: unknown split, or no such folder, or no picture with a mask in it, or class names that cannot be read,
             or, where there are no names and classes have to be counted, a damaged mask.
     """
 
@@ -63,13 +64,7 @@ class Masks(FittedFiles):
         """The classes, in the order of their numbers."""
         listed = self.root / "classes.txt"
         if listed.is_file():
-            lines = [line.strip() for line in listed.read_text("utf-8").rstrip().splitlines()]
-            if "" in lines:
-                raise ValueError(
-                    f"line {lines.index('') + 1} of {listed} is empty, and names behind it would be those of other classes; "
-                    "write the name of a class in each line"
-                )
-            return tuple(lines)
+            return read_names(listed)
         largest = 0
         for path in masks:
             values = _values(path)

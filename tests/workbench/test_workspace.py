@@ -123,32 +123,18 @@ def test_what_holds_no_weights_is_refused_before_it_is_read(tmp_path: Path, name
         workspace.check_model_file(str(tmp_path / name))
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "names"),
-    [
-        ("names.txt", "bee\n wasp \nfly\n\n", ("bee", "wasp", "fly")),
-        ("names.json", '["bee", "wasp"]', ("bee", "wasp")),
-        ("index.json", '{"1": "wasp", "0": "bee", "10": "fly"}', ("bee", "wasp", "fly")),
-        ("imagenet.json", '{"0": ["n01", "tench"], "1": ["n02", "goldfish"]}', ("tench", "goldfish")),
-    ],
-)
-def test_class_names_are_read(tmp_path: Path, name, content, names):
-    (tmp_path / name).write_text(content)
-    assert workspace.class_names(str(tmp_path / name)) == names
-    assert workspace.class_names(None) == ()
-
-
 def test_a_folder_of_any_name_may_be_gone():
     for path in ("/nowhere", "A" * 5000):
         assert workspace.Pictures("garden", path, 1).fault.startswith("the folder is no longer there")
 
 
-def test_class_names_that_cannot_be_read_are_refused(tmp_path: Path):
-    (tmp_path / "names.json").write_text('{"bee": 1}')
-    with pytest.raises(ValueError, match="names.json holds no class names; give a text file with one name a line"):
-        workspace.class_names(str(tmp_path / "names.json"))
+def test_class_names_are_those_of_a_file_or_none(tmp_path: Path):
+    assert workspace.class_names(None) == ()
+    (tmp_path / "names.txt").write_text("bee\nwasp\n")
+    assert workspace.class_names(str(tmp_path / "names.txt")) == ("bee", "wasp")
     (tmp_path / "names.txt").write_text("bee\n\nwasp\n")
-    with pytest.raises(ValueError, match="line 2 of names.txt is empty; write the name of a class in each line"):
+    # where it lies on the server is nobody's business
+    with pytest.raises(ValueError, match=r"^line 2 of names\.txt is empty"):
         workspace.class_names(str(tmp_path / "names.txt"))
 
 
