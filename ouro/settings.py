@@ -159,6 +159,11 @@ def brief(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:60]} ..."
 
 
+def first_line(error: object) -> str:
+    """The first line of what an exception says, which of another library may be many; what it is where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a value is what an annotation says."""
     origin, parts = get_origin(hint), get_args(hint)

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from ouro.data import Dataset, check_range, check_split
 from ouro.data.augment import generator, jittered
 from ouro.data.order import stratified
+from ouro.settings import first_line
 from ouro.store import default_root
 
 MEAN = (0.4914, 0.4822, 0.4465)
@@ -202,7 +203,7 @@ def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
         labels, rows = np.asarray(content[b"labels"]), np.asarray(content[b"data"])
     except Exception as error:
         # whatever a damaged pickle makes of itself
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise ValueError(f"{path} is no batch of CIFAR-10 ({reason}); download it again") from error
     shape, known = (labels.size, 3 * SIDE * SIDE), range(len(CLASSES))
     if rows.shape != shape or rows.dtype != np.uint8 or not set(labels.ravel().tolist()) <= set(known):

@@ -21,6 +21,7 @@ from torch import Tensor
 from ouro.data.boxes import padded
 from ouro.data.fitted import FittedFiles
 from ouro.data.picture import read_image, upright_size
+from ouro.settings import first_line
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ def _content(path: Path) -> dict[str, list[dict[str, Any]]]:
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"cannot read {path}: {str(error).splitlines()[0]}; {form}") from error
+        raise ValueError(f"cannot read {path}: {first_line(error)}; {form}") from error
     lists: dict[str, list[dict[str, Any]]] = {}
     for name in ("images", "annotations", "categories"):
         entries = content.get(name) if isinstance(content, dict) else None

@@ -8,6 +8,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from ouro.settings import first_line
+
 _FORM = "give a text file with a name a line, or JSON, a list of names"
 
 
@@ -34,7 +36,7 @@ def read_names(path: str | os.PathLike[str], called: str = "") -> tuple[str, ...
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{called} holds no class names ({type(error).__name__}); {_FORM}") from error
     except ValueError as error:
-        raise ValueError(f"{called} holds no class names ({str(error).splitlines()[0]}); {_FORM}") from error
+        raise ValueError(f"{called} holds no class names ({first_line(error)}); {_FORM}") from error
     if not any(names):
         raise ValueError(f"{called} is empty; {_FORM}")
     if "" in names:

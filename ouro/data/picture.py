@@ -11,6 +11,8 @@ from pathlib import Path
 from PIL import ExifTags, Image
 from PIL.TiffImagePlugin import TiffImageFile
 
+from ouro.settings import first_line
+
 BACKGROUND = "white"
 """What lies behind transparent pixels."""
 
@@ -48,7 +50,7 @@ def opened(path: Path, what: str = "image") -> Iterator[Image.Image]:
         with Image.open(path, formats=formats()) as image:
             yield image
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         raise ValueError(f"cannot read {what} {path}: {reason}; replace or remove the file") from error
 
 

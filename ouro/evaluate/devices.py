@@ -24,6 +24,7 @@ from ouro.quant import attach_calibration, quantize
 from ouro.quant.packed.lower import lower
 from ouro.registry import GENERATORS, QUANTIZERS
 from ouro.scan import selective_scan
+from ouro.settings import first_line
 from ouro.taps import record
 from ouro.tasks import Task, task_of
 from ouro.types import ScanRecord
@@ -88,7 +89,7 @@ def comparing(
             try:
                 error, note = part.compare(part.run(here, case), part.run(there, case))
             except (RuntimeError, ValueError) as failure:
-                error, note = None, f"{type(failure).__name__}: {str(failure).splitlines()[0]}"
+                error, note = None, f"{type(failure).__name__}: {first_line(failure)}"
         passed = error is not None and error <= part.tolerance
         yield {"part": part.name, "max_error": error, "tolerance": part.tolerance, "passed": passed, "note": note}
 

@@ -18,6 +18,7 @@ import torch
 
 from ouro._torchvision_ops import declare_missing_ops
 from ouro.scan.dispatch import backends
+from ouro.settings import first_line
 from ouro.store import WriteError, default_root, write_bytes
 
 BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -104,7 +105,7 @@ def _mamba_ssm() -> Check:
         import_module("selective_scan_cuda")
         import_module("mamba_ssm")
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         return Check("mamba_ssm", False, f"installed, but its import fails: {reason}", f"build it again; {fix}")
     return Check("mamba_ssm", True, _version("mamba_ssm") or "importable")
 

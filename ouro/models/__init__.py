@@ -17,7 +17,7 @@ from ouro.models.inspection import Inspection, inspect
 from ouro.models.variant import Variant
 from ouro.models.zoo import embedded_path
 from ouro.registry import MODELS
-from ouro.settings import brief
+from ouro.settings import brief, first_line
 from ouro.streams import drawing
 
 HEAD_SEED = 0
@@ -90,7 +90,7 @@ def _built(entry: Variant, options: Any, name: str) -> Family:
         model = entry.build(options, name)
     except (RuntimeError, MemoryError, OverflowError) as error:
         differs = {key: x for key, x in asdict(options).items() if x != asdict(entry.config).get(key)}
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        reason = first_line(error)
         raise ValueError(f"{name} cannot be built with {brief(differs)}: {reason}") from error
     model.info = entry.described(model.info)
     return model

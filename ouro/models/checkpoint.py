@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ouro.models.download import DIGITS, content_digest, locate
+from ouro.settings import first_line
 from ouro.store import one_line, read_whole, tensors_and_metadata, too_large
 
 CONTAINERS = ("model", "model_ema", "ema_model", "state_dict", "state_dict_ema", "ema")
@@ -191,7 +192,7 @@ def _read(path: Path) -> tuple[dict[Any, Any], Mapping[str, str]]:
         ) from error
     # a crafted pickle calls the few functions it may with whatever it likes, and they fail in any way
     except Exception as error:
-        detail = next(iter(str(error).splitlines()), "") or type(error).__name__
+        detail = first_line(error)
         with path.open("rb") as file:
             pickled = file.read(1) == pickle.PROTO
         if not pickled and not _is_archive(path):

@@ -25,6 +25,7 @@ from urllib.request import Request, urlopen
 import torch
 
 from ouro.progress import finish
+from ouro.settings import first_line
 from ouro.types import Progress
 
 _TIMEOUT = 30
@@ -128,7 +129,7 @@ def _from_url(url: str) -> Generator[Progress, None, Path]:
             error.close()
         reason = error.reason if type(error) is URLError else error
         raise ValueError(
-            f"cannot download {url}: {_first_line(reason)}; download it by hand and give its path"
+            f"cannot download {url}: {first_line(reason).rstrip('.')}; download it by hand and give its path"
         ) from error
     finally:
         partial.unlink(missing_ok=True)
@@ -168,7 +169,7 @@ def _from_hub(source: str) -> Generator[Progress, None, tuple[Path, str]]:
     except Exception as error:
         at = f" at {revision!r}" if revision else ""
         raise ValueError(
-            f"cannot download {file!r} of {repository!r}{at}: {_first_line(error)}; download it by hand and give "
+            f"cannot download {file!r} of {repository!r}{at}: {first_line(error).rstrip('.')}; download it by hand and give "
             "its path"
         ) from error
     # …/snapshots/<commit>/<file>
@@ -234,7 +235,3 @@ def _sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             total.update(block)
     return total.hexdigest()
-
-
-def _first_line(error: object) -> str:
-    return next(iter(str(error).splitlines()), "").rstrip(".") or type(error).__name__
