@@ -63,7 +63,10 @@ _MODEL: dict[str, tuple[Any, Any]] = {
     ),
     "class_names": (
         Annotated[
-            Path | None, typer.Option(help="A file with the name of a class in each line, or a JSON list of them, in the order of the head.")
+            Path | None,
+            typer.Option(
+                help="A file with the name of a class in each line, or a JSON list of them, in the order of the head."
+            ),
         ],
         None,
     ),

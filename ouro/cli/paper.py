@@ -37,7 +37,9 @@ def run(
     quick: Annotated[bool, typer.Option("--quick", help="On few images, to see that it runs: says little.")] = False,
     model: Annotated[str, typer.Option(help="For what is measured of one model.")] = "vim_micro_cifar10",
     weights: Annotated[str, typer.Option(help="A checkpoint of that model, as every command takes it.")] = "",
-    class_names: Annotated[str, typer.Option(help="A file with the name of a class in each line, or a JSON list of them.")] = "",
+    class_names: Annotated[
+        str, typer.Option(help="A file with the name of a class in each line, or a JSON list of them.")
+    ] = "",
     data: Data = "",
     workers: Annotated[int | None, typer.Option(help="Processes that share the cores.", min=1)] = None,
     engine: Engine = "",

@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ouro.models.family import Family
-from ouro.models.layers import as_map
+from ouro.models.layers import Linear, as_map
 
 
 class Backbone(Family):
     """A family that can hand out maps [b c h w] of what it makes of an image on its way."""
 
+    head: nn.Module
     state_parts = 1
     """Parts of the state that its blocks take and return."""
     unit = "stage"
@@ -115,10 +116,37 @@ class Backbone(Family):
         self.drop_ends(norm=False, head=True)
         self._without_classes()
 
+    @property
+    def num_features(self) -> int:
+        """Channels of what the classifier looks at."""
+        return int(self.feature_info[-1]["num_chs"])
+
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer, or nothing in its place; timm's convention, as are the next two."""
+        return self.head
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """A new classifier of so many classes, drawn anew; 0 for none, see `drop_head`."""
+        if not num_classes:
+            self.drop_head()
+            return
+        head = Linear(self.num_features, num_classes, bias=True, site="head", axes="b c")
+        nn.init.trunc_normal_(head.weight, std=0.02)
+        nn.init.zeros_(head.bias)
+        self.head = head.to(self.device, self.weights_dtype).train(self.training)
+        self._with_classes(num_classes)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters of several axes that are no matrix of a layer: tokens, positions, A."""
+        return {path for path, p in self.named_parameters() if p.dim() > 1 and path.rpartition(".")[2] != "weight"}
+
     def _without_classes(self) -> None:
         """So that nobody takes features for logits."""
-        self.num_classes = 0
-        self.info = replace(self.info, num_classes=0, class_names=())
+        self._with_classes(0)
+
+    def _with_classes(self, count: int) -> None:
+        self.num_classes = count
+        self.info = replace(self.info, num_classes=count, class_names=())
 
     def _wanted(self, indices: int | Sequence[int] | None) -> list[int]:
         """Numbers of the features, ascending."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+from timm.optim import create_optimizer_v2
 
 import ouro
 from ouro.models import create_model
@@ -75,6 +76,29 @@ def test_a_classifier_of_no_classes_gives_its_features(name) -> None:
     assert backbone.num_classes == backbone.info.num_classes == 0 and not backbone.info.class_names
     with pytest.raises(ValueError, match=f"^scenes has 12 classes, {name} has 0$"):
         ouro.evaluate(backbone, limit=1)
+
+
+@pytest.mark.parametrize("name", ["vim_nano", "vmamba_nano", "localvmamba_nano", "mambavision_nano"])
+def test_a_classifier_is_reset_as_timm_does(name) -> None:
+    model = timm.create_model(name, pretrained=True).double()
+    images, before = inputs(model).double(), model.info.num_classes
+    assert model.get_classifier().weight.shape == (before, model.num_features)
+    with torch.no_grad():
+        features = model.features(images)
+        model.reset_classifier(3)
+        assert torch.equal(model(images), model.get_classifier()(features)) and model(images).shape[1] == 3
+        assert (model.num_classes, model.info.num_classes, model.info.class_names) == (3, 3, ())
+        model.reset_classifier(0)
+        assert torch.equal(model(images), features) and not model.num_classes
+
+
+def test_timms_optimizers_decay_matrices_only() -> None:
+    model = create_model("vim_nano", pretrained=True)
+    names = {id(p): path.rpartition(".")[2] for path, p in model.named_parameters()}
+    # it asks the model what not to decay
+    groups = create_optimizer_v2(model, "adamw", weight_decay=0.05).param_groups
+    found = {group["weight_decay"]: {names[id(p)] for p in group["params"]} for group in groups}
+    assert found[0.05] == {"weight"} and {"A_log", "D", "cls_token", "pos_embed", "bias"} <= found[0]
 
 
 def test_weights_without_a_head_make_a_model_of_no_classes() -> None:
