@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 import gradio as gr
 
-from workbench import engine
+from workbench import engine, lists
 from workbench.errors import guarded
 from workbench.page import PRIVATE, Page
 
@@ -198,13 +198,11 @@ def follow(
     # a list whose choices are new says that it has changed though it has not: by then another picture may be looked at
     followed = gr.State("")
 
-    @guarded
     def other_model(model: str, wanted: Mapping[str, Any], before: str, *values: Any) -> tuple[Any, ...]:
         if (now := engine.version(model)) == before:
             return (gr.skip(),) * (len(outputs) + 1)
         return now, *view(Asked(tab, model, wanted), model, *values)
 
-    @guarded
     def asked(model: str, wanted: Mapping[str, Any], *values: Any) -> tuple[Any, ...]:
         ask = Asked(tab, model, wanted)
         if not ask.values:
@@ -213,8 +211,9 @@ def follow(
         ask.say()
         return engine.version(model), *shown
 
-    page.model.change(other_model, [page.model, page.wanted, followed, *inputs], [followed, *outputs], **PRIVATE)
-    page.wanted.change(asked, [page.model, page.wanted, *inputs], [followed, *outputs], **PRIVATE)
+    given = [page.model, page.wanted]
+    lists.on([page.model.change], other_model, [*given, followed, *inputs], [followed, *outputs], **PRIVATE)
+    lists.on([page.wanted.change], asked, [*given, *inputs], [followed, *outputs], **PRIVATE)
 
 
 def form(

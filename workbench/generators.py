@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,6 @@ from workbench import engine
 from workbench.page import PRIVATE
 
 _WIDTH = 100
-_DRAWING = threading.Lock()
 _LONGEST = 60
 """Characters of a setting's words that the form has room for."""
 
@@ -24,12 +22,11 @@ def form(method: gr.Radio) -> tuple[gr.State, gr.State]:
     """
     chosen, drawn = gr.State({}), gr.State(0)
 
-    # not whenever a value is set, or the field would be lost while somebody types
-    @gr.render(inputs=[method, chosen], triggers=[drawn.change, method.change])
+    # not whenever a value is set, or the field would be lost while somebody types; and one after the other, as Gradio goes
+    # through all events of the page when it has drawn, whoever adds others meanwhile
+    @gr.render(inputs=[method, chosen], triggers=[drawn.change, method.change], concurrency_limit=1)
     def fields(method: str, values: Mapping[str, Mapping[str, Any]]) -> None:
-        # Gradio goes through all events of the page for every one that is added, whoever adds others meanwhile
-        with _DRAWING:
-            draw(method, chosen, values.get(method, {}))
+        draw(method, chosen, values.get(method, {}))
 
     return chosen, drawn
 
@@ -57,7 +54,8 @@ def draw(method: str, chosen: gr.State, values: Mapping[str, Any]) -> None:
                     def keep(value: Any, kept: Mapping[str, Any], name: str = name) -> dict[str, Any]:
                         return {**kept, method: {**kept.get(method, {}), name: value}}
 
-                    field.input(keep, [field, chosen], chosen, **PRIVATE)
+                    # the same event when it is drawn once more: what somebody types meanwhile is heard
+                    field.input(keep, [field, chosen], chosen, key=f"{method}.{name}", **PRIVATE)
         if not settings:
             gr.HTML('<p class="wb-note">There is nothing to set.</p>')
 
@@ -67,6 +65,7 @@ def _field(method: str, setting: Any, value: Any) -> gr.Dropdown | gr.Number | g
     look = {
         "label": label(setting.name), "info": words if len(words) <= _LONGEST else None, "value": value,
         "elem_id": f"wb-samples-{method}-{setting.name}", "min_width": _WIDTH, "interactive": True,
+        "key": f"{method}.{setting.name}", "preserved_by_key": [],
     }  # fmt: skip
     if setting.choices:
         return gr.Dropdown([(str(choice), choice) for choice in setting.choices], filterable=False, **look)

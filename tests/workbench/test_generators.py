@@ -6,7 +6,7 @@ import gradio as gr
 import pytest
 
 from ouro.registry import GENERATORS
-from workbench import engine, generators
+from workbench import app, engine, generators
 
 
 @pytest.mark.parametrize("method", list(GENERATORS))
@@ -32,3 +32,9 @@ def test_only_what_was_changed_becomes_an_option():
 def test_titles_come_from_the_classes():
     assert engine.generator_titles() == {name: GENERATORS.get(name).title for name in GENERATORS}
     assert engine.optimizes("ouro") and not engine.optimizes("noise")
+
+
+def test_two_pages_never_draw_the_form_at_once():
+    """Gradio counts how often a form was drawn for all pages together, and drops the events of one that another interrupts."""
+    drawing = [event for event in app.build().fns.values() if event.renderable]
+    assert drawing and all(event.concurrency_limit == 1 for event in drawing)
