@@ -39,9 +39,14 @@ def quantization() -> str | None:
             if any(gaps):
                 named.append([title(method), f"{one} over {other}", *gaps])
     words = "\n\nDifferences on the same images, in points:\n\n"
-    command = _command(values["spec"])
     second = markdown(["method", "sets", *(width.upper() for width in bits)], named, 2)
-    return made(values, command) + note + markdown(head, table, 2) + words + second
+    return (
+        made(values, *_commands(values, values["model"], "quantization"))
+        + note
+        + markdown(head, table, 2)
+        + words
+        + second
+    )
 
 
 def ranges() -> str | None:
@@ -149,17 +154,20 @@ def tasks() -> str | None:
         f"Scope `{first['scope']}` (linear layers of the backbone), 95 % intervals over images and seeds; {counts}. The Fréchet "
         "distance is that of features of `vim_nano_digits`, smaller is better; it is no FID.\n\n"
     )
-    asked = [_command(spec | {"model": {"name": "MODEL"}}) for spec in first.get("specs", [first["spec"]])]
-    extended = [f"{command} --extend results/tasks_MODEL.json" for command in asked[1:]]
-    return made(first, asked[0], *extended) + note + markdown(head, table, 4)
+    return made(first, *_commands(first, "MODEL", "tasks")) + note + markdown(head, table, 4)
 
 
-def _command(spec: Values) -> str:
-    """What `ouro bench quantization` was asked."""
+def _commands(values: Values, model: str, table: str) -> list[str]:
+    """What `ouro bench quantization` was asked, and what extended the table afterwards."""
+    first, *later = (_command(spec, model) for spec in values.get("specs", [values["spec"]]))
+    return [first, *(f"{command} --extend results/{table}_{model}.json" for command in later)]
+
+
+def _command(spec: Values, model: str) -> str:
     options = [f"--method {method}" for method in spec["methods"]]
     options += [f"--bits {width}" for width in spec["bits"]]
     options += [f"--calib {label}={calib}" for label, calib in spec["calibs"]]
-    return f"ouro bench quantization {spec['model']['name']} {' '.join(options)} --seeds {len(spec['seeds'])} --limit {spec['limit']}"
+    return f"ouro bench quantization {model} {' '.join(options)} --seeds {len(spec['seeds'])} --limit {spec['limit']}"
 
 
 def scored(metric: Metric, value: float, ends: Sequence[float]) -> str:
