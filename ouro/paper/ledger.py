@@ -480,13 +480,13 @@ ARTEFACTS: tuple[Artefact, ...] = (
     ),
     Artefact(
         "fig9b", OURO, "figure 9b", f"a window of 5 x 5 with 12 positives is best {_PUBLISHED}",
-        "five pairs of window and positives, three seeds, 500 scenes", *_GENERATION, ("ablations_*.json",),
+        "five pairs of window and positives: two seeds, 1000 real images; three seeds, 500 scenes", *_GENERATION, ("ablations_*.json",),
         _study("Neighborhood and positives", ("5x5, 12", "3x3, 4"), ("5x5, 12", "5x5, 4"),
                ("5x5, 12", "7x7, 24")), "fig9_samples_windows_refresh",
     ),
     Artefact(
         "fig9c", OURO, "figure 9c", f"neighbors weighted by delta are better than even weights {_PUBLISHED}",
-        "both weights and no h_p, three seeds, 500 scenes", *_GENERATION, ("ablations_*.json",),
+        "both weights and no h_p: two seeds, 1000 real images; three seeds, 500 scenes", *_GENERATION, ("ablations_*.json",),
         _study("Weights of the neighbors", ("delta", "uniform")), "fig9_samples_windows_refresh",
     ),
     Artefact(
