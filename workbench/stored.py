@@ -316,14 +316,14 @@ def _rows() -> Iterator[dict[str, Any]]:
 
 def _made_of(table: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
     """{set, options} of a row as far as its table's spec says them: what it was calibrated on, and how its method was set."""
-    spec = table.get("spec") or {}
     made = {}
-    sets = dict(spec.get("calibs") or ())
-    if row.get("calib") in sets:
-        made["set"] = sets[row["calib"]]
-    options = dict(spec.get("options") or ())
-    if row.get("method") in options:
-        made["options"] = dict(options[row["method"]])
+    # a table that was extended has a spec for each time that it was
+    for spec in table.get("specs") or [table.get("spec") or {}]:
+        sets, options = dict(spec.get("calibs") or ()), dict(spec.get("options") or ())
+        if row.get("calib") in sets:
+            made["set"] = sets[row["calib"]]
+        if row.get("method") in options:
+            made["options"] = dict(options[row["method"]])
     return made
 
 

@@ -53,7 +53,12 @@ def test_an_interval_is_drawn_around_its_line(rows):
 
 def test_the_way_takes_the_model_that_decides_along(rows):
     models = {row["name"]: paper.model_of(row) for row in rows}
-    assert models["fig4"] == "vim_micro_cifar10" and models["fig9b"] == "vim_nano" and models["fig6"] == ""
+    assert (
+        models["fig4"] == "vim_micro_cifar10"
+        and models["fig9a"] == "vim_nano"
+        and models["fig9b"] == "vim_micro_cifar10"
+        and models["fig6"] == ""
+    )
     assert 'data-name="outliers vim_micro_cifar10"' in paper.listed(rows)
 
 
