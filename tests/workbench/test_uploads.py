@@ -89,6 +89,8 @@ def test_a_job_at_work_keeps_what_it_may_read(cache: Path, cancelled: bool):
 def test_what_was_uploaded_to_look_at_is_gone_when_the_page_is_closed(server: str, browser, tmp_path: Path):
     Image.new("RGB", (61, 47), (200, 30, 30)).save(tmp_path / "only-here.png")
     visit = Visit(browser, server, query="tab=outliers&model=vim_nano")
+    # what the address asks for is there: it would take the place of an upload that comes before it
+    visit.until_label("wb-outliers-step-map", "time steps by")
     row = visit.page.locator("#wb-outliers-images").locator("xpath=ancestor::*[contains(@class, 'wb-pickrow')]")
     row.locator("input[type=file]").set_input_files(tmp_path / "only-here.png")
     visit.page.get_by_text("61×47 pixels").first.wait_for()

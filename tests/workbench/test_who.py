@@ -78,7 +78,9 @@ def test_two_browsers_do_not_see_each_other(server: str, browser):
     assert bob.page.locator("#wb-samples-job [data-state]").count() == 0
     bob.number("wb-samples-num", 4)
     bob.page.locator("#wb-samples-go").click()
-    bob.page.get_by_text("waiting for a job of another session, first in line").first.wait_for()
+    # the list of jobs, which is not open, says it as well
+    waiting = bob.page.locator("#wb-samples-job").get_by_text("waiting for a job of another session, first in line")
+    waiting.wait_for()
     bob.page.locator("#wb-samples-cancel").click()
     bob.ended("wb-samples-job", "cancelled")
     assert ann.page.locator("#wb-samples-job [data-state=running]").count() == 1
