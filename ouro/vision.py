@@ -27,6 +27,11 @@ def judging(*models: nn.Module) -> Iterator[None]:
             module.training = True
 
 
+def matrices(model: nn.Module) -> dict[str, nn.Parameter]:
+    """What weight decay is for, by path: matrices of layers, not norms, biases, tokens, A and D."""
+    return {path: p for path, p in model.named_parameters() if path.rpartition(".")[2] == "weight" and p.dim() > 1}
+
+
 class VisionModel(nn.Module, ABC):
     """Base class of all families. tail(blocks(stem(images))) are the features that `forward_head` classifies."""
 

@@ -160,7 +160,7 @@ def build(
         rows = gr.HTML(elem_id="wb-whatif-rows", apply_default_css=False)
         tries = gr.State([])
 
-    # not the whole form: while another model is on its way, some of its lists have choices that their values are none of
+    # no more of the form than the parts hang on
     shown_parts = [page.model, report, scope, by]
 
     def offered(model: str, key: str | None, scope: str, by: str) -> gr.Dropdown:

@@ -19,6 +19,7 @@ from ouro.jobs.recipes import TrainSpec
 from ouro.tasks import Task
 from ouro.tasks.classification import Classification
 from ouro.types import Batch
+from ouro.vision import matrices
 
 _WARM_UPS = 3
 """Steps before the recording: kernels are compiled, workspaces and moments allocated. They leave no trace."""
@@ -138,13 +139,10 @@ class TrainingStep:
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices only: not on norms, biases, tokens, A and D."""
-    decayed = [
-        p for m in model.modules() for k, p in m.named_parameters(recurse=False) if k == "weight" and p.dim() > 1
-    ]
-    chosen = {id(p) for p in decayed}
-    rest = [p for p in model.parameters() if id(p) not in chosen]
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    """Weight decay on matrices only."""
+    decayed = matrices(model)
+    rest = [p for path, p in model.named_parameters() if path not in decayed]
+    return [{"params": list(decayed.values()), "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
 @contextmanager

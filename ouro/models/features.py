@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ouro.models.family import Family
 from ouro.models.layers import Linear, as_map
+from ouro.vision import matrices
 
 
 class Backbone(Family):
@@ -108,13 +109,13 @@ class Backbone(Family):
             self.keep(max(wanted) + 1)
         self.drop_ends(prune_norm or cut, prune_head or cut)
         if prune_head or cut:
-            self._without_classes()
+            self._with_classes(0)
         return wanted
 
     def drop_head(self) -> None:
         """Leaves out the classifier: what was logits are pooled features [b c] then; timm's convention for no classes."""
         self.drop_ends(norm=False, head=True)
-        self._without_classes()
+        self._with_classes(0)
 
     @property
     def num_features(self) -> int:
@@ -137,14 +138,11 @@ class Backbone(Family):
         self._with_classes(num_classes)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of the parameters of several axes that are no matrix of a layer: tokens, positions, A."""
-        return {path for path, p in self.named_parameters() if p.dim() > 1 and path.rpartition(".")[2] != "weight"}
-
-    def _without_classes(self) -> None:
-        """So that nobody takes features for logits."""
-        self._with_classes(0)
+        """Names of the parameters that are not to decay."""
+        return {path for path, _ in self.named_parameters()} - matrices(self).keys()
 
     def _with_classes(self, count: int) -> None:
+        """Says so, and that nobody knows what they are called; without any, nobody takes features for logits."""
         self.num_classes = count
         self.info = replace(self.info, num_classes=count, class_names=())
 
