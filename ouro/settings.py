@@ -145,8 +145,20 @@ def check_count(name: str, value: Any, least: int = 1) -> None:
     Raises:
         ValueError: as said.
     """
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name} is {brief(value)}, expected a whole number, {least} or more")
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not whole or value < least:
+        raise ValueError(f"{name} is {brief(value)}, expected {'' if whole else 'a whole number, '}{least} or more")
+
+
+def check_counts(record: object, *names: str) -> None:
+    """Refuses a record in which one of these fields is no whole number from 1 on; None stands for all there is.
+
+    Raises:
+        ValueError: as said.
+    """
+    for name in names:
+        if (value := getattr(record, name)) is not None:
+            check_count(name, value)
 
 
 def brief(value: Any) -> str:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ouro.settings import check_count
 from ouro.streams import generator
 
 
@@ -63,7 +64,13 @@ def bootstrap(values: Tensor, *, seed: int = 0, resamples: int = 2000) -> tuple[
     """95 % percentile bootstrap interval of the mean over samples: values [s r] -> (low [r], high [r]).
 
     All columns share their resamples, so the difference of two columns is a paired comparison.
+
+    Raises:
+        ValueError: no sample, no resample, or values that are no table.
     """
+    check_count("resamples", resamples)
+    if values.dim() != 2 or not len(values):
+        raise ValueError(f"values are {tuple(values.shape)}, expected (samples, scores) with one sample or more")
     count = len(values)
     drawn = torch.randint(count, (resamples, count), generator=generator(seed))
     weights = torch.zeros(resamples, count, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn).double())

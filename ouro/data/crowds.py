@@ -30,6 +30,8 @@ from ouro.data.scenes import (
     texture,
 )
 
+SMALLEST_CROWD = 2 * SMALLEST
+"""Pixels a side below which small shapes dissolve."""
 MOST = 4
 """Objects in a scene, at most."""
 SEGMENTS = ("background", *CLASSES)
@@ -69,9 +71,8 @@ def draw(seed: int, index: int, size: int = 96) -> Crowd:
     Raises:
         ValueError: a negative seed or index, or fewer than 32 pixels a side, where small shapes dissolve.
     """
-    smallest = 2 * SMALLEST
-    if min(seed, index) < 0 or max(seed, index) >= 2**63 or size < smallest:
-        limits = f"seed and index 0 or more, below 2**63, and size at least {smallest}"
+    if min(seed, index) < 0 or max(seed, index) >= 2**63 or size < SMALLEST_CROWD:
+        limits = f"seed and index 0 or more, below 2**63, and size at least {SMALLEST_CROWD}"
         raise ValueError(f"scene (seed {seed}, index {index}, size {size}) cannot be drawn; give {limits}")
     grains = (MOST + 1) * GRAIN**2
     fixed = _SCALARS + LIGHT**2 + grains
@@ -125,6 +126,7 @@ class _Crowds(SceneSeries):
     """Scenes of several objects as a data set."""
 
     usual = 96
+    smallest = SMALLEST_CROWD
 
     def drawn(self, index: int) -> Crowd:
         return draw(self.seed, index, self.size)

@@ -20,6 +20,8 @@ import torch
 from torch import Tensor
 
 from ouro.data import Dataset, check_range, check_split
+from ouro.settings import check_count
+from ouro.streams import check_seed
 
 MEAN = (0.496, 0.496, 0.496)
 STD = (0.271, 0.271, 0.271)
@@ -298,7 +300,7 @@ def box_of(mask: np.ndarray) -> tuple[int, int, int, int]:
 class SceneSeries(Dataset):
     """The scenes of one split. Splits never share an index; `len` is nominal, scenes go on beyond it.
 
-    usual: the size of the images where none is given.
+    usual: the size of the images where none is given. smallest: one that can be drawn.
 
     Args:
         split: "train", "calib" or "test".
@@ -306,10 +308,11 @@ class SceneSeries(Dataset):
         seed: which endless series; the embedded checkpoints are trained and tested on series 0.
 
     Raises:
-        ValueError: unknown split.
+        ValueError: unknown split, or a size or seed that no scene has.
     """
 
     usual: ClassVar[int]
+    smallest: ClassVar[int]
     provides = frozenset({"series"})
     square = True
     mean = MEAN
@@ -319,6 +322,8 @@ class SceneSeries(Dataset):
         check_split(split, self.splits)
         self.split, self.size, self.seed = split, self.usual if size is None else size, seed
         self.start = SPLIT_START[split]
+        check_seed(seed)
+        check_count("size", self.size, self.smallest)
 
     def __len__(self) -> int:
         return SPLIT_LENGTH[self.split]
@@ -343,6 +348,7 @@ class Scenes(SceneSeries):
     """The scenes of one object as a data set, with its mask."""
 
     usual = 56
+    smallest = SMALLEST
     provides = frozenset({"masks", "series"})
     classes = CLASSES
 

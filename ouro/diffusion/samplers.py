@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from ouro.settings import check_count
 from ouro.types import NO_CLASS
 from ouro.vision import VisionModel
 
@@ -93,8 +94,7 @@ def trajectory(
     """
     if sampler not in SAMPLERS:
         raise ValueError(f"unknown sampler {sampler!r}; known: {', '.join(SAMPLERS)}")
-    if steps < 1:
-        raise ValueError(f"steps is {steps}, expected 1 or more")
+    check_count("steps", steps)
     field, times = guided(model, y, guidance), [number / steps for number in range(steps + 1)]
 
     def walk() -> Iterator[tuple[float, Tensor]]:

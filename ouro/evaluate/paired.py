@@ -88,9 +88,10 @@ def difference(better: Sequence[Tensor], worse: Sequence[Tensor]) -> dict[str, A
     Raises:
         ValueError: other numbers of seeds or of images.
     """
-    shapes = [tuple(torch.stack(list(side)).shape) for side in (better, worse)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(f"outcomes of {shapes[0]} and of {shapes[1]} (seeds, images) are no pairs")
+    shapes = [[tuple(outcomes.shape) for outcomes in side] for side in (better, worse)]
+    if shapes[0] != shapes[1] or len({*shapes[0]}) != 1 or len(shapes[0][0]) != 1:
+        told = " and of ".join(", ".join(map(str, side)) or "no seed" for side in shapes)
+        raise ValueError(f"outcomes of {told} are no pairs; give both as many seeds, each of the same images [n]")
     gaps = torch.stack(list(better)).double() - torch.stack(list(worse)).double()
     mean, low, high = interval(gaps)
     return {

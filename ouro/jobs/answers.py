@@ -21,6 +21,7 @@ from ouro.jobs.evaluate import Opened, opened_beside
 from ouro.jobs.inputs import check_sample, image_file, source_of
 from ouro.jobs.provenance import run_info
 from ouro.jobs.sample import SampleSpec, sample
+from ouro.settings import check_counts
 from ouro.tasks import Task, task_of
 from ouro.types import Calibration, ModelInfo, ModelSource, Progress, Report
 
@@ -52,8 +53,7 @@ class AnswersSpec:
         object.__setattr__(self, "model", source_of(self.model))
         if self.sample is None and self.image is None:
             raise ValueError("there is nothing to look at: give a sample or an image file")
-        if self.steps < 1:
-            raise ValueError(f"steps is {self.steps}, expected 1 or more")
+        check_counts(self, "steps")
 
 
 def answers(spec: AnswersSpec, models: Opened | None = None) -> Generator[Progress, None, Report]:

@@ -21,6 +21,7 @@ from ouro.quant.apply import add_counts, check_weights, counting, counts, effect
 from ouro.quant.audit import require_sealed
 from ouro.quant.packed.lower import is_packed
 from ouro.registry import MODELS
+from ouro.settings import check_counts
 from ouro.tasks import Task, task_of
 from ouro.types import Calibration, ModelSource, Progress, Report
 from ouro.vision import VisionModel
@@ -49,10 +50,7 @@ class EvaluateSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", source_of(self.model))
-        for name in ("limit", "batch"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}, expected 1 or more")
+        check_counts(self, "limit", "batch")
 
 
 def evaluate(spec: EvaluateSpec) -> Generator[Progress, None, Report]:

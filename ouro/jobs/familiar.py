@@ -14,6 +14,7 @@ from ouro.evaluate.familiarity import NEIGHBORS, PATCHES, Familiarity, familiari
 from ouro.jobs.inputs import one_image, open_model, source_of
 from ouro.jobs.provenance import run_info
 from ouro.quant.apply import weights_digest
+from ouro.settings import check_counts
 from ouro.store import Store
 from ouro.types import ModelSource, Progress, Report
 from ouro.vision import VisionModel
@@ -37,9 +38,7 @@ class FamiliarSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", source_of(self.model))
-        for name in ("known", "held_out"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        check_counts(self, "known", "held_out")
 
 
 def familiar(spec: FamiliarSpec, *, root: str | os.PathLike[str] | None = None) -> Generator[Progress, None, Report]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ouro.settings import check_count
 from ouro.types import ModelSource
 
 
@@ -81,8 +82,7 @@ class TrainSpec:
         Raises:
             ValueError: fewer than one step.
         """
-        if steps < 1:
-            raise ValueError(f"steps is {steps}, expected 1 or more")
+        check_count("steps", steps)
         last = self.rounds[-1]
         rounds = (Round(last.lr, ((last.phases[-1][0], steps),)),)
         return replace(self, rounds=rounds, warmup=max(1, min(self.warmup, steps // 10)), reveal=0)

@@ -20,6 +20,7 @@ from ouro.jobs.evaluate import Opened, opened_beside
 from ouro.jobs.inputs import source_of
 from ouro.jobs.provenance import run_info
 from ouro.progress import staged
+from ouro.settings import check_counts
 from ouro.tasks import task_of
 from ouro.tasks.diffusion import JUDGES, judge_name, judged
 from ouro.types import ModelInfo, ModelSource, Progress, Report
@@ -52,9 +53,7 @@ class SampleSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", source_of(self.model))
-        for name in ("num", "steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        check_counts(self, "num", "steps")
         if self.sampler not in SAMPLERS:
             raise ValueError(f"unknown sampler {self.sampler!r}; known: {', '.join(SAMPLERS)}")
 

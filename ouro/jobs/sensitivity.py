@@ -20,6 +20,7 @@ from ouro.jobs.provenance import run_info
 from ouro.progress import staged
 from ouro.quant.calibrate import calibrating
 from ouro.quant.plan import make_plan
+from ouro.settings import check_counts
 from ouro.store import Store
 from ouro.tasks import task_of
 from ouro.types import ModelSource, Progress, Report
@@ -52,9 +53,7 @@ class SensitivitySpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", source_of(self.model))
-        for name in ("limit", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        check_counts(self, "limit", "batch")
         for name, known in (("mode", MODES), ("by", GROUPINGS)):
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; known: {', '.join(known)}")

@@ -24,7 +24,15 @@ def outlier_list(x: Tensor, rule: OutlierRule, *, scale: Tensor | None = None, t
     Args:
         scale: static inlier step per time step [l]; the list grows only where it does not suffice. None: always.
         theta: threshold per time step [l] fixed beforehand; None computes mean + kappa std on the spot.
+
+    Raises:
+        ValueError: x is not [b l c], or scale or theta is not [l].
     """
+    if x.dim() != 3:
+        raise ValueError(f"x is {tuple(x.shape)}, expected (b, l, c)")
+    for name, given in (("scale", scale), ("theta", theta)):
+        if given is not None and given.shape != x.shape[1:2]:
+            raise ValueError(f"{name} is {tuple(given.shape)}, expected ({x.shape[1]},), one per time step of x")
     if compilable(x):
         return _compiled(x, rule, scale, None, theta)[1]
     return outlier_list_reference(x, rule, scale=scale, theta=theta)

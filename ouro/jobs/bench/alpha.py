@@ -17,6 +17,7 @@ from ouro.jobs.provenance import run_info
 from ouro.scan.discretize import discretize
 from ouro.scan.order import row_major, to_raster
 from ouro.scan.window import box_sum
+from ouro.settings import check_counts
 from ouro.streams import generator
 from ouro.types import Progress, Report, ScanInputs, ScanRecord
 
@@ -41,9 +42,7 @@ class AlphaBenchSpec:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("e", "n", "side", "loop_side", "window", "repeats"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        check_counts(self, "e", "n", "side", "loop_side", "window", "repeats")
         if self.window > self.loop_side:
             raise ValueError(f"window is {self.window}, the smaller grid has only {self.loop_side} patches a side")
 

@@ -33,6 +33,7 @@ from ouro.quant.apply import attach_calibration, counting, detach, effective_bit
 from ouro.quant.audit import require_sealed
 from ouro.quant.bits import parse_bits
 from ouro.quant.calibrate import calibrating, images_digest
+from ouro.settings import check_counts
 from ouro.store import Store
 from ouro.tasks import task_of
 from ouro.types import ModelSource, Progress, Report
@@ -69,8 +70,7 @@ class CompareSpec:
         for name in ("methods", "bits", "calibs", "seeds"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is empty; a table needs at least one")
-        if self.limit < 1:
-            raise ValueError(f"limit is {self.limit}, expected 1 or more")
+        check_counts(self, "limit")
 
     def pieces(self) -> list[CompareSpec]:
         """One table per seed and set."""

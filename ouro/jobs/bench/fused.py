@@ -30,6 +30,7 @@ from ouro.jobs.provenance import run_info
 from ouro.kernels.gate import stumbled
 from ouro.models import create_model, variant
 from ouro.models.mixer import Scan
+from ouro.settings import check_count, check_counts
 from ouro.types import ModelSource, Progress, Report
 from ouro.vision import VisionModel
 
@@ -60,9 +61,9 @@ class FusedBenchSpec:
                 raise ValueError(f"unknown format {name!r}; known: {', '.join(FORMATS)}")
         if not self.formats or not self.batches:
             raise ValueError("no format or no batch size is given, there is nothing to do")
-        for name, value in (("images", self.images), ("repeats", self.repeats), *(("b", b) for b in self.batches)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}, expected 1 or more")
+        check_counts(self, "images", "repeats")
+        for batch in self.batches:
+            check_count("b", batch)
         variant(self.model.name)
 
 

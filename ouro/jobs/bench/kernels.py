@@ -21,6 +21,7 @@ from ouro.kernels import NAMES, kernel
 from ouro.kernels.ceilings import least_ms
 from ouro.kernels.gate import check, inputs_of, rows, stumbled
 from ouro.kernels.launch import Case, Kernel, interpreted
+from ouro.settings import check_counts
 from ouro.types import Progress, Report
 
 GROUPS = {
@@ -49,8 +50,7 @@ class KernelBenchSpec:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.repeats < 1:
-            raise ValueError(f"repeats is {self.repeats}, expected 1 or more")
+        check_counts(self, "repeats")
         for name in self.kernels:
             if name not in NAMES and name not in GROUPS:
                 raise ValueError(f"unknown kernel {name!r}; known: {', '.join((*GROUPS, *NAMES))}")
@@ -90,8 +90,7 @@ class GateSpec:
     processes: int = 1
 
     def __post_init__(self) -> None:
-        if self.processes < 1:
-            raise ValueError(f"processes is {self.processes}, expected 1 or more")
+        check_counts(self, "processes")
         for name in self.kernels:
             kernel(name)
         if not self.kernels:

@@ -17,6 +17,7 @@ from ouro.jobs.bench.timing import peak_mb, percentiles
 from ouro.jobs.inputs import open_untrained, source_of
 from ouro.jobs.provenance import run_info
 from ouro.kernels.gate import stumbled
+from ouro.settings import check_counts
 from ouro.streams import generator
 from ouro.taps import ScanModule
 from ouro.types import ModelSource, Progress, Report
@@ -45,9 +46,7 @@ class ModelBenchSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", source_of(self.model))
-        for name in ("batch", "repeats", "reference_repeats"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        check_counts(self, "batch", "repeats", "reference_repeats")
 
 
 def bench_model(spec: ModelBenchSpec) -> Generator[Progress, None, Report]:

@@ -24,6 +24,7 @@ from ouro.quant.apply import attach_calibration
 from ouro.quant.calibrate import quantize as calibrate
 from ouro.quant.packed.lower import lower
 from ouro.quant.packed.modules import PackedLinear
+from ouro.settings import check_counts
 from ouro.types import ModelSource, Progress, Report
 from ouro.vision import VisionModel
 
@@ -56,9 +57,7 @@ class PackedBenchSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", source_of(self.model))
-        for name in ("repeats", "images", "calibration"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        check_counts(self, "repeats", "images", "calibration")
         if not self.bits or not self.batches or min(self.batches) < 1:
             raise ValueError(f"bits {self.bits} and batches {self.batches} give nothing to time; give one of each")
 

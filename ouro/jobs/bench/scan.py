@@ -17,6 +17,7 @@ from ouro.jobs.provenance import run_info
 from ouro.kernels.gate import stumbled
 from ouro.scan import selective_scan
 from ouro.scan.cpu import max_exp_ulp
+from ouro.settings import check_counts
 from ouro.streams import generator
 from ouro.types import Progress, Report, ScanInputs
 
@@ -44,9 +45,7 @@ class ScanBenchSpec:
     threads: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("b", "e", "l", "n", "repeats", "reference_repeats"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        check_counts(self, "b", "e", "l", "n", "repeats", "reference_repeats")
 
 
 def bench_scan(spec: ScanBenchSpec) -> Generator[Progress, None, Report]:

@@ -19,6 +19,7 @@ from ouro.jobs.pool import in_processes
 from ouro.jobs.provenance import run_info
 from ouro.progress import finish
 from ouro.registry import MODELS, QUANTIZERS
+from ouro.settings import check_counts
 from ouro.types import Progress, Report
 
 Options = tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
@@ -77,8 +78,7 @@ class TableSpec:
             MODELS.get(name)
         for method in (*self.methods, *(method for part in self.parts for method in part.methods)):
             QUANTIZERS.get(method)
-        if self.workers < 1:
-            raise ValueError(f"workers is {self.workers}, expected 1 or more")
+        check_counts(self, "workers")
 
 
 ZOO = ("vim_nano", "vim_nano_digits", "vmamba_nano", "localvmamba_nano", "mambavision_nano")

@@ -68,6 +68,17 @@ def test_bootstrap_covers_and_repeats():
     assert again[1].equal(high)
 
 
+@pytest.mark.parametrize(("shape", "resamples"), [((0, 2), 9), ((5,), 9), ((5, 2), 0)])
+def test_bootstrap_of_nothing_is_refused(shape, resamples):
+    expected = (
+        r"values are \(.*\), expected \(samples, scores\) with one"
+        if resamples
+        else "resamples is 0, expected 1 or more"
+    )
+    with pytest.raises(ValueError, match=f"^{expected}"):
+        bootstrap(torch.rand(shape), resamples=resamples)
+
+
 def test_bootstrap_pairs_columns():
     values = torch.randn(50, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     low, high = bootstrap(torch.cat([values, values + 1, torch.ones_like(values)], dim=1))

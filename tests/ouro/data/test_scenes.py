@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
+from ouro.data import load
 from ouro.data.scenes import _SHAPES, CLASSES, MEAN, STD, Scenes, draw
 
 SPLITS = ("train", "calib", "test")
@@ -158,6 +159,18 @@ def test_scenes_refuse_indices_of_another_split():
         Scenes("test").scene(-1)
     with pytest.raises(ValueError, match=r"^images 0\.\.0 were asked for"):
         Scenes("test").images(0, 0)
+
+
+@pytest.mark.parametrize(("name", "smallest"), [("scenes", 16), ("scenes_seg", 32), ("scenes_det", 32)])
+def test_a_set_that_cannot_be_drawn_does_not_open(name, smallest):
+    for size in (0, -3, smallest - 1):
+        with pytest.raises(ValueError, match=f"^size is {size}, expected {smallest} or more$"):
+            load(name, size=size)
+    with pytest.raises(ValueError, match="^size is 56.5, expected a whole number, "):
+        load(name, size=56.5)
+    with pytest.raises(ValueError, match="^seed is -1, expected a whole number from 0 to "):
+        load(name, seed=-1)
+    assert load(name, size=smallest).images(0, 1)[0].shape[-1] == smallest
 
 
 @pytest.mark.parametrize("wrong", [(-1, 0, 56), (0, -1, 56), (0, 2**63, 56), (0, 0, 15)])

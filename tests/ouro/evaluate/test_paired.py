@@ -88,8 +88,14 @@ def test_a_difference_is_of_the_same_images() -> None:
 
 def test_what_is_no_pair_is_refused() -> None:
     right = torch.ones(10, dtype=torch.bool)
-    with pytest.raises(ValueError, match=r"outcomes of \(2, 10\) and of \(1, 10\) \(seeds, images\) are no pairs"):
-        difference([right, right], [right])
+    for better, worse, told in (
+        ([right, right], [right], r"\(10,\), \(10,\) and of \(10,\)"),
+        ([right, right[:9]], [right, right[:9]], r"\(10,\), \(9,\) and of \(10,\), \(9,\)"),
+        ([right[0]], [right[0]], r"\(\) and of \(\)"),
+        ([], [], "no seed and of no seed"),
+    ):
+        with pytest.raises(ValueError, match=f"^outcomes of {told} are no pairs; give both as many seeds"):
+            difference(better, worse)
     with pytest.raises(ValueError, match="1 image has no interval; take two or more"):
         interval(torch.ones(3, 1))
 

@@ -233,8 +233,8 @@ def test_a_loss_that_is_not_finite_names_the_layer_and_keeps_what_was_good(untra
 @pytest.mark.parametrize(
     "bad, words",
     [
-        ({"steps": -1}, "steps is -1, expected a whole number, 0 or more"),
-        ({"num": 0}, "num is 0, expected a whole number, 1 or more"),
+        ({"steps": -1}, "steps is -1, expected 0 or more"),
+        ({"num": 0}, "num is 0, expected 1 or more"),
         ({"method": "clamps"}, "unknown generation method 'clamps'"),
         ({"lr": 0.0}, "lr is 0.0, expected a positive number"),
     ],
@@ -258,7 +258,7 @@ def test_wrong_options_are_refused(model) -> None:
 @pytest.mark.parametrize("bad", [{"num": 0}, {"num": 2.5}, {"batch": 0}, {"batch": -1}, {"steps": -1}])
 def test_numbers_that_make_no_set_are_refused(model, bad) -> None:
     ((name, value),) = bad.items()
-    with pytest.raises(ValueError, match=f"^{name} is {value}, expected a whole number, "):
+    with pytest.raises(ValueError, match=f"^{name} is {value}, expected (a whole number, )?[01] or more$"):
         synthesize(model, **({"num": 1, "steps": 1} | bad))
 
 

@@ -73,6 +73,15 @@ def test_threshold_looks_at_the_remaining_channels_only():
     assert_close(threshold(x, listed, 3.0), torch.tensor([[2 + 3 * 1.0]], dtype=torch.float64), name="threshold")
 
 
+def test_shapes_that_are_no_series_are_refused():
+    x, rule = torch.rand(2, 12, 5), OutlierRule(4, 8)
+    with pytest.raises(ValueError, match=r"^x is \(12, 5\), expected \(b, l, c\)$"):
+        outlier_list(x[0], rule)
+    for name in ("scale", "theta"):
+        with pytest.raises(ValueError, match=rf"^{name} is \(5,\), expected \(12,\), one per time step of x$"):
+            outlier_list(x, rule, **{name: torch.ones(5)})
+
+
 def test_a_threshold_of_too_few_channels_lists_nothing():
     assert not outlier_list(torch.rand(2, 12, 1), OutlierRule(4, 8)).any()
 
