@@ -86,8 +86,9 @@ def _distinct() -> list[str]:
 
 
 DISTINCT = _distinct()
-EACH = [name if name in DISTINCT else pytest.param(name, marks=pytest.mark.full) for name in NAMES]
-"""For `parametrize`: every name; those that repeat another one's small model in the full suite only."""
+_FIRST = {type(variant(name).config): name for name in reversed(NAMES)}.values()
+EACH = [name if name in _FIRST else pytest.param(name, marks=pytest.mark.full) for name in NAMES]
+"""For `parametrize`: every name; all but the first of each family in the full suite only."""
 
 
 def skeleton(name: str) -> Family:

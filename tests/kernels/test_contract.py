@@ -37,6 +37,7 @@ def test_machine_code_keeps_its_bounds(machine_code):
     assert not complaints, "\n".join(complaints)
 
 
+@pytest.mark.full
 def test_compiler_takes_every_launch_of_the_cases(audited):
     """The interpreter is more patient than the compiler: with types, and with what is bound under a condition."""
     assert {(row["kernel"], row["case"]) for row in audited["cases"]} >= {
@@ -46,6 +47,7 @@ def test_compiler_takes_every_launch_of_the_cases(audited):
     assert not complaints, "\n".join(complaints)
 
 
+@pytest.mark.full
 @each
 def test_bounds_are_close_to_what_they_bound(kernel, machine_code):
     rows = [row for row in machine_code if row["kernel"] == kernel.name]

@@ -109,7 +109,7 @@ def second_block(fused, images, monkeypatch):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("batch", [1, pytest.param(3, marks=pytest.mark.full)])
 def test_logits_are_the_models(model, images, where, batch):
     chosen = images[:batch].to(where)
     fused = fuse(copy.deepcopy(model).to(where), torch.float32)
@@ -185,7 +185,7 @@ def test_a_block_on_codes_is_eight_launches(model, images, monkeypatch):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["w4a8", "w4a4o8"])
+@pytest.mark.parametrize("name", [pytest.param("w4a8", marks=pytest.mark.full), "w4a4o8"])
 def test_codes_in_float32_are_the_simulation(model, images, where, name):
     there = calibrated(copy.deepcopy(model).to(where), FORMATS[name], images.to(where))
     wanted, actual = there(images.to(where)), fuse(there, torch.float32)(images.to(where))

@@ -272,6 +272,7 @@ def test_a_model_that_cannot_be_traced_is_one_line_and_no_file(tmp_path):
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
 
 
+@pytest.mark.full
 @needs_onnx
 def test_a_detector_is_refused_for_many_images_in_the_words_of_the_command(tmp_path):
     path = tmp_path / "model.onnx"

@@ -136,6 +136,7 @@ for update in synthesize.synthesize(spec, root=sys.argv[1]):
 """Kills itself after so many steps of its only chunk."""
 
 
+@pytest.mark.full
 def test_a_job_killed_within_a_chunk_goes_on_from_there_to_the_same_set(tmp_path) -> None:
     small = create_model("vim_nano", depth=2)
     weights = str(write_tensors(tmp_path / "weights.safetensors", small.state_dict()))

@@ -83,6 +83,7 @@ def test_sites_are_ranked_by_the_error_of_the_velocity(folder) -> None:
     json.dumps(report.values, allow_nan=False)
 
 
+@pytest.mark.full
 def test_methods_and_widths_are_compared(folder) -> None:
     spec = CompareSpec(
         "zigma_nano", ("minmax", "dynamic"), ("w8a8", "w4a4o8"), (("real", "real:8"),), seeds=(0,), limit=8

@@ -178,8 +178,9 @@ def test_quantizing_and_detaching_gives_the_float_model_back(model, traced) -> N
 # what looks at a family's blocks or at the tensors of its scans; the others look at one layer at a time
 FAMILIAR = ("ouro", "brecq", "kscale")
 # Vim has every method in tests/ouro/quant; here the family that differs most from it, and the rest in the full suite
+QUICKLY = {"mambavision_t": tuple(QUANTIZERS), "vmamba_tiny": FAMILIAR}
 MATRIX = [
-    pytest.param(name, method, marks=() if name == "mambavision_t" or method in FAMILIAR else pytest.mark.full)
+    pytest.param(name, method, marks=() if method in QUICKLY.get(name, ("ouro",)) else pytest.mark.full)
     for name in ("vmamba_tiny", "localvim_tiny", "mambavision_t", "zigma_zigzag8", "vmamba_nano_seg", "vim_nano_det")
     for method in QUANTIZERS
 ]

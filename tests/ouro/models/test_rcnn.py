@@ -21,7 +21,7 @@ def model():
     return small("vmamba_tiny_coco")
 
 
-@pytest.mark.parametrize("side", [7, 14])
+@pytest.mark.parametrize("side", [7, pytest.param(14, marks=pytest.mark.full)])
 def test_pooling_is_roi_align(side) -> None:
     stream = torch.Generator().manual_seed(0)
     x = torch.randn(2, 5, 30, 40, generator=stream)

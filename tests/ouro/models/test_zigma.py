@@ -44,6 +44,7 @@ def official_run():
     return arrays, output, outputs, trace
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_output_agrees_with_the_official_code(official_run) -> None:
     arrays, output, *_ = official_run
@@ -51,6 +52,7 @@ def test_output_agrees_with_the_official_code(official_run) -> None:
     assert np.abs(output.numpy() - arrays["output_fp64"]).max() < 5e-5
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_every_block_agrees_with_the_official_code(official_run) -> None:
     arrays, _, outputs, _ = official_run
@@ -60,6 +62,7 @@ def test_every_block_agrees_with_the_official_code(official_run) -> None:
         np.testing.assert_allclose(outputs[name], stats, atol=5e-5, err_msg=name)
 
 
+@pytest.mark.full
 @pytest.mark.slow
 def test_step_sizes_agree_with_the_official_code(official_run) -> None:
     arrays, _, _, trace = official_run

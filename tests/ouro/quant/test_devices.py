@@ -30,8 +30,12 @@ OPTIONS = {
         {"steps_per_block": 0, "outlier_steps": "channel", "theta": "calibrated", "reparam": True, **FEW},
     ],
 }
+# what keeps ranges, columns, outliers and codes; the others are made of the same parts
+SPREAD = ("minmax", "kscale", "ouro", "ptq4vm")
 CASES = [
-    pytest.param(method, options, id=f"{method}-{number}", marks=[pytest.mark.full] * (number > 0))
+    pytest.param(
+        method, options, id=f"{method}-{number}", marks=[pytest.mark.full] * (number > 0 or method not in SPREAD)
+    )
     for method in QUANTIZERS
     for number, options in enumerate(OPTIONS.get(method, [{}]))
 ]

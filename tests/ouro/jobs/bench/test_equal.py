@@ -34,6 +34,7 @@ def report(computed, tiny_zoo, tmp_path):
     return result
 
 
+@pytest.mark.full
 def test_everybody_meets_the_target_from_below(report) -> None:
     updates, result = report
     rows = result.values["rows"]
@@ -52,6 +53,7 @@ def test_everybody_meets_the_target_from_below(report) -> None:
             assert all(low < setting["options"]["kappa"] <= high for setting in row["settings"])
 
 
+@pytest.mark.full
 def test_pairs_are_of_the_same_images(report) -> None:
     values = report[1].values
     assert [(pair["better"], pair["worse"]) for pair in values["pairs"]] == 3 * [
@@ -67,6 +69,7 @@ def test_pairs_are_of_the_same_images(report) -> None:
         assert pair["difference"] == pytest.approx((pair["won"] - pair["lost"]) / 24)
 
 
+@pytest.mark.full
 def test_what_is_kept_is_not_measured_again(report, tmp_path, monkeypatch) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("searched again")

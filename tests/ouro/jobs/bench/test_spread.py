@@ -28,7 +28,9 @@ SWEEPS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SWEEPS)
+@pytest.mark.parametrize(
+    "name", ["equal", *(pytest.param(name, marks=pytest.mark.full) for name in ("compare", "ranges"))]
+)
 def test_pieces_make_the_whole(name, tiny_zoo, tmp_path, monkeypatch) -> None:
     stay(monkeypatch)
     module, job, spec = SWEEPS[name]
