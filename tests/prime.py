@@ -19,7 +19,7 @@ from ouro.gen import synthesize
 from ouro.quant.apply import attach_calibration
 from ouro.quant.calibrate import quantize
 from ouro.quant.packed.lower import lower
-from ouro.taps import detach, record
+from ouro.taps import record
 from tests import zoo
 from tests.testing import QUICK
 
@@ -31,7 +31,10 @@ CALIBRATIONS = (
 
 def main() -> None:
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        for work in (partial(scans, torch.float32), partial(scans, torch.float64), calibrations):
+        # what others build on goes first, in pieces that keep both processes busy to the end
+        for work in (
+            partial(scans, torch.float32), partial(scans, torch.float64), *(partial(rounding, *one) for one in CALIBRATIONS), image,
+        ):  # fmt: skip
             pool.submit(run, work)
 
 
@@ -57,18 +60,19 @@ def scans(dtype: torch.dtype) -> None:
     model(images).square().sum().backward()
 
 
-def calibrations() -> None:
-    """Outliers, searches, whole numbers; a generated image."""
+def rounding(method: str, bits: str, scope: str) -> None:
+    """Outliers, searches, whole numbers."""
     model = zoo.small(NAME)
     images = zoo.inputs(model, 2)
-    for method, bits, scope in CALIBRATIONS:
-        calibration = quantize(model, images, method=method, bits=bits, scope=scope, **QUICK.get(method, {}))
-        attach_calibration(model, calibration)
-        if scope == "lin":
-            with torch.no_grad():
-                lower(model)(images)
-        detach(model)
-    synthesize(model, method="ouro", num=1, steps=1, window=3, positives=4)
+    attach_calibration(model, quantize(model, images, method=method, bits=bits, scope=scope, **QUICK.get(method, {})))
+    if scope == "lin":
+        with torch.no_grad():
+            lower(model)(images)
+
+
+def image() -> None:
+    """A generated image."""
+    synthesize(zoo.small(NAME), method="ouro", num=1, steps=1, window=3, positives=4)
 
 
 if __name__ == "__main__":
