@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from workbench import address, engine, runner
+from workbench import address, engine, lists, runner
 from workbench.answers import takes
 from workbench.board import attention_board, board
 from workbench.errors import guarded
@@ -307,6 +307,7 @@ def build(page: Page, model: str) -> None:
                 go = gr.Button("Score them", elem_id="wb-attention-score", scale=1, min_width=120)
                 stop = gr.Button("Cancel", elem_id="wb-attention-cancel", scale=1, min_width=90, interactive=False)
             progress = gr.HTML(elem_id="wb-attention-job", apply_default_css=False)
+    scored = gr.State(0)
 
     settings = [page.model, pick.chosen, at, way, summed, window, weights]
     shown = [view, said, layers, many]
@@ -360,10 +361,14 @@ def build(page: Page, model: str) -> None:
         }  # fmt: skip
         about = f"{model} · layer {spec['layer']}, {spec['n']} images"
         for job in runner.follow(runner.start(KIND, lambda: engine.explain_job(**spec), about, model=model)):
-            chart = latest_scores(model, way, summed) if job.state == "done" else gr.skip()
-            yield runner.bar(job), chart, gr.Button(interactive=job.over), gr.Button(interactive=not job.over)
+            number = job.number if job.state == "done" else gr.skip()
+            yield runner.bar(job), number, gr.Button(interactive=job.over), gr.Button(interactive=not job.over)
 
-    followed = [progress, many, go, stop]
+    # as the page is by then: its model and what it sums up may have been changed meanwhile
+    lists.on(
+        [scored.change], lambda _, *asked: latest_scores(*asked), [scored, page.model, way, summed], many, **PRIVATE
+    )
+    followed = [progress, scored, go, stop]
     go.click(score, [page.model, at, way, summed, window, weights, count], followed, concurrency_limit=None, **PRIVATE)
     stop.click(guarded(lambda: runner.stopped(KIND)), None, progress, queue=False, **PRIVATE)
 

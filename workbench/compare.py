@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from workbench import calib, engine, runner, sets, stored
+from workbench import calib, engine, lists, runner, sets, stored
 from workbench.errors import guarded
 from workbench.page import PRIVATE, title
 from workbench.plot import from_figures, nothing, plot_view
@@ -75,6 +75,7 @@ def build() -> dict[str, Any]:
             [(words, name) for name, words in ITEMS.items()], value="frechet", label="Figure", elem_id="wb-samples-item"
         )
         figure = plot_view("wb-samples-figure", empty=UNKNOWN)
+    measured = gr.State(0)
 
     def opened(paths: Sequence[str]) -> list[dict[str, Any]]:
         known = {entry["path"]: entry for entry in stored.sets()}
@@ -99,15 +100,18 @@ def build() -> dict[str, Any]:
 
     item.input(other, [several, item], figure, **PRIVATE)
 
-    def follow(job: runner.Job, paths: Sequence[str], item: str) -> Iterator[dict[Any, Any]]:
+    def follow(job: runner.Job) -> Iterator[dict[Any, Any]]:
         for _ in runner.follow(job):
             update = {
                 progress: runner.bar(job), go: gr.Button(interactive=job.over), stop: gr.Button(interactive=not job.over)
             }  # fmt: skip
-            yield update | (shown(paths, item) if job.state == "done" else {})
+            yield update | ({measured: job.number} if job.state == "done" else {})
+
+    # the sets that are chosen by then
+    lists.on([measured.change], lambda _, *asked: shown(*asked), [measured, several, item], [beside, figure], **PRIVATE)
 
     @guarded
-    def measure(paths: Sequence[str], accuracy: bool, item: str) -> Iterator[dict[Any, Any]]:
+    def measure(paths: Sequence[str], accuracy: bool) -> Iterator[dict[Any, Any]]:
         entries = opened(paths)
         models = sorted({values["model"] for values in entries})
         if len(entries) < 2 or len(models) > 1:
@@ -123,17 +127,17 @@ def build() -> dict[str, Any]:
         }  # fmt: skip
         about = f"{model} · {', '.join(sets.labels(entries))}"
         job = runner.start(KIND, lambda: engine.quality_job(**spec), about, model=model)
-        yield from follow(job, paths, item)
+        yield from follow(job)
 
-    followed = [progress, go, stop, beside, figure]
-    go.click(measure, [several, accuracy, item], followed, concurrency_limit=None, **PRIVATE)
+    followed = [progress, go, stop, measured]
+    go.click(measure, [several, accuracy], followed, concurrency_limit=None, **PRIVATE)
     stop.click(guarded(lambda: runner.stopped(KIND)), None, progress, queue=False, **PRIVATE)
 
     @guarded
-    def resume(paths: Sequence[str], item: str) -> Iterator[dict[Any, Any]]:
+    def resume() -> Iterator[dict[Any, Any]]:
         job = runner.latest(KIND)
         yield {progress: runner.bar(job)}
         if job is not None and not job.over:
-            yield from follow(job, paths, item)
+            yield from follow(job)
 
-    return {"several": several, "load": (resume, [several, item], followed)}
+    return {"several": several, "load": (resume, [], followed)}

@@ -214,7 +214,7 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
         "its effective bits, beside the float model. Every run is added to what is stored; two rows that are pinned "
         "are compared."
     )
-    kept, opened, counted = gr.State(None), gr.State(0), gr.State(0)
+    kept, opened, counted, moved = gr.State(None), gr.State(0), gr.State(0), gr.State(None)
     with gr.Row():
         with gr.Column(scale=1, min_width=280, elem_classes="wb-form"):
             method = gr.CheckboxGroup(
@@ -270,7 +270,7 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
 
     settings = [page.model, method, bits, *images.inputs, scope, limit, seed, images.data, ignored]
     views = [chart, table, clear]
-    followed = [progress, eta, go, stop, redo, *views]
+    followed = [progress, eta, go, stop, redo, moved]
 
     def shown(model: str, *, starting: bool = False) -> dict[Any, Any]:
         rows = known()
@@ -281,8 +281,8 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
             chart: nothing("") if empty else drawn, table: grid.grid(rows, model), clear: gr.Button(visible=bool(_RUNS[who.current()]))
         }  # fmt: skip
 
-    def follow(job: runner.Job, model: str, seen: int | None = None) -> Iterator[dict[Any, Any]]:
-        """The bar, and then the views where there is anything new in them: the page takes longer over a chart.
+    def follow(job: runner.Job, seen: int | None = None) -> Iterator[dict[Any, Any]]:
+        """The bar, and then `moved` where there is anything new in the views: the page takes longer over a chart.
 
         seen: rows that the views had before the job began; None where they are to be drawn in any case.
         """
@@ -293,8 +293,14 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
             }  # fmt: skip
             now = len(_RUNS[who.current()])
             if now != seen or (job.over and not now):
-                yield shown(model, starting=not job.over)
+                yield {moved: {"job": job.number, "model": job.model, "rows": now, "over": job.over}}
             seen = now
+
+    def drawn(moved: Mapping[str, Any] | None, model: str) -> dict[Any, Any]:
+        # for the model that the page is about by then, which may have been changed meanwhile
+        return shown(model, starting=moved is not None and not moved["over"] and moved["model"] == model)
+
+    lists.on([moved.change], drawn, [moved, page.model], views, **PRIVATE)
 
     def specs_of(
         model: str, methods: Sequence[str], bits: str, kind: str, count: float, chosen: str | None, scope: str,
@@ -318,7 +324,7 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
         seen = len(_RUNS[who.current()]) or None
         job = runner.start(KIND, lambda: compare(specs, int(limit), data, keep), about, model=model)
         yield {eta: ""}
-        yield from follow(job, model, seen)
+        yield from follow(job, seen)
 
     def estimated(
         model: str, methods: list[str], bits: str, kind: str, count: int, chosen: str | None, scope: str, limit: int,
@@ -364,10 +370,10 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
     stop.click(guarded(lambda: runner.stopped(KIND)), None, progress, queue=False, **PRIVATE)
 
     @guarded
-    def recompute(model: str) -> Iterator[dict[Any, Any]]:
-        yield from follow(runner.again(KIND), model)
+    def recompute() -> Iterator[dict[Any, Any]]:
+        yield from follow(runner.again(KIND))
 
-    redo.click(recompute, page.model, followed, concurrency_limit=None, **PRIVATE)
+    redo.click(recompute, None, followed, concurrency_limit=None, **PRIVATE)
     tab.select(lambda seen: seen + 1, opened, opened, **PRIVATE)
 
     @guarded
@@ -419,7 +425,7 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
         yield shown(model)
         job = runner.latest(KIND)
         if job is not None and not job.over:
-            yield from follow(job, model, seen)
+            yield from follow(job, seen)
 
     @guarded
     def named() -> Any:
@@ -447,7 +453,7 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
 
     address.form(page, "quantize", fields, asked_of, views)
     form = forms.keep(page.kept["quantize"], fields, go, more=images.restored)
-    loads = [(resume, [page.model], followed)]
+    loads = [(resume, [page.model], [*followed, *views])]
     return {"form": form, "loads": loads, "methods": (named, method), "images": images}
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from workbench import address, calib, damage, engine, forms, guess, quantize, runner, stored, ways, whatif
+from workbench import address, calib, damage, engine, forms, guess, lists, quantize, runner, stored, ways, whatif
 from workbench.errors import guarded
 from workbench.page import PRIVATE, Page, lead, title
 from workbench.plot import nothing, plot_view
@@ -189,7 +189,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
     )  # fmt: skip
     frontier = plot_view("wb-sensitivity-frontier", value=damage.budget_chart(spent))
     bought = gr.HTML(damage.budget_table(spent), elem_id="wb-sensitivity-budgets", apply_default_css=False)
-    done = gr.State([])
+    done, ended = gr.State([]), gr.State(None)
 
     shown = [said, grid, curve, rows, file, report]
 
@@ -207,9 +207,19 @@ def build(page: Page, model: str) -> dict[str, Any]:
                 progress: runner.bar(job), go: gr.Button(interactive=job.over), stop: gr.Button(interactive=not job.over),
                 redo: gr.Button(visible=job.cached),
             }  # fmt: skip
-            values = job.result.values if job.state == "done" else None
-            update |= {} if values is None else {**show(values["model"], values), told: guess.verdict(guessed, values)}
+            if job.state == "done":
+                update[ended] = {"number": job.number, "guessed": guessed}
             yield update
+
+    def measured(ended: Mapping[str, Any] | None, model: str) -> dict[Any, Any]:
+        """What came of a scan, as long as the page is about its model, which may have been changed meanwhile."""
+        job = runner.numbered(ended["number"]) if ended else None
+        if job is None or job.result.values["model"] != model:
+            return dict.fromkeys([told, *shown], gr.skip())
+        values = job.result.values
+        return {**show(model, values), told: guess.verdict(ended["guessed"], values)}
+
+    lists.on([ended.change], measured, [ended, page.model], [told, *shown], **PRIVATE)
 
     @guarded
     def measure(
@@ -226,7 +236,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
     def recompute() -> Iterator[dict[Any, Any]]:
         yield from follow(runner.again(KIND))
 
-    followed = [progress, go, stop, redo, told, *shown]
+    followed = [progress, go, stop, redo, ended]
     redo.click(recompute, None, followed, concurrency_limit=None, **PRIVATE)
     go.click(measure, [*common, mode, guessed], followed, concurrency_limit=None, **PRIVATE)
     stop.click(guarded(lambda: runner.stopped(KIND)), None, progress, queue=False, **PRIVATE)
@@ -237,13 +247,14 @@ def build(page: Page, model: str) -> dict[str, Any]:
                 paid: runner.bar(job), spend: gr.Button(interactive=job.over), halt: gr.Button(interactive=not job.over)
             }  # fmt: skip
             if job.state == "done":
-                rows = [*before, *job.result]
-                update |= spent_on(rows[-1]["model"], rows)
+                update[done] = [*before, *job.result]
             yield update
 
     def spent_on(model: str, rows: list[dict[str, Any]]) -> dict[Any, Any]:
         together = budgets(model) + [row for row in rows if row["model"] == model]
-        return {done: rows, frontier: damage.budget_chart(together), bought: damage.budget_table(together)}
+        return {frontier: damage.budget_chart(together), bought: damage.budget_table(together)}
+
+    lists.on([done.change], spent_on, [page.model, done], [frontier, bought], **PRIVATE)
 
     @guarded
     def buy(
@@ -258,7 +269,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
         job = runner.start(BUDGET, lambda: quantize.compare([spec], int(limit), data), about, model=model)
         yield from follow_budget(job, before)
 
-    budgeted = [paid, spend, halt, frontier, bought, done]
+    budgeted = [paid, spend, halt, done]
     spend.click(buy, [*common, budget, widths, done], budgeted, concurrency_limit=None, **PRIVATE)
     halt.click(guarded(lambda: runner.stopped(BUDGET)), None, paid, queue=False, **PRIVATE)
 
@@ -266,7 +277,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
     def other_model(model: str, rows: list[dict[str, Any]]) -> dict[Any, Any]:
         return show(model, latest(model)) | spent_on(model, rows)
 
-    page.model.change(other_model, [page.model, done], [*shown, frontier, bought, done], **PRIVATE)
+    page.model.change(other_model, [page.model, done], [*shown, frontier, bought], **PRIVATE)
 
     @guarded
     def other_report(model: str, key: str) -> dict[Any, Any]:
@@ -313,5 +324,5 @@ def build(page: Page, model: str) -> dict[str, Any]:
     return {
         "form": forms.keep(page.kept["sensitivity"], fields, go, spend, more=images.restored),
         "methods": (named, method),
-        "loads": [(resume, [page.model], followed), (resume_budget, [], budgeted)],
+        "loads": [(resume, [page.model], [*followed, *shown]), (resume_budget, [], budgeted)],
     }

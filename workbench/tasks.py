@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from workbench import address, calib, engine, quantize, runner, stored
+from workbench import address, calib, engine, lists, quantize, runner, stored
 from workbench.answers import answers, answers_view, verdict
 from workbench.errors import guarded
 from workbench.page import PRIVATE, Page, lead
@@ -51,7 +51,7 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
         "boxes, or pictures made of noise: truth, float and quantized side by side."
     )
     pick = picker("tasks", page, model)
-    opened = gr.State(0)
+    opened, made = gr.State(0), gr.State(None)
     with gr.Row(elem_classes="wb-inline"):
         beside = gr.Dropdown(
             [(ALONE, "")], value="", label="Compare with", filterable=False, elem_id="wb-tasks-beside", scale=4,
@@ -128,47 +128,51 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
     address.follow("tasks", page, view_of, [opened], [beside, noise, seed, steps, *pick.parts])
     address.keep(page, "tasks", seed=seed, steps=steps, run=beside)
 
-    def follow(job: runner.Job, *chosen: Any) -> Iterator[dict[Any, Any]]:
+    def follow(job: runner.Job) -> Iterator[dict[Any, Any]]:
         for _ in runner.follow(job):
             update: dict[Any, Any] = {
                 progress: runner.bar(job), go: gr.Button(interactive=job.over), stop: gr.Button(interactive=not job.over),
                 redo: gr.Button(visible=job.cached),
             }  # fmt: skip
-            # the model may have been changed meanwhile
-            if job.state == "done" and job.result.values["model"] == chosen[0]:
-                options, path = menu(chosen[0], job.result.values["path"])
-                update |= {beside: options} | shown(chosen[0], chosen[1], path, *chosen[3:])
+            if job.state == "done":
+                update[made] = {"number": job.number, **{key: job.result.values[key] for key in ("model", "path")}}
             yield update
 
+    def compared(made: Mapping[str, Any] | None, model: str, seen: int) -> tuple[Any, int]:
+        # as the page is by then: its model and its picture may have been changed meanwhile
+        if made is None or made["model"] != model:
+            return gr.skip(), seen
+        return menu(model, made["path"])[0], seen + bool(seen)
+
+    lists.on([made.change], compared, [made, page.model, opened], [beside, opened], **PRIVATE)
+
     @guarded
-    def make(
-        model: str, picture: dict[str, Any], path: str | None, seed: float | None, steps: float, method: str, bits: str
-    ) -> Iterator[dict[Any, Any]]:
+    def make(model: str, method: str, bits: str) -> Iterator[dict[Any, Any]]:
         spec = {"model": model, "method": method, "bits": bits.strip().lower(), "calib": calib.real(model, IMAGES)}
         job = runner.start(KIND, lambda: _made(spec), f"{model} · {method} {spec['bits']}", model=model)
-        yield from follow(job, model, picture, path, seed, steps)
+        yield from follow(job)
 
     @guarded
-    def recompute(*chosen: Any) -> Iterator[dict[Any, Any]]:
-        yield from follow(runner.again(KIND), *chosen)
+    def recompute() -> Iterator[dict[Any, Any]]:
+        yield from follow(runner.again(KIND))
 
-    moved = [progress, go, stop, redo, beside, view, said]
-    redo.click(recompute, settings, moved, concurrency_limit=None, **PRIVATE)
-    go.click(make, [*settings, method, bits], moved, concurrency_limit=None, **PRIVATE)
+    moved = [progress, go, stop, redo, made]
+    redo.click(recompute, None, moved, concurrency_limit=None, **PRIVATE)
+    go.click(make, [page.model, method, bits], moved, concurrency_limit=None, **PRIVATE)
     stop.click(guarded(lambda: runner.stopped(KIND)), None, progress, queue=False, **PRIVATE)
 
     @guarded
-    def resume(*chosen: Any) -> Iterator[dict[Any, Any]]:
+    def resume() -> Iterator[dict[Any, Any]]:
         job = runner.latest(KIND)
         yield {progress: runner.bar(None, _IDLE)}
         if job is not None and not job.over:
-            yield from follow(job, *chosen)
+            yield from follow(job)
 
     @guarded
     def known() -> gr.Dropdown:
         return gr.Dropdown(choices=[(words, name) for name, words in engine.method_titles().items()])
 
-    return {"loads": [(resume, settings, moved)], "methods": (known, method)}
+    return {"loads": [(resume, [], moved)], "methods": (known, method)}
 
 
 def _made(spec: Mapping[str, Any]) -> Generator[Any, None, Any]:
