@@ -51,10 +51,11 @@ def _as(kind: type, name: str, value: Any) -> Any:
         return value
     if (kind is int and is_number and value == int(value)) or (kind is float and is_number):
         return kind(value)
-    words = {str: "a text", int: "a whole number", float: "a number"}[kind]
+    words = {str: "a text", int: "a whole number", float: "a number below 2^63"}[kind]
     raise ValueError(f"{name} is {repr(value)[:60]}, expected {words}")
 
 
+_MOST_STEPS = 200
 _LARGEST = 2**63
 """What no number reaches that a job takes; NaN and infinity are not below it either."""
 
@@ -66,9 +67,9 @@ def models() -> list:
 
 def attention_maps(model: str, sample: int, layer: int, window: int = 5) -> dict:
     """AUROC and the other scores of one held-out image's maps, as the Attention tab shows them."""
-    return _values(
-        engine.explained(**attention.spec_of(model, _held_out(model, sample), layer, window, "delta")).values
-    )
+    spec = attention.spec_of(model, _held_out(model, sample), layer, window, "delta")
+    # the tab takes the widest window that fits; who names one is not to get another one's numbers
+    return _values(engine.explained(**{**spec, "window": window}).values)
 
 
 def outlier_channels(
@@ -88,6 +89,9 @@ def outlier_channels(
 
 def answer(model: str, sample: int, seed: int = 0, steps: int = 10) -> dict:
     """What a model says of one held-out image, whatever its task; seed and steps are those of a denoiser."""
+    # no job that could be cancelled: clicks of all pages wait for it
+    if steps > _MOST_STEPS:
+        raise ValueError(f"steps is {steps}, expected {_MOST_STEPS} or fewer; `ouro show` takes more")
     spec = {"model": model, "beside": "", "data": engine.own_data(model), "sample": int(sample)}
     return _values(engine.answered(**spec, seed=int(seed), steps=int(steps)).values)
 
@@ -103,6 +107,11 @@ def quantized(
     limit: int = 500, seed: int = 0,
 ) -> dict:  # fmt: skip
     """Calibrates on `images` (real:32, noise:32) and measures the score with its interval on `limit` held-out images."""
+    if not images.strip():
+        raise ValueError("images is empty; write what to calibrate on, as in 'real:32' or 'noise:32'")
+    # before minutes of calibration
+    if limit < 1:
+        raise ValueError(f"limit is {limit}, expected 1 or more")
     spec = {"model": model, "method": method, "bits": bits, "calib": images, "scope": scope, "seed": int(seed)}
     make = lambda: quantize.compare([spec], int(limit), engine.own_data(model))  # noqa: E731
     return _values(_done(quantize.KIND, make, f"{method} {bits}", model)[0])

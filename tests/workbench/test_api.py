@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from ouro.jobs.explain import ExplainSpec, explain
+from ouro.progress import finish
+
 gradio_client = pytest.importorskip("gradio_client")
 NAMES = {"/models", "/attention", "/outliers", "/answer", "/generate", "/quantize", "/sensitivity"}
 
@@ -24,6 +27,10 @@ def test_every_endpoint_says_what_it_is():
 def test_what_is_looked_at(client):
     scores = client.predict(model="vim_nano", sample=1, layer=0, window=3, api_name="/attention")
     assert set(scores["auroc"]) == {"h", "h_p"} and scores["layer"] == 0
+    # wider than any that the tab offers
+    wide = client.predict(model="vim_nano", sample=1, layer=0, window=9, api_name="/attention")
+    assert wide["window"] == 9
+    assert wide["auroc"] == finish(explain(ExplainSpec("vim_nano", sample=1, layer=0, window=9))).values["auroc"]
     assert "vim_nano" in [row["name"] for row in client.predict(api_name="/models")]
     found = client.predict(
         model="vim_nano", sample=2, layer=5, tensor="in_proj", kappa=3, refresh=10, api_name="/outliers"
@@ -39,7 +46,6 @@ def test_what_is_looked_at(client):
 
 def test_what_takes_long(client):
     from ouro.jobs.evaluate import EvaluateSpec, evaluate
-    from ouro.progress import finish
 
     made = client.predict(model="vim_nano", method="noise", num=4, steps=10, seed=3, api_name="/generate")
     assert made["num"] == 4 and made["run"] and "path" not in made
@@ -59,6 +65,10 @@ def test_what_takes_long(client):
         ("sample is -1, expected 0 to", "/attention", {"model": "vim_nano", "sample": -1, "layer": 0}),
         ("layer is -9, vim_nano has layers 0 to 5", "/outliers", {"model": "vim_nano", "sample": 0, "layer": -9}),
         ("bits .w4x. cannot be read", "/quantize", {"model": "vim_nano", "bits": "w4x"}),
+        ("images is empty", "/quantize", {"model": "vim_nano", "images": " "}),
+        ("limit is 0, expected 1 or more", "/quantize", {"model": "vim_nano", "images": "real:100000", "limit": 0}),
+        ("steps is 201, expected 200 or fewer", "/answer", {"model": "zigma_nano", "sample": 0, "steps": 201}),
+        ("window is 101", "/attention", {"model": "vim_nano", "sample": 0, "layer": 0, "window": 101}),
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(client, words: str, endpoint: str, call: dict):
