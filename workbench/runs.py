@@ -309,8 +309,10 @@ def build(page: Page, tab: gr.Tab) -> dict[str, Any]:
             ask.refuse("run", runner.first_line(error))
             name, update = "", detailed("")
         seen = show(words, kind, of, sort, ticked, name)
-        for key, value, field in (("kind", kind, of_kind), ("of", of, of_model)):
-            if key in ask.values and seen[field]["value"] != value:
+        # while an event is answered, what Gradio makes of a list cannot be asked for its value
+        found = runbook.entries()
+        for key, value, part in (("kind", kind, "kind"), ("of", of, "model")):
+            if key in ask.values and value not in (_ANY, *(getattr(entry, part) for entry in found)):
                 ask.refuse(key, "no run is of it")
         ask.say()
         return {**seen, **update, find: words, order: sort}

@@ -216,3 +216,11 @@ def test_back_goes_through_what_kernels_and_paper_show(visit: Visit):
     page.wait_for_function("document.querySelector('#wb-kernels-which input').value === 'selective_scan'", polling=100)
     page.go_forward()
     page.wait_for_function("document.querySelector('#wb-kernels-which input').value === 'All nine'", polling=100)
+
+
+def test_a_link_to_a_list_of_runs_names_a_kind_and_a_model_that_may_not_be_there(server, browser):
+    visit = Visit(browser, server, query="tab=runs&kind=nothing&of=nobody&sort=size")
+    visit.page.locator(".toast-body").get_by_text("kind=nothing is not there (no run is of it)").wait_for()
+    words = visit.page.locator(".toast-body").all_inner_texts()
+    assert len(words) == 1 and "of=nobody is not there (no run is of it)" in words[0]
+    visit.page.close()
