@@ -156,5 +156,5 @@ def _done(kind: str, make: Callable[[], Generator[Any, None, Any]], about: str, 
 def _values(values: Mapping[str, Any]) -> dict[str, Any]:
     """What may leave: no path of this machine, but the run that it belongs to."""
     path = values.get("path")
-    kept = {key: value for key, value in values.items() if key != "path"}
+    kept = {key: value for key, value in values.items() if key not in ("path", "version")}
     return kept | ({"run": Path(path).parent.name} if path else {})

@@ -206,7 +206,7 @@ def latest_scores(model: str, direction: str, reduction: str) -> str:
     if not engine.has_masks(model):
         return nothing(UNKNOWN)
     job = runner.latest(KIND)
-    if job is None or job.state != "done" or job.result.values["model"] != model:
+    if job is None or not job.found(model):
         return nothing("One image proves little. Score some more: 20 take a few seconds.")
     return scores_chart(engine.plain(job.result), direction, reduction)
 

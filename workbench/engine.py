@@ -88,10 +88,7 @@ def _stamp(spec: Mapping[str, Any]) -> str:
             parts.append(str([folder.stat().st_mtime_ns for folder in (path, *_folders(path))]))
         elif path.is_file():
             parts.append(hashlib.sha256(path.read_bytes()).hexdigest())
-    entry = workspace.model(str(spec.get("model", "")))
-    if entry is not None:
-        parts.append(f"{entry.path} {entry.size} {entry.changed} {entry.class_names}")
-    return "".join(parts)
+    return "".join([*parts, workspace.version(str(spec.get("model", "")))])
 
 
 def version(model: str) -> str:

@@ -176,7 +176,10 @@ def picker(tab: str, page: Page, model: str) -> Picker:
         # a set that was removed, or the first one that was added
         if picture["data"] not in [data for _, data in choices(model)] and not picture["path"]:
             return reset(model, Asked(tab, model, None))
-        return _offered(model, picture), gr.skip(), gr.skip()
+        # a file that was read once more holds other weights: what is looked at is asked anew
+        now = workspace.version(model)
+        anew = now and picture.get("version") != now
+        return _offered(model, picture), gr.skip(), {**picture, "version": now} if anew else gr.skip()
 
     view.select(pick, chosen, chosen, trigger_mode="multiple", concurrency_limit=1, **PRIVATE)
     more.click(turn, [page.model, chosen], [view, chosen], **PRIVATE)

@@ -14,7 +14,22 @@ from typing import Any
 import gradio as gr
 
 from ouro.progress import PARTS, mapped, staged
-from workbench import address, calib, contrast, engine, forms, grid, lists, pace, runner, sets, stored, tradeoff, who
+from workbench import (
+    address,
+    calib,
+    contrast,
+    engine,
+    forms,
+    grid,
+    lists,
+    pace,
+    runner,
+    sets,
+    stored,
+    tradeoff,
+    who,
+    workspace,
+)
 from workbench.errors import guarded
 from workbench.page import DIMMED, PRIVATE, Page, lead
 from workbench.plot import nothing, plot_view
@@ -40,7 +55,12 @@ _BATCH = 32
 
 def known() -> list[dict[str, Any]]:
     """All rows that there are: those of this session, the newest first, then those in results/."""
-    return [*reversed(_RUNS[who.current()]), *stored.accuracies()]
+    return [*filter(is_current, reversed(_RUNS[who.current()])), *stored.accuracies()]
+
+
+def is_current(row: Mapping[str, Any]) -> bool:
+    """Whether a row of this session is of the weights that its model has now: a file may be read once more."""
+    return workspace.version(row["model"]) in ("", row["version"])
 
 
 def kept_in_float(expression: str | None) -> dict[str, Any]:
@@ -55,7 +75,8 @@ def keep(row: Mapping[str, Any]) -> None:
     words = {path: said.removeprefix(f"{row['model']} · ") for said, path in sets.choices(row["model"])}
     mine, run = _RUNS[who.current()], PurePath(row["path"]).parent.name
     if not any((old["run"], old["data"], old.get("n")) == (run, row["data"], row.get("n")) for old in mine):
-        mine.append({**row, "id": f"run {next(_NUMBERS)}", "run": run, "set": words.get(source, source)})
+        added = {"id": f"run {next(_NUMBERS)}", "run": run, "set": words.get(source, source)}
+        mine.append({"version": workspace.version(row["model"]), **row, **added})
 
 
 def recall(run: str) -> None:
@@ -90,6 +111,7 @@ def compare(
     def with_rows(progress: Any) -> Any:
         return replace(progress, data={"rows": list(rows)})
 
+    versions = [workspace.version(spec["model"]) for spec in specs]
     stages = _stages(specs, limit, data)
     for number, spec in enumerate(specs):
         where = f"{spec['method']} {spec['bits']} ({number + 1} of {len(specs)})"
@@ -110,7 +132,8 @@ def compare(
             row |= values
             pace.learn(spec, values["n"], calibrated - begun, time.monotonic() - calibrated)
         # by the names that the page knows them by
-        rows.append(row | {key: spec[key] for key in ("model", "calib")} | {"data": data})
+        named = {key: spec[key] for key in ("model", "calib")}
+        rows.append(row | named | {"data": data, "version": versions[number]})
         keep(rows[-1])
         yield Progress(round(PARTS * end), PARTS, f"{where}: measured", {"rows": list(rows)})
     return rows
@@ -410,7 +433,13 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
     def other_model(model: str) -> dict[Any, Any]:
         return shown(model)
 
+    @guarded
+    def read_again(model: str) -> dict[Any, Any]:
+        # the file of a model of one's own may hold other weights by now
+        return shown(model) if workspace.version(model) else dict.fromkeys(views, gr.skip())
+
     page.model.change(other_model, page.model, views, **PRIVATE)
+    page.brought.change(read_again, page.model, views, **PRIVATE)
 
     @guarded
     def forget(model: str) -> dict[Any, Any]:

@@ -19,7 +19,7 @@ from datetime import datetime
 from typing import Any
 
 from ouro.progress import drive
-from workbench import who
+from workbench import who, workspace
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ class Job:
     afresh: bool = False
     number: int = 0
     whose: str = ""
+    version: str = ""
     since: datetime = field(default_factory=datetime.now)
     state: str = "waiting"
     updates: int = 0
@@ -76,6 +77,10 @@ class Job:
     @property
     def over(self) -> bool:
         return self.state in ("done", "failed", "cancelled")
+
+    def found(self, model: str) -> bool:
+        """Whether it is done and about this model, with the weights that it has now: a file may be read once more."""
+        return self.state == "done" and self.model == model and self.version == workspace.version(model)
 
     @property
     def working(self) -> bool:
@@ -302,7 +307,9 @@ def start(
         if running is not None:
             # what an older one left is shown nowhere any more
             _OLD.append(replace(running, make=_nothing, data={}, history=[], result=None))
-        job = _JOBS[place] = Job(kind, make, about, computes, model, afresh, next(_NUMBERS), who.current())
+        job = _JOBS[place] = Job(
+            kind, make, about, computes, model, afresh, next(_NUMBERS), who.current(), workspace.version(model)
+        )
         if computes:
             _DEVICE.join(job)
     threading.Thread(target=job.run, name=f"job-{kind}", daemon=True).start()

@@ -8,7 +8,21 @@ from typing import Any
 
 import gradio as gr
 
-from workbench import address, calib, damage, engine, forms, guess, lists, quantize, runner, stored, ways, whatif
+from workbench import (
+    address,
+    calib,
+    damage,
+    engine,
+    forms,
+    guess,
+    lists,
+    quantize,
+    runner,
+    stored,
+    ways,
+    whatif,
+    workspace,
+)
 from workbench.errors import guarded
 from workbench.page import PRIVATE, Page, lead, title
 from workbench.plot import nothing, plot_view
@@ -28,7 +42,7 @@ def reports(model: str) -> dict[str, Mapping[str, Any]]:
 def latest(model: str) -> Mapping[str, Any] | None:
     """What is shown first: the last report about this model of this person's, or else of results/."""
     job = runner.latest(KIND)
-    if job is not None and job.state == "done" and job.result.values["model"] == model:
+    if job is not None and job.found(model):
         return job.result.values
     return next((report for report in stored.sensitivities() if report["model"] == model), None)
 
@@ -214,7 +228,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
     def measured(ended: Mapping[str, Any] | None, model: str) -> dict[Any, Any]:
         """What came of a scan, as long as the page is about its model, which may have been changed meanwhile."""
         job = runner.numbered(ended["number"]) if ended else None
-        if job is None or job.result.values["model"] != model:
+        if job is None or not job.found(model):
             return dict.fromkeys([told, *shown], gr.skip())
         values = job.result.values
         return {**show(model, values), told: guess.verdict(ended["guessed"], values)}
@@ -251,7 +265,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
             yield update
 
     def spent_on(model: str, rows: list[dict[str, Any]]) -> dict[Any, Any]:
-        together = budgets(model) + [row for row in rows if row["model"] == model]
+        together = budgets(model) + [row for row in rows if row["model"] == model and quantize.is_current(row)]
         return {frontier: damage.budget_chart(together), bought: damage.budget_table(together)}
 
     lists.on([done.change], spent_on, [page.model, done], [frontier, bought], **PRIVATE)
@@ -277,7 +291,14 @@ def build(page: Page, model: str) -> dict[str, Any]:
     def other_model(model: str, rows: list[dict[str, Any]]) -> dict[Any, Any]:
         return show(model, latest(model)) | spent_on(model, rows)
 
-    page.model.change(other_model, [page.model, done], [*shown, frontier, bought], **PRIVATE)
+    @guarded
+    def read_again(model: str, rows: list[dict[str, Any]]) -> dict[Any, Any]:
+        # the file of a model of one's own may hold other weights by now
+        return other_model(model, rows) if workspace.version(model) else dict.fromkeys(drawn_anew, gr.skip())
+
+    drawn_anew = [*shown, frontier, bought]
+    page.model.change(other_model, [page.model, done], drawn_anew, **PRIVATE)
+    page.brought.change(read_again, [page.model, done], drawn_anew, **PRIVATE)
 
     @guarded
     def other_report(model: str, key: str) -> dict[Any, Any]:

@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -112,6 +113,14 @@ def model(alias: str) -> Model | None:
     if " " not in alias:
         return None
     return next((entry for entry in models() if entry.alias == alias), None)
+
+
+def version(alias: str) -> str:
+    """What tells a model of one's own from what its file held when it was read before; "" for all others."""
+    entry = model(alias)
+    if entry is None:
+        return ""
+    return sha256(f"{entry.path} {entry.size} {entry.changed} {entry.class_names}".encode()).hexdigest()
 
 
 def alias_of(name: str, digest: str) -> str:

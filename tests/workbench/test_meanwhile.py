@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
+from shutil import copyfile
 
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from ouro.models.zoo import embedded_path
 from tests.browsing import Visit
 
 
@@ -51,6 +58,35 @@ def test_a_score_is_drawn_for_its_own_model_alone(server, browser):
     choose_model(visit, "vim_nano")
     visit.page.locator("#wb-attention-scores").get_by_text("30 images, window").wait_for()
     visit.page.close()
+
+
+def test_a_file_that_is_read_once_more_is_looked_at_once_more(server, browser, tmp_path: Path):
+    path = tmp_path / "mine.safetensors"
+    copyfile(embedded_path("vim_nano.safetensors"), path)
+    visit = Visit(browser, server)
+    page, alias = visit.page, "mine.safetensors (vim_nano)"
+
+    def read() -> None:
+        page.fill("#wb-start-model-path textarea, #wb-start-model-path input", str(path))
+        page.locator("#wb-start-model-read").click()
+
+    read()
+    page.locator("#wb-start-own article").get_by_role("button", name=f"Open {alias}").click()
+    visit.until_label("wb-attention-input", "(no. 0)")
+    visit.number("wb-attention-n", 4)
+    page.locator("#wb-attention-score").click()
+    page.locator("#wb-attention-scores").get_by_text("4 images, window").wait_for()
+    before = page.inner_text("#wb-attention-verdict")
+    with safe_open(embedded_path("vim_nano.safetensors"), "np") as file:
+        other = {name: file.get_tensor(name) * np.float32(1.1) for name in file.keys()}  # noqa: SIM118
+        save_file(other, path, file.metadata())
+    visit.open("Start")
+    read()
+    visit.open("Attention")
+    page.wait_for_function("before => document.getElementById('wb-attention-verdict').innerText !== before", arg=before)
+    page.locator("#wb-attention-scores").get_by_text("One image proves little").wait_for()
+    assert page.input_value("#wb-model input") == alias
+    page.close()
 
 
 @pytest.mark.full

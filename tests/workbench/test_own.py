@@ -25,6 +25,7 @@ from workbench import (
     own,
     pictures,
     quantize,
+    runner,
     sets,
     start,
     stored,
@@ -150,6 +151,22 @@ def test_another_file_in_the_same_place_is_another_result(home: Path):
         engine.source(entry.alias)
     again = own.model(str(path)).entry
     assert again is not None and again.alias == entry.alias and engine._model(again.alias) is not before
+
+
+def test_what_was_found_with_other_weights_is_not_shown_for_those_of_now(home: Path):
+    path = model_file(home / "bees.pth")
+    alias = own.model(str(path)).entry.alias
+    job = runner.start("toy", lambda: (one for one in ()), model=alias)
+    for _ in runner.follow(job):
+        pass
+    row = {"model": alias, "calib": "noise:4", "path": str(home / "run" / "tensors.safetensors"), "data": "", "n": 4}
+    quantize.keep(row)
+    assert job.found(alias) and not job.found("vim_nano") and alias in [row["model"] for row in quantize.known()]
+    torch.save({key: value + 1 for key, value in torch.load(path)["model"].items()}, path)
+    assert own.model(str(path)).entry.alias == alias
+    assert not job.found(alias) and alias not in [row["model"] for row in quantize.known()]
+    quantize.keep({**row, "path": str(home / "run2" / "tensors.safetensors")})
+    assert alias in [row["model"] for row in quantize.known()]
 
 
 def test_pictures_are_read_with_their_classes(home: Path):
