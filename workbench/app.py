@@ -34,6 +34,7 @@ from workbench import (  # noqa: E402
     forms,
     jobs,
     kernels,
+    library,
     origin,
     outliers,
     paper,
@@ -160,10 +161,17 @@ def _left(request: gr.Request) -> None:
 
 @guarded
 def _begun(chosen: str, kept: str | None, request: gr.Request) -> tuple:
-    """The page as its address says, or with the model that was looked at last, whether it is there or not."""
+    """The page as its address says, or with the model that was looked at last.
+
+    Whether there is such a model is asked only where that takes no time; the list of models, which comes next, asks it again.
+    """
     wanted = address.parsed(dict(request.query_params))
     tab, wanted = _tab(wanted)
     model = str(wanted.get("model") or kept or chosen)
+    if library.imported() and model not in (names := engine.models()):
+        wrong: list[str] = []
+        model = address.model_of(wanted, names, chosen, wrong)
+        _warn(wrong)
     choices = list(dict.fromkeys((chosen, model)))
     return gr.Dropdown(choices=choices, value=model), tab, {**wanted, "model": model}
 

@@ -328,7 +328,7 @@ def build(page: Page, model: str) -> None:
             latest_scores(model, way, summed),
         )
 
-    pick.shows(show, settings, shown, dim=view, on=[control.input for control in settings[2:]])
+    pick.shows(show, settings, shown, dim=[view, said], on=[control.input for control in settings[2:]])
 
     @guarded
     def jump(event: gr.EventData) -> int:

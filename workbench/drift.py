@@ -90,7 +90,7 @@ def build(page: Page, model: str) -> None:
         return shown(model, picture, path, layer) if seen else dict.fromkeys(outputs, gr.skip())
 
     part.expand(lambda seen: seen + 1, seen, seen, **PRIVATE)
-    pick.shows(look, [*settings, seen], outputs, dim=chart, on=[seen.change, made.input, at.input])
+    pick.shows(look, [*settings, seen], outputs, dim=[chart], on=[seen.change, made.input, at.input])
 
     def view_of(ask: address.Asked, model: str) -> tuple[Any, ...]:
         last = engine.model_row(model)["layers"] - 1

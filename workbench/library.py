@@ -17,12 +17,17 @@ _NOT_ASKED = ("ouro.__main__", "ouro.cli", "ouro.kernels", "ouro.jobs.bench")
 """What no event of the page needs before it says so."""
 
 
+def imported() -> bool:
+    """Whether nobody has to wait any more."""
+    return _imported.is_set()
+
+
 def ready() -> None:
     """Returns when all of it is imported, by whoever came first."""
-    if _imported.is_set():
+    if imported():
         return
     with _GATE:
-        if not _imported.is_set():
+        if not imported():
             _import(import_module("ouro"))
             _imported.set()
 

@@ -178,7 +178,7 @@ def build(page: Page, model: str) -> None:
         return player_value(result, model, picture, relit), numbers(result), gr.Dropdown(offered, value=way)
 
     shown = [view, summary, way]
-    pick.shows(show, settings, shown, dim=view, on=[control.input for control in settings[2:]])
+    pick.shows(show, settings, shown, dim=[view, summary], on=[control.input for control in settings[2:]])
 
     def view_of(ask: address.Asked, model: str) -> tuple[Any, ...]:
         last = engine.model_row(model)["layers"] - 1

@@ -87,9 +87,15 @@ class Picker:
         return [self.data, self.view, self.chosen]
 
     def shows(
-        self, handler: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any], *, dim: Any, on: Sequence[Any]
+        self,
+        handler: Callable[..., Any],
+        inputs: Sequence[Any],
+        outputs: Sequence[Any],
+        *,
+        dim: Sequence[Any],
+        on: Sequence[Any],
     ) -> None:
-        """Calls the handler when another picture was chosen, and on these events; `dim` is dimmed until it is through.
+        """Calls the handler when another picture was chosen, and on these events; `dim` are dimmed until it is through.
 
         One after the other, so that what is asked last is seen last. The first two `inputs` are the model and this state:
         as long as the picture is one of the model before, nothing changes, for the new one's is on its way.
@@ -102,7 +108,7 @@ class Picker:
 
         lists.on(
             [self.chosen.change, *on], settled, inputs, outputs, trigger_mode="always_last",
-            show_progress_on=[dim], **DIMMED,
+            show_progress_on=list(dim), **DIMMED,
         )  # fmt: skip
 
 

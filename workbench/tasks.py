@@ -103,7 +103,7 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
         return shown(model, picture, path, seed, steps) if seen else {view: gr.skip(), said: gr.skip()}
 
     pick.shows(
-        look, [*settings, opened], [view, said], dim=view, on=[opened.change, beside.input, seed.change, steps.input]
+        look, [*settings, opened], [view, said], dim=[view], on=[opened.change, beside.input, seed.change, steps.input]
     )
 
     @guarded

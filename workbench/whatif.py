@@ -183,7 +183,9 @@ def build(
     def follow(job: Job, before: list[dict[str, Any]]) -> Iterator[dict[Any, Any]]:
         for _ in runner.follow(job):
             update = {
-                progress: runner.bar(job), go: gr.Button(interactive=job.over), stop: gr.Button(interactive=not job.over)
+                progress: runner.bar(job), go: gr.Button(interactive=job.over), stop: gr.Button(interactive=not job.over),
+                # what is taken back while another one is tried would come back with it
+                undo: gr.Button(interactive=job.over and bool(before)),
             }  # fmt: skip
             if job.state == "done":
                 now = [*before, job.result]

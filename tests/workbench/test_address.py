@@ -139,7 +139,13 @@ def test_what_is_not_there_is_said_and_nearest(server: str, browser):
     other = Visit(browser, server, query="tab=attention&model=vim_nano&weights=00000000")
     other.page.get_by_text("the link was made with other weights of vim_nano").wait_for()
     other.page.close()
-    assert not visit.wrong and not other.wrong
+    # nothing is asked of a model that is not there
+    third = Visit(browser, server, query="tab=outliers&model=nope&layer=2")
+    third.page.get_by_text("model=nope is not there, shown is vim_nano.").wait_for()
+    third.page.wait_for_url("**layer=*")
+    assert third.page.locator(".toast-body").count() == 1
+    third.page.close()
+    assert not visit.wrong and not other.wrong and not third.wrong
 
 
 @pytest.mark.parametrize(
