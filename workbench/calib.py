@@ -182,8 +182,10 @@ def source(tab: str, page: Page) -> Source:
 
     inputs = [page.model, kind, chosen, data]
     # an address may choose something else meanwhile, after which this is asked once more
-    for event in (kind.change, data.change, page.model.change, page.brought.change):
-        lists.on([event], fitting, inputs, [kind, count, chosen, data], **PRIVATE)
+    lists.on(
+        [kind.change, data.change, page.model.change, page.brought.change], fitting, inputs, [kind, count, chosen, data],
+        trigger_mode="always_last", **PRIVATE,
+    )  # fmt: skip
     return Source(kind, count, chosen, data)
 
 
