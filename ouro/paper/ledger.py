@@ -475,7 +475,7 @@ ARTEFACTS: tuple[Artefact, ...] = (
     ),
     Artefact(
         "fig9a", OURO, "figure 9a", f"128 synthetic images are enough, fewer are worse {_PUBLISHED}",
-        "8, 32 and 128 images, three seeds, 500 scenes", *_GENERATION, ("ablations_*.json",),
+        "8, 32 and 128 images: two seeds, 1000 real images; three seeds, 500 scenes", *_GENERATION, ("ablations_*.json",),
         _study("Number of images", ("128", "8"), ("128", "32")), "fig9_samples_windows_refresh",
     ),
     Artefact(

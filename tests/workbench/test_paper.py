@@ -55,7 +55,7 @@ def test_the_way_takes_the_model_that_decides_along(rows):
     models = {row["name"]: paper.model_of(row) for row in rows}
     assert (
         models["fig4"] == "vim_micro_cifar10"
-        and models["fig9a"] == "vim_nano"
+        and models["fig9a"] == "vim_micro_cifar10"
         and models["fig9b"] == "vim_micro_cifar10"
         and models["fig6"] == ""
     )
