@@ -2,6 +2,8 @@
 # Both first make .venv, once; it is brought up to date when pyproject.toml or constraints.txt changes.
 
 SHELL := bash
+# dozens of processes import the same: what the first one compiles is kept for the others
+unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 .PHONY: help workbench lab notebooks test test-full prime coverage check compat campaign bench wheel clean
 
