@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
 import threading
 import uuid
 from collections.abc import Callable, Generator
@@ -20,7 +21,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import Request, getproxies, urlopen
 
 import torch
 
@@ -151,10 +152,18 @@ def _hub_file(source: str) -> tuple[str, str, str]:
 def _from_hub(source: str) -> Generator[Progress, None, tuple[Path, str]]:
     repository, file, revision = _hub_file(source)
     # only needed for hub files
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.utils import logging as hub_logging
 
     def fetch(bar: type) -> str:
+        # a name without an address gets none by the fifth try, half a minute later
+        if not constants.HF_HUB_OFFLINE and not _has_address(constants.ENDPOINT):
+            kept = try_to_load_from_cache(repository, file, revision=revision or None)
+            if isinstance(kept, str):
+                return kept
+            raise OSError(
+                f"no address is known for {urlsplit(constants.ENDPOINT).hostname}: this machine may be offline"
+            )
         # it logs two lines for each time that it tries again, and what it ends in says it all
         before = hub_logging.get_verbosity()
         hub_logging.set_verbosity_error()
@@ -174,6 +183,17 @@ def _from_hub(source: str) -> Generator[Progress, None, tuple[Path, str]]:
         ) from error
     # …/snapshots/<commit>/<file>
     return path, path.parents[len(Path(file).parts) - 1].name
+
+
+def _has_address(url: str) -> bool:
+    """Whether the host of a URL has an address here, or a proxy that may know one."""
+    if getproxies():
+        return True
+    try:
+        socket.getaddrinfo(urlsplit(url).hostname, None)
+    except OSError:
+        return False
+    return True
 
 
 class _Stopped(Exception):

@@ -181,6 +181,28 @@ def hub_client(monkeypatch, path: Path, blocks: int = 50) -> list[str]:
     return ends
 
 
+def test_a_machine_without_a_network_says_so_at_once(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    # a host that no name server ever has, see RFC 6761
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "https://hub.invalid")
+    monkeypatch.setattr("ouro.models.download.getproxies", dict)
+
+    def never(*_: object, **__: object) -> str:
+        raise AssertionError("asked five times")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", never)
+    words = "^cannot download 'x.pth' of 'org/name': no address is known for hub.invalid: this machine may be offline; download"
+    with pytest.raises(ValueError, match=words):
+        locate("org/name:x.pth")
+    # what was downloaded before is there
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_, **__: str(tmp_path / "abc" / "x.pth"))
+    assert locate("org/name:x.pth") == (tmp_path / "abc" / "x.pth", "abc")
+    # a proxy may know more
+    monkeypatch.setattr("ouro.models.download.getproxies", lambda: {"https": "http://proxy"})
+    with pytest.raises(ValueError, match="asked five times"):
+        locate("org/name:x.pth")
+
+
 def test_a_hub_file_reports_its_bytes(monkeypatch, tmp_path) -> None:
     path = tmp_path / "snapshots" / "0123abcd" / "x.pth"
     ends = hub_client(monkeypatch, path)
