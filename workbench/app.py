@@ -146,7 +146,7 @@ def build() -> gr.Blocks:
         for tab in (first, made, answered, measured, ranked, checked, claims, working, kept_runs):
             for resume, inputs, outputs in tab["loads"]:
                 whole.load(resume, inputs, outputs, concurrency_limit=None, **PRIVATE)
-        made["use"].click(_use, made["chosen"], [tabs, *measured["images"].inputs, chosen], **PRIVATE)
+        made["use"].click(_use, [made["chosen"], chosen], [tabs, *measured["images"].inputs, chosen], **PRIVATE)
         whole.unload(_left)
         api.build()
     whole.queue(default_concurrency_limit=4, max_size=_WAITING)
@@ -232,8 +232,8 @@ def _remembered(chosen: str) -> str:
 
 
 @guarded
-def _use(path: str | None) -> tuple:
-    entry = next((one for one in stored.sets() if one["path"] == path), None)
+def _use(path: str | None, asking: str) -> tuple:
+    entry = next((one for one in stored.sets(asking) if one["path"] == path), None)
     if entry is None:
         raise ValueError("no set is chosen; pick one from the list")
     model = entry["model"]

@@ -484,4 +484,4 @@ def writer(entry: Entry) -> runner.Job | None:
     """A job at work that may write this run."""
     kinds = _MADE_BY.get(entry.kind, (compare.KIND, quantize.KIND))
     fitting = (job for job in runner.jobs() if not job.over and job.kind in kinds)
-    return next((job for job in fitting if job.model in ("", entry.model)), None)
+    return next((job for job in fitting if job.model in ("", stored.called(entry.spec, job.model))), None)

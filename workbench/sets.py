@@ -36,7 +36,7 @@ def set_name(entry: Mapping[str, Any]) -> str:
 
 def choices(model: str | None = None) -> list[tuple[str, str]]:
     """Finished sets for a dropdown: (words, path)."""
-    return [(set_name(entry), entry["path"]) for entry in stored.sets() if model in (None, entry["model"])]
+    return [(set_name(entry), entry["path"]) for entry in stored.sets(model or "") if model in (None, entry["model"])]
 
 
 def facts_of(values: Mapping[str, Any]) -> str:

@@ -28,16 +28,16 @@ log = logging.getLogger(__name__)
 # ---- synthetic sets --------------------------------------------------------------------------------------------
 
 
-def sets() -> list[dict[str, Any]]:
+def sets(asking: str = "") -> list[dict[str, Any]]:
     """Finished synthetic sets of this machine, newest first: the report of each, with its `path`.
 
-    `model` is what the page calls it; `registered` is the name behind one of a person's own.
+    `model` is what the page calls it, see `called`; `registered` is the name behind one of a person's own.
     """
 
     def finished(run: Run) -> dict[str, Any] | None:
         report, spec = run.report(), run.spec()
         if report and "recognized" in report and Path(report.get("path", "")).is_file():
-            return {**_set(report), "model": called(spec), "registered": report["model"]}
+            return {**_set(report), "model": called(spec, asking), "registered": report["model"]}
         return None
 
     return _found(finished)
@@ -94,9 +94,22 @@ def unfinished() -> list[dict[str, Any]]:
     return _found(stopped)
 
 
-def called(spec: Mapping[str, Any]) -> str:
-    """What the page calls the model of a run."""
-    return workspace.alias_of(spec["model"], spec.get("weights", ""))
+def called(spec: Mapping[str, Any], asking: str = "") -> str:
+    """What the page calls the model of a run: `asking` where that stands for the same weights, as several names may."""
+    names = _names(spec)
+    return asking if asking in names else names[0]
+
+
+def _names(spec: Mapping[str, Any]) -> list[str]:
+    """All that stand for the weights of a run, the likeliest first."""
+    name, weights, classes = spec["model"], spec.get("weights", ""), spec.get("class_names", ())
+    own = workspace.aliases(name, weights, classes)
+    if not own:
+        return [name]
+    # a copy of published weights is no reason to take from the model itself what was made of it
+    if name in engine.registered() and engine.at_hand(name) and engine.known_digest(name) == weights:
+        return [*own, name] if classes else [name, *own]
+    return own
 
 
 def quantized(model: str) -> list[dict[str, Any]]:
@@ -108,7 +121,7 @@ def quantized(model: str) -> list[dict[str, Any]]:
     def made(run: Run) -> dict[str, Any] | None:
         spec, report = run.spec(), run.report()
         there = bool(report) and spec.get("job") == "quantize" and Path(report["path"]).is_file()
-        if report and there and called(spec) == model and spec["weights"] == engine.digest(model):
+        if report and there and called(spec, model) == model and spec["weights"] == engine.digest(model):
             return {**report, "model": model}
         return None
 
@@ -120,7 +133,7 @@ def measured_sensitivities(model: str) -> list[dict[str, Any]]:
 
     def scanned(run: Run) -> dict[str, Any] | None:
         spec, report = run.spec(), run.report()
-        own = spec.get("job") == "sensitivity" and called(spec) == model
+        own = spec.get("job") == "sensitivity" and called(spec, model) == model
         if report and own and spec["weights"] == engine.digest(model):
             return {**report, "model": model, "run": run.path.name}
         return None

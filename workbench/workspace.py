@@ -123,9 +123,10 @@ def version(alias: str) -> str:
     return sha256(f"{entry.path} {entry.size} {entry.changed} {entry.class_names}".encode()).hexdigest()
 
 
-def alias_of(name: str, digest: str) -> str:
-    """What the model of a run is called here: its registered name, or the alias of the weights it was of."""
-    return next((entry.alias for entry in models() if (entry.name, entry.digest) == (name, digest)), name)
+def aliases(name: str, digest: str, class_names: Sequence[str] = ()) -> list[str]:
+    """The aliases of these weights under a registered name, those with the same names of classes first."""
+    entries = [entry for entry in models() if (entry.name, entry.digest) == (name, digest)]
+    return [entry.alias for entry in sorted(entries, key=lambda entry: entry.class_names != tuple(class_names))]
 
 
 def add_model(entry: Model) -> Model:

@@ -13,7 +13,8 @@ from ouro.jobs.synthesize import SynthesisSpec, synthesize
 from ouro.metrics import metric_of
 from ouro.models import create_model
 from ouro.progress import finish
-from workbench import stored
+from ouro.store import Run
+from workbench import own, sets, stored
 
 
 @pytest.fixture
@@ -54,6 +55,26 @@ def test_pictures_of_a_set_have_the_names_of_their_classes(home: Path):
     info = create_model("vim_nano").info
     assert torch.equal(torch.from_numpy(images), to_pixels(report.arrays["images"][:10], info))
     assert names == [info.class_names[label].replace("_", " ") for label in report.arrays["labels"][:10].tolist()]
+
+
+def test_a_copy_of_published_weights_takes_no_runs_from_the_model_itself(home: Path):
+    finish(noise_job(2, 2))
+    file = home / "copy.pth"
+    torch.save(create_model("vim_nano", pretrained=True).state_dict(), file)
+    copy = own.model(str(file)).entry
+    assert copy is not None
+    # the weights are the same, so both have the set, each under its own name
+    for model in ("vim_nano", copy.alias):
+        ((words, path),) = sets.choices(model)
+        assert words.startswith(model) and {entry["model"] for entry in stored.sets(model)} == {model}
+    assert stored.sets()[0]["model"] == "vim_nano"
+    spec = Run(Path(path).parent).spec()
+    assert stored.called(spec, "vmamba_nano") == "vim_nano"
+    # a name of its own classes is part of a run
+    named = own.model(str(file), names=[f"class {k}" for k in range(12)]).entry
+    assert named is not None
+    assert stored.called({**spec, "class_names": list(named.class_names)}) == named.alias
+    assert stored.called({**spec, "weights": "others"}, named.alias) == "vim_nano"
 
 
 def test_results_are_separated_by_what_they_measure():

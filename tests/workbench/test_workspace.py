@@ -55,8 +55,10 @@ def test_every_model_has_a_name_of_its_own_and_the_same_file_keeps_its_name(home
 
 def test_runs_are_separated_by_their_weights(home: Path):
     kept = workspace.add_model(weights(home))
-    assert workspace.alias_of("vim_nano", "digest") == kept.alias
-    assert workspace.alias_of("vim_nano", "another") == "vim_nano"
+    other = workspace.add_model(replace(weights(home, "wasps.pth"), class_names=("c", "d")))
+    assert workspace.aliases("vim_nano", "digest", ["a", "b"]) == [kept.alias, other.alias]
+    assert workspace.aliases("vim_nano", "digest", ["c", "d"]) == [other.alias, kept.alias]
+    assert workspace.aliases("vim_nano", "another") == []
 
 
 def test_what_is_gone_or_changed_is_reported_and_no_error(home: Path):
