@@ -232,8 +232,8 @@ def _remembered(chosen: str) -> str:
 
 
 @guarded
-def _use(path: str | None, asking: str) -> tuple:
-    entry = next((one for one in stored.sets(asking) if one["path"] == path), None)
+def _use(path: str | None, model: str) -> tuple:
+    entry = next((one for one in stored.sets(model) if one["path"] == path), None)
     if entry is None:
         raise ValueError("no set is chosen; pick one from the list")
     model = entry["model"]

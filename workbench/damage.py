@@ -39,7 +39,7 @@ def map_chart(values: Values) -> str:
     few = len(kinds) <= 8 and len(blocks) <= 10
     words = "KL saved in float" if saved else "KL alone"
     data = {
-        "type": "heatmap", "x": [_short(block, blocks) for block in blocks], "y": kinds, "z": shown, "xgap": 2,
+        "type": "heatmap", "name": words, "x": [_short(block, blocks) for block in blocks], "y": kinds, "z": shown, "xgap": 2,
         "ygap": 2, "customdata": kl, "hovertemplate": f"%{{x}}, %{{y}}: {words} %{{customdata:.3g}}<extra></extra>",
         "text": [["" if v is None else _shortest(v) for v in row] for row in kl], "hoverongaps": False,
         "texttemplate": "%{text}" if few else "", "textfont": {"color": "#1d1b18", "size": 11},

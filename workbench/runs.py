@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from typing import Any
 
 import gradio as gr
@@ -143,11 +142,8 @@ def _jsons(title: str, about: str, parts: Mapping[str, Any]) -> str:
 
 
 def _file(entries: Sequence[Entry]) -> str | None:
-    """The runs as a CSV file; other runs are another file, whoever else looks at them meanwhile."""
-    if not entries:
-        return None
-    name = sha256(" ".join(entry.name for entry in entries).encode()).hexdigest()[:6]
-    return stored.exported_table(f"runs-{name}", runbook.HEADS, map(runbook.cells, entries))
+    """The runs as a CSV file."""
+    return stored.exported_table("runs", runbook.HEADS, map(runbook.cells, entries)) if entries else None
 
 
 def build(page: Page, tab: gr.Tab) -> dict[str, Any]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import itertools
 import json
 import logging
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -226,18 +230,38 @@ def exported(entry: Mapping[str, Any]) -> str:
     """A copy of a finished set for download: the page may serve the temporary folder, and the name says what it is."""
     folder = Path(_exports().name) / str(entry["set_digest"])
     folder.mkdir(exist_ok=True)
-    name = f"{entry['model']}-{entry['method']}-{entry['num']}x{entry['steps']}-seed{entry['seed']}.safetensors"
-    return shutil.copyfile(entry["path"], folder / name).as_posix()
+    name = f"{entry['model']}-{entry['method']}-{entry['num']}x{entry['steps']}-seed{entry['seed']}"
+    return shutil.copyfile(entry["path"], folder / f"{_file_name(name)}.safetensors").as_posix()
 
 
 def exported_table(name: str, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A CSV file for download."""
-    path = Path(_exports().name) / f"{name}.csv"
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(head)
-        writer.writerows(rows)
+    """A CSV file for download; another table of the same name is another file, whoever looks at that meanwhile."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerows([head, *([_harmless(cell) for cell in row] for row in rows)])
+    content = text.getvalue().encode()
+    # a spreadsheet takes letters beyond ASCII for UTF-8 by its mark
+    content = content if content.isascii() else codecs.BOM_UTF8 + content
+    path = Path(_exports().name) / sha256(content).hexdigest()[:16] / f"{_file_name(name)}.csv"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content)
     return path.as_posix()
+
+
+def _file_name(words: str) -> str:
+    """The words without what ends a path or an address, which a person's own name of a model may have, and not too long."""
+    return re.sub(r"[^\w.()+ -]", "_", words)[-_LONGEST:]
+
+
+_LONGEST = 80
+"""Characters of a file name: a file system counts bytes, up to 255, and most letters have no more than three."""
+
+
+def _harmless(cell: Any) -> Any:
+    """What a spreadsheet does not take for a formula, see `harmless` of save.js."""
+    if not isinstance(cell, str) or cell[:1] not in {*"=+-@\t\r"} or re.fullmatch(r"[+-][\d.,%()eto\s+-]*", cell):
+        return cell
+    return f"'{cell}"
 
 
 # ---- results/ --------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ouro.data import comes_along
 from tests.browsing import Visit
-from workbench import recipes
+from workbench import recipes, stored
 
 VALUES = {
     "model": "vim_nano", "data": "scenes", "image": "1", "layer": "2", "window": "3", "neighbors": "delta", "tensor": "u",
@@ -99,6 +99,28 @@ def saved(visit: Visit, menu: str, kind: str, folder: Path) -> Path:
     path = folder / download.value.suggested_filename
     download.value.save_as(path)
     return path
+
+
+def test_tables_compute_nothing_and_maps_are_saved_as_the_numbers_that_they_show(visit: Visit, tmp_path: Path):
+    page = visit.page
+    rows = [["a", "=1+1", "ü"], ["-x", -0.5, "+0.3 (-1 to 2)"], [None, 'say "b"', "@at"]]
+    with page.expect_download() as download:
+        page.evaluate("rows => wb.save.csv('table', rows)", rows)
+    text = Path(download.value.path()).read_bytes().decode("utf-8-sig")
+    assert list(csv.reader(io.StringIO(text, newline=""))) == [
+        ["a", "'=1+1", "ü"], ["'-x", "-0.5", "+0.3 (-1 to 2)"], ["", 'say "b"', "'@at"],
+    ]  # fmt: skip
+    # drawn by its logarithms, and shown as what they are of
+    visit.open("Sensitivity")
+    page.wait_for_selector("#wb-sensitivity-map .main-svg")
+    path = saved(visit, "#wb-sensitivity-map .wb-save", "CSV", tmp_path)
+    cells = list(csv.DictReader(io.StringIO(path.read_text("utf-8-sig"))))
+    found = next(
+        report for report in stored.sensitivities() if report["model"] == "vim_nano" and report["mode"] == "isolated"
+    )
+    known = sorted(row["kl"] for row in found["rows"] if row["kl"] > 0)
+    assert {cell["trace"] for cell in cells} == {"KL alone"}
+    assert sorted(float(cell["z"]) for cell in cells if cell["z"] and float(cell["z"]) > 0) == pytest.approx(known)
 
 
 @pytest.mark.full

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
+import csv
+import io
 import tempfile
 from pathlib import Path
 
@@ -117,3 +120,24 @@ def test_exported_set_has_a_descriptive_name(tmp_path):
     copy = Path(stored.exported(entry))
     assert copy.name == "vim_nano-ouro-8x10-seed0.safetensors" and copy.read_bytes() == b"set"
     assert copy.is_relative_to(tempfile.gettempdir())
+
+
+def test_exported_tables_of_one_name_are_files_of_their_own_and_compute_nothing():
+    first = Path(
+        stored.exported_table("a", ["name", "drop"], [["=1+1", -0.5], ["-cmd|x", "+0.3 (-1 to 2)"], ["ü", "@at"]])
+    )
+    other = Path(stored.exported_table("a", ["name", "drop"], [["b", 1]]))
+    assert first.name == other.name == "a.csv" and first != other
+    rows = list(csv.reader(io.StringIO(first.read_text("utf-8-sig"))))
+    assert rows[1:] == [["'=1+1", "-0.5"], ["'-cmd|x", "+0.3 (-1 to 2)"], ["ü", "'@at"]]
+    # only where it is needed
+    assert first.read_bytes().startswith(codecs.BOM_UTF8) and other.read_bytes() == b"name,drop\r\nb,1\r\n"
+
+
+@pytest.mark.parametrize("model", ['a/b#c?d%41 <b>"x".pth (vim_nano)', 250 * "ü" + " (vim_nano)"], ids=["odd", "long"])
+def test_names_of_exports_are_names_of_files(model: str, tmp_path: Path):
+    file = tmp_path / "tensors.safetensors"
+    file.write_bytes(b"set")
+    entry = {"model": model, "method": "ouro", "num": 8, "steps": 10, "seed": 0, "set_digest": "cd", "path": str(file)}
+    for path in map(Path, (stored.exported(entry), stored.exported_table(f"sensitivity-{model}-lin", ["a"], []))):
+        assert path.is_file() and not set(path.name) & {*'#?%<>"'} and "vim_nano)-" in path.name

@@ -181,11 +181,9 @@
       if (element.isConnected && event.detail.chart === chart && data?.rows.some((row) => row.id === event.detail.id)) mark(event.detail.id, true);
     });
     const exportCsv = () => {
-      const quoted = (cell) => `"${String(cell).replaceAll('"', '""')}"`;
-      const rows = sorted(data.rows.filter(passes)).map((row) => row.cells.map((cell) => quoted(cell[0])));
-      const text = [data.columns.map((column) => quoted(column.title)), ...rows].map((cells) => cells.join(",")).join("\r\n");
-      // a spreadsheet takes the text for UTF-8 by its mark
-      wb.save.file(`${data.model || "ouro"}-quantized.csv`, `\ufeff${text}\r\n`, "text/csv");
+      wb.save.csv(`${data.model || "ouro"}-quantized`, [
+        data.columns.map((column) => column.title), ...sorted(data.rows.filter(passes)).map((row) => row.cells.map((cell) => cell[0])),
+      ]);
     };
     const load = () => {
       if (!props.value) return;

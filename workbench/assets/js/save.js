@@ -38,9 +38,13 @@
   };
 
   // ---- numbers ---------------------------------------------------------------------------------------------------
+  // a spreadsheet computes what begins like a formula, as a person's own name of a model or a class may; numbers stay numbers
+  const harmless = (value) => (typeof value === "string" && /^[=+\-@\t\r]/.test(value) && !/^[+-][\d.,%()eto\s+-]*$/.test(value) ? `'${value}` : value);
   const csv = (name, rows) => {
-    const cell = (value) => (value === null || value === undefined ? "" : /[",\n]/.test(String(value)) ? `"${String(value).replace(/"/g, '""')}"` : String(value));
-    file(`${name}.csv`, `${rows.map((row) => row.map(cell).join(",")).join("\n")}\n`, "text/csv");
+    const quoted = (text) => (/[",\r\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text);
+    const text = `${rows.map((row) => row.map((cell) => quoted(String(harmless(cell) ?? ""))).join(",")).join("\r\n")}\r\n`;
+    // a spreadsheet takes letters beyond ASCII for UTF-8 by its mark
+    file(`${name}.csv`, /[^\x00-\x7f]/.test(text) ? `\ufeff${text}` : text, "text/csv");
   };
   // what a chart is drawn from: a row for every point, a cell of a heat map is one
   const points = (figure) => {
@@ -49,7 +53,9 @@
     const ends = (value, error, k) => (!error?.array || typeof value !== "number" ? ["", ""] : [value - (error.arrayminus || error.array)[k], value + error.array[k]]);
     for (const trace of figure.data) {
       const name = (trace.name || "").replace(/<[^>]+>/g, "");
-      if (trace.z) trace.z.forEach((row, i) => row.forEach((z, j) => rows.push([name, trace.x?.[j] ?? j, trace.y?.[i] ?? i, z, "", "", "", ""])));
+      // a map is drawn by logarithms where the numbers themselves stand beside them
+      const meant = (z, i, j) => (typeof trace.customdata?.[i]?.[j] === "number" ? trace.customdata[i][j] : z);
+      if (trace.z) trace.z.forEach((row, i) => row.forEach((z, j) => rows.push([name, trace.x?.[j] ?? j, trace.y?.[i] ?? i, meant(z, i, j), "", "", "", ""])));
       else if (trace.mode !== "text") for (let k = 0; k < Math.max(trace.x?.length ?? 0, trace.y?.length ?? 0); k++) {
         const x = trace.x?.[k] ?? k, y = trace.y?.[k] ?? k;
         rows.push([name, x, y, "", ...ends(x, trace.error_x, k), ...ends(y, trace.error_y, k)]);
@@ -140,5 +146,5 @@
       + `<main>${blocks.join("\n")}</main>${plotly ? `${OPEN}>${inline(plotly)}${CLOSE}` : ""}${OPEN}>${inline(wb.source)}${CLOSE}${OPEN}>${inline(mount)}${CLOSE}</body></html>`, "text/html");
   };
 
-  Object.assign(wb, { save: { file, canvases, chart, menu, view } });
+  Object.assign(wb, { save: { csv, canvases, chart, menu, view } });
 })();
