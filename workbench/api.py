@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import gradio as gr
+import numpy as np
 
 from workbench import attention, calib, engine, outliers, quantize, runner
 from workbench.errors import guarded
@@ -156,5 +157,10 @@ def _done(kind: str, make: Callable[[], Generator[Any, None, Any]], about: str, 
 def _values(values: Mapping[str, Any]) -> dict[str, Any]:
     """What may leave: no path of this machine, but the run that it belongs to."""
     path = values.get("path")
-    kept = {key: value for key, value in values.items() if key not in ("path", "version")}
+    kept = {key: _list(value) for key, value in values.items() if key not in ("path", "version")}
     return kept | ({"run": Path(path).parent.name} if path else {})
+
+
+def _list(value: Any) -> Any:
+    """An array, which would leave as what Python prints of it, as a list."""
+    return value.tolist() if isinstance(value, np.ndarray) else value

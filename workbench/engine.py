@@ -62,7 +62,7 @@ def plain(report: Any) -> Result:
 
 def remembered(kind: str, spec: Mapping[str, Any], make: Callable[[], Result]) -> Result:
     """`make()`, or what it gave the last time for the same spec (by content; files count with their bytes)."""
-    key = kind + json.dumps(dict(spec), sort_keys=True) + _stamp(spec)
+    key = kind + json.dumps(dict(spec), sort_keys=True) + _stamp(spec) + _written(*_chosen(spec))
     with _LOCK:
         if key in _KEPT:
             _KEPT.move_to_end(key)
@@ -89,6 +89,20 @@ def _stamp(spec: Mapping[str, Any]) -> str:
         elif path.is_file():
             parts.append(hashlib.sha256(path.read_bytes()).hexdigest())
     return "".join([*parts, workspace.version(str(spec.get("model", "")))])
+
+
+def _chosen(spec: Mapping[str, Any]) -> list[Path]:
+    """The file of the picture that a spec takes from a folder."""
+    data, sample = str(spec.get("data", "")), spec.get("sample")
+    if not data.startswith("folder:") or sample is None or spec.get("path"):
+        return []
+    return _dataset(spec["model"], data, _stamp({"model": spec["model"], "data": data})).paths[sample : sample + 1]
+
+
+def _written(*files: Path) -> str:
+    """What tells files from those of before: a picture that is written anew leaves its folder as it was."""
+    facts = [os.stat(file) for file in files]
+    return str([(fact.st_size, fact.st_mtime_ns) for fact in facts]) if facts else ""
 
 
 def version(model: str) -> str:
@@ -298,12 +312,18 @@ def image_count(model: str, data: str) -> int:
 def images(model: str, data: str, start: int, count: int) -> tuple[np.ndarray, tuple[str, ...]]:
     """Images start.. of a data set as a model sees them, uint8 [n 3 h w], and the classes in each, or else their files."""
     size = model_row(model)["input_size"][-1]
-    stored = _PICTURES.get((data, start, count, size))
-    return stored or _images(model, data, start, count, _stamp({"model": model, "data": data}))
+    if stored := _PICTURES.get((data, start, count, size)):
+        return stored
+    stamp = _stamp({"model": model, "data": data})
+    dataset = _dataset(model, data, stamp)
+    written = _written(*dataset.paths[start : start + count]) if dataset.files else ""
+    return _images(model, data, start, count, stamp, written)
 
 
 @lru_cache(maxsize=16)
-def _images(model: str, data: str, start: int, count: int, stamp: str) -> tuple[np.ndarray, tuple[str, ...]]:
+def _images(
+    model: str, data: str, start: int, count: int, stamp: str, written: str
+) -> tuple[np.ndarray, tuple[str, ...]]:
     dataset = _dataset(model, data, stamp)
     pixels, labels = dataset.images(start, min(count, len(dataset) - start))
     if data == NOISE:

@@ -376,6 +376,9 @@ def _root() -> tuple[str, str]:
     return (str(default_root()), "$OURO_HOME") if own else (str(Path.home()), "$HOME")
 
 
+NO_COMMAND = "no command makes exactly this: it is a part of a longer job, or of weights that are not on Start"
+
+
 def command(entry: Entry) -> str:
     """The command line that makes a run again, "" where there is none for it."""
     try:
@@ -393,6 +396,11 @@ def _command(entry: Entry) -> str:
     own = workspace.model(entry.model)
     if own is not None:
         parts += ["--weights", own.path]
+    elif stored.published(spec) is False:
+        # of weights that nobody knows the place of; without them it would be another run
+        return ""
+    if names := spec.get("class_names"):
+        parts += ["--class-names", str(workspace.names_file(names))]
     for key, value in spec.get("config", {}).items():
         parts += ["--config", f"{key}={json.dumps(value)}"]
     if entry.kind == GENERATION:

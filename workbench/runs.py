@@ -227,7 +227,7 @@ def build(page: Page, tab: gr.Tab) -> dict[str, Any]:
             # what came along is nobody's to annotate or delete
             return {**update, said: stored_detail(name), line: runbook.result_command(name), own: gr.Row(visible=False)}
         entry = runbook.entry_of(name)
-        command = runbook.command(entry) or "no command makes exactly this: it is a part of a longer job"
+        command = runbook.command(entry) or runbook.NO_COMMAND
         return {**update, said: detail(entry), line: command, notes: entry.notes, own: gr.Row(visible=True)}
 
     @guarded

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import itertools
@@ -111,9 +110,17 @@ def _names(spec: Mapping[str, Any]) -> list[str]:
     if not own:
         return [name]
     # a copy of published weights is no reason to take from the model itself what was made of it
-    if name in engine.registered() and engine.at_hand(name) and engine.known_digest(name) == weights:
+    if published(spec):
         return [*own, name] if classes else [name, *own]
     return own
+
+
+def published(spec: Mapping[str, Any]) -> bool | None:
+    """Whether a run is of the weights that go with its model's name, None where these are not at hand."""
+    name = spec["model"]
+    if name not in engine.registered() or not engine.at_hand(name):
+        return None
+    return engine.known_digest(name) == spec.get("weights")
 
 
 def quantized(model: str) -> list[dict[str, Any]]:
@@ -240,8 +247,6 @@ def exported_table(name: str, head: Sequence[str], rows: Iterable[Sequence[Any]]
     writer = csv.writer(text)
     writer.writerows([head, *([_harmless(cell) for cell in row] for row in rows)])
     content = text.getvalue().encode()
-    # a spreadsheet takes letters beyond ASCII for UTF-8 by its mark
-    content = content if content.isascii() else codecs.BOM_UTF8 + content
     path = Path(_exports().name) / sha256(content).hexdigest()[:16] / f"{_file_name(name)}.csv"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)

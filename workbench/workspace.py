@@ -222,6 +222,17 @@ def class_names(path: str | None) -> tuple[str, ...]:
     return read_names(path, Path(path).name)
 
 
+def names_file(names: Sequence[str]) -> Path:
+    """A file with these names of classes, as `class_names` and the command line read it."""
+    from ouro.store import write_json
+
+    path = root() / "names" / f"{sha256(json.dumps(list(names)).encode()).hexdigest()[:16]}.json"
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, list(names))
+    return path
+
+
 def is_local(host: str | None, headers: Mapping[str, str]) -> bool:
     """Whether whoever asks sits at this machine, and may name files on it. A proxy in between speaks for others."""
     if not host or {"forwarded", "x-forwarded-for", "x-real-ip"} & {name.lower() for name in headers}:

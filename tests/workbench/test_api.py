@@ -53,6 +53,9 @@ def test_what_takes_long(client):
         model="vim_nano", method="minmax", bits="w8a8", images="noise:4", limit=40, api_name="/quantize"
     )
     assert row["n"] == 40 and row["ci95"][0] <= row["top1"] <= row["ci95"][1] and "path" not in row
+    answers = {name: row[name] for name in ("answers", "fp_answers", "labels")}
+    assert all(isinstance(label, int) for labels in answers.values() for label in labels)
+    assert row["top1"] == sum(map(int.__eq__, row["answers"], row["labels"])) / 40
     assert row["fp_top1"] == finish(evaluate(EvaluateSpec("vim_nano", limit=40))).values["top1"]
     measured = client.predict(model="vim_nano", method="minmax", bits="w4a4", limit=20, api_name="/sensitivity")
     assert measured["rows"] and measured["model"] == "vim_nano"

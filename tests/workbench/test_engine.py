@@ -31,6 +31,23 @@ def test_results_are_remembered_by_content(tmp_path):
     assert engine.remembered("test", {"image": str(path), "layer": 2}, make).values == {"n": 3}
 
 
+def test_a_picture_that_is_written_anew_is_seen_anew(tmp_path):
+    """Its folder stays as it was."""
+    folder, data = tmp_path / "pictures", f"folder:{tmp_path / 'pictures'}"
+    folder.mkdir()
+    for name, grey in (("a", 10), ("b", 200)):
+        Image.new("RGB", (56, 56), (grey,) * 3).save(folder / f"{name}.png")
+
+    def seen(sample: int) -> tuple[int, float]:
+        spec = {"model": "vim_nano", "beside": "", "data": data, "sample": sample, "seed": 0, "steps": 10}
+        answer = engine.answered(**spec).values["answers"]["float"]
+        return int(engine.picture("vim_nano", sample, None, data)[0, 0, 0]), answer["confidence"]
+
+    before, other = seen(0), seen(1)
+    Image.new("RGB", (56, 56), (90, 160, 30)).save(folder / "a.png")
+    assert seen(0)[0] == 90 and seen(0)[1] != before[1] and seen(1) == other
+
+
 def png(size: int = 16) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.full((size, size, 3), 90, np.uint8)).save(buffer, "PNG")

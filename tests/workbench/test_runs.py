@@ -14,7 +14,7 @@ from ouro.jobs.synthesize import SynthesisSpec, synthesize
 from ouro.progress import finish
 from ouro.store import Store
 from tests.browsing import Visit
-from workbench import runbook, runner, runs, samples, stored
+from workbench import engine, own, runbook, runner, runs, samples, stored, workspace
 
 SET = {"model": "m", "method": "noise", "num": 4, "steps": 9, "seed": 1, "batch": 8, "lr": 0.5, "options": {"a": 2},
        "weights": "w"}  # fmt: skip
@@ -111,6 +111,30 @@ def test_the_command_makes_the_same_run_again(store):
     assert set(by_name()) == set(before), "each was found again under its own spec"
     (store.folder / Path(made).parent.name / "spec.json").unlink()
     assert len(by_name()) == 2
+
+
+def test_the_command_is_of_the_same_weights_and_names_of_classes(store, tmp_path: Path):
+    import torch
+    from typer.testing import CliRunner
+
+    from ouro.cli.main import app
+    from ouro.models import create_model
+
+    weights = {key: value + 0.001 for key, value in create_model("vim_nano", pretrained=True).state_dict().items()}
+    torch.save(weights, tmp_path / "mine.pth")
+    names = ['it\'s "one"', *(f"class {k}" for k in range(11))]
+    mine = own.model(str(tmp_path / "mine.pth"), names=names).entry
+    assert mine is not None
+    finish(engine.quantize_job(model=mine.alias, method="minmax", bits="w4a4", calib="noise:4"))
+    (entry,) = runbook.entries()
+    words = shlex.split(runbook.command(entry).replace('"$OURO_HOME"', str(store.folder.parent)))
+    options = dict(zip(words[3::2], words[4::2], strict=True))
+    assert options["--weights"] == mine.path and workspace.class_names(options["--class-names"]) == tuple(names)
+    assert CliRunner().invoke(app, words[1:], catch_exceptions=False).exit_code == 0
+    assert len(runbook.entries()) == 1, "it was found again under its own spec"
+    # without the file it would be a run of other weights
+    workspace.remove_model(mine.alias)
+    assert runbook.command(runbook.entries()[0]) == ""
 
 
 def test_places_of_this_machine_are_not_shown(store):

@@ -181,9 +181,9 @@
       if (element.isConnected && event.detail.chart === chart && data?.rows.some((row) => row.id === event.detail.id)) mark(event.detail.id, true);
     });
     const exportCsv = () => {
-      wb.save.csv(`${data.model || "ouro"}-quantized`, [
-        data.columns.map((column) => column.title), ...sorted(data.rows.filter(passes)).map((row) => row.cells.map((cell) => cell[0])),
-      ]);
+      const rows = sorted(data.rows.filter(passes)).map((row) => row.cells.map((cell) => cell[0]));
+      // a spreadsheet takes the text for UTF-8 by its mark
+      wb.save.csv(`${data.model || "ouro"}-quantized`, [data.columns.map((column) => column.title), ...rows], "\ufeff");
     };
     const load = () => {
       if (!props.value) return;

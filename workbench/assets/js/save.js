@@ -40,11 +40,9 @@
   // ---- numbers ---------------------------------------------------------------------------------------------------
   // a spreadsheet computes what begins like a formula, as a person's own name of a model or a class may; numbers stay numbers
   const harmless = (value) => (typeof value === "string" && /^[=+\-@\t\r]/.test(value) && !/^[+-][\d.,%()eto\s+-]*$/.test(value) ? `'${value}` : value);
-  const csv = (name, rows) => {
+  const csv = (name, rows, mark = "") => {
     const quoted = (text) => (/[",\r\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text);
-    const text = `${rows.map((row) => row.map((cell) => quoted(String(harmless(cell) ?? ""))).join(",")).join("\r\n")}\r\n`;
-    // a spreadsheet takes letters beyond ASCII for UTF-8 by its mark
-    file(`${name}.csv`, /[^\x00-\x7f]/.test(text) ? `\ufeff${text}` : text, "text/csv");
+    file(`${name}.csv`, `${mark}${rows.map((row) => row.map((cell) => quoted(String(harmless(cell) ?? ""))).join(",")).join("\r\n")}\r\n`, "text/csv");
   };
   // what a chart is drawn from: a row for every point, a cell of a heat map is one
   const points = (figure) => {
