@@ -76,6 +76,7 @@ def curve_chart(values: Values) -> str:
     data: list[dict[str, Any]] = [
         {
             "type": "scatter", "mode": "lines+markers", "name": "KL", "x": places, "customdata": names,
+            "meta": {"point": names, "y": [row["kl"] for row in rows]},
             "y": [row["kl"] if row["kl"] > 0 else None for row in rows], "line": {"color": "$accent", "width": 2},
             "marker": {"size": 5}, "hovertemplate": "%{x}: %{customdata}<br>KL %{y:.3g}<extra></extra>",
         }
@@ -101,6 +102,7 @@ def curve_chart(values: Values) -> str:
         scores = [metric.factor * (exact - row[f"{name}_drop"]) for row in rows]
         data.append(
             {"type": "scatter", "mode": "lines", "name": metric.title, "x": places, "y": scores, "yaxis": "y2",
+             "meta": {"point": names},
              "line": {"color": "$h", "width": 2, "dash": "dash"},
              "hovertemplate": f"%{{x}}: {metric.title} %{{y:.1f}} %<extra></extra>"}
         )  # fmt: skip

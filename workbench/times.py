@@ -163,6 +163,7 @@ def chart(files: Sequence[Values], device: str | None, topic: str | None) -> str
                     "error_x": {"type": "data", "symmetric": False, "color": color, "thickness": 1.5, "width": 4,
                                 "array": [row["p80_ms"] - row["p50_ms"] for _, row in shown],
                                 "arrayminus": [row["p50_ms"] - row["p20_ms"] for _, row in shown]},
+                    "meta": _told(row for _, row in shown),
                     "customdata": [[row["p20_ms"], row["p80_ms"]] for _, row in shown],
                     "hovertemplate": "p50 %{x} ms, p20 %{customdata[0]}, p80 %{customdata[1]}<extra></extra>",
                 }
@@ -183,7 +184,7 @@ def chart(files: Sequence[Values], device: str | None, topic: str | None) -> str
         data.append(
             {
                 "type": "scatter", "mode": "markers", "name": "floor", "x": [row["floor_ms"] for _, row in floors],
-                "y": [y for y, _ in floors], "hovertemplate": "floor %{x} ms<extra></extra>",
+                "y": [y for y, _ in floors], "meta": _told(row for _, row in floors), "hovertemplate": "floor %{x} ms<extra></extra>",
                 "marker": {"symbol": "line-ns-open", "size": 16, "color": "$text", "line": {"width": 2, "color": "$text"}},
             }
         )  # fmt: skip
@@ -198,6 +199,12 @@ def chart(files: Sequence[Values], device: str | None, topic: str | None) -> str
     few = "; ".join(f"{row['case']}, {_by(row)} {_digits(row['p50_ms'])} ms" for row in timed[:8])
     alt = f"times of {topic} on {device}, p50: {few}{f'; and {len(timed) - 8} more' if len(timed) > 8 else ''}"
     return figure(data, layout, alt=alt, height=round(90 + 24 * -at), name="times")
+
+
+def _told(rows: Iterable[Values]) -> dict[str, list[str]]:
+    """What stands for the places of points on the page: their cases, and whose times they are."""
+    known = list(rows)
+    return {"y": [row["case"] for row in known], "point": [_by(row) for row in known]}
 
 
 def listed(files: Sequence[Values], device: str | None, topic: str | None) -> str:

@@ -96,6 +96,8 @@ def _points(
     return {
         "type": "scatter", "mode": "markers", "showlegend": False, "name": method,
         "x": [places[row["id"]] for row in rows], "y": [metric.factor * row[measure] for row in rows],
+        # beside its place there may be others
+        "meta": {"x": [sum(grid.effective(row) or ()) / 2 for row in rows], "point": [_point(row) for row in rows]},
         "customdata": [row["id"] for row in rows], "text": [_hover(row, measure, metric) for row in rows],
         "hovertemplate": "%{text}<extra></extra>",
         "marker": {
@@ -133,6 +135,14 @@ def _hover(row: Row, measure: str, metric: Metric) -> str:
         said["file"],
     ]
     return "<br>".join(lines)
+
+
+def _point(row: Row) -> str:
+    """What a point is of, beside its method."""
+    said = dict(zip((column.key for column in grid.COLUMNS), (cell[0] for cell in grid.cells(row)), strict=True))
+    return ", ".join(
+        said[key] for key in ("bits", "scope", "calib", "set", "details", "file") if said[key] != grid.NONE
+    )
 
 
 def _symbol(method: str) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ouro.data import comes_along
 from tests.browsing import Visit
-from workbench import recipes, stored
+from workbench import grid, recipes, stored, times, tradeoff
 
 VALUES = {
     "model": "vim_nano", "data": "scenes", "image": "1", "layer": "2", "window": "3", "neighbors": "delta", "tensor": "u",
@@ -121,6 +121,46 @@ def test_tables_compute_nothing_and_maps_are_saved_as_the_numbers_that_they_show
     known = sorted(row["kl"] for row in found["rows"] if row["kl"] > 0)
     assert {cell["trace"] for cell in cells} == {"KL alone"}
     assert sorted(float(cell["z"]) for cell in cells if cell["z"] and float(cell["z"]) > 0) == pytest.approx(known)
+
+
+def test_numbers_of_a_chart_are_those_that_it_shows(visit: Visit):
+    figure = {
+        "data": [
+            # beside its place; an axis of its own; a gap; an entry of the legend; words
+            {"name": "a", "x": [3.9, 4.1], "y": [1, None], "meta": {"x": [4, 4], "point": ["one", "two"]}},
+            {"name": "b", "x": [1, 2], "y": [50, 60], "yaxis": "y2"},
+            {"name": "c", "x": [None], "y": [None]},
+            {"mode": "text", "x": [1], "y": [1]},
+        ],
+        "layout": {
+            "xaxis": {"title": {"text": "bits"}},
+            "yaxis": {"title": {"text": "KL"}},
+            "yaxis2": {"title": {"text": "top-1, %"}},
+        },
+    }
+    assert visit.page.evaluate("figure => wb.save.points(figure)", figure) == [
+        ["trace", "bits", "KL", "top-1, %", "point"],
+        ["a", 4, 1, "", "one"],
+        ["a", 4, "", "", "two"],
+        ["b", 1, "", 50, ""],
+        ["b", 2, "", 60, ""],
+    ]
+    # every point of the trade-off has the bits and the score of its row
+    drawn = json.loads(tradeoff.chart(stored.accuracies(), "vim_nano"))
+    head, *told = visit.page.evaluate("figure => wb.save.points(figure)", drawn)
+    known = [row for row in stored.accuracies() if row["model"] == "vim_nano" and grid.effective(row)]
+    places = sorted((sum(grid.effective(row) or ()) / 2, 100 * row["top1"]) for row in known)
+    assert head[:3] == ["trace", "effective bits, mean of weights and activations", "top-1, %"] and head[-1] == "point"
+    found = sorted((row[1], row[2]) for row in told if row[0] != "float model")
+    assert [value for one in found for value in one] == pytest.approx([value for one in places for value in one])
+    # and every time its case
+    files = stored.benchmarks()
+    timed = next(row for row in times.measured(files) if row["p50_ms"])
+    head, *told = visit.page.evaluate(
+        "figure => wb.save.points(figure)", json.loads(times.chart(files, timed["device"], timed["topic"]))
+    )
+    cases = {row["case"] for row in times.measured(files)}
+    assert {row[2] for row in told} <= cases and timed["p50_ms"] in [row[1] for row in told]
 
 
 @pytest.mark.full

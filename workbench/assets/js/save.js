@@ -44,22 +44,28 @@
     const quoted = (text) => (/[",\r\n]/.test(text) ? `"${text.replace(/"/g, '""')}"` : text);
     file(`${name}.csv`, `${mark}${rows.map((row) => row.map((cell) => quoted(String(harmless(cell) ?? ""))).join(",")).join("\r\n")}\r\n`, "text/csv");
   };
-  // what a chart is drawn from: a row for every point, a cell of a heat map is one
+  // What a chart is drawn from: a row for every point, a cell of a heat map is one. Every axis has a column of its own. Where a
+  // point stands beside its place, or at a place that means nothing, meta.x or meta.y has the numbers, and meta.point names it.
   const points = (figure) => {
-    const axis = (key, other) => figure.layout?.[key]?.title?.text || other;
-    const head = ["trace", axis("xaxis", "x"), axis("yaxis", "y"), "z", "x_low", "x_high", "y_low", "y_high"], rows = [];
+    const axis = (trace, key) => figure.layout?.[(trace[`${key}axis`] || key).replace(/^[xy]/, "$&axis")]?.title?.text || key;
+    const told = figure.data.filter((trace) => trace.mode !== "text");
+    const [across, up] = ["x", "y"].map((key) => [...new Set(told.map((trace) => axis(trace, key)))]);
+    const head = ["trace", ...across, ...up, "z", "x_low", "x_high", "y_low", "y_high", "point"], rows = [];
+    const placed = (trace, x, y) => [...across.map((name) => (name === axis(trace, "x") ? x : "")), ...up.map((name) => (name === axis(trace, "y") ? y : ""))];
+    const at = (trace, key, k) => { const list = trace.meta?.[key] || trace[key]; return list ? list[k] ?? "" : k; };
     const ends = (value, error, k) => (!error?.array || typeof value !== "number" ? ["", ""] : [value - (error.arrayminus || error.array)[k], value + error.array[k]]);
-    for (const trace of figure.data) {
+    for (const trace of told) {
       const name = (trace.name || "").replace(/<[^>]+>/g, "");
       // a map is drawn by logarithms where the numbers themselves stand beside them
       const meant = (z, i, j) => (typeof trace.customdata?.[i]?.[j] === "number" ? trace.customdata[i][j] : z);
-      if (trace.z) trace.z.forEach((row, i) => row.forEach((z, j) => rows.push([name, trace.x?.[j] ?? j, trace.y?.[i] ?? i, meant(z, i, j), "", "", "", ""])));
-      else if (trace.mode !== "text") for (let k = 0; k < Math.max(trace.x?.length ?? 0, trace.y?.length ?? 0); k++) {
-        const x = trace.x?.[k] ?? k, y = trace.y?.[k] ?? k;
-        rows.push([name, x, y, "", ...ends(x, trace.error_x, k), ...ends(y, trace.error_y, k)]);
+      if (trace.z) trace.z.forEach((row, i) => row.forEach((z, j) => rows.push([name, ...placed(trace, at(trace, "x", j), at(trace, "y", i)), meant(z, i, j), "", "", "", "", ""])));
+      else for (let k = 0; k < Math.max(trace.x?.length ?? 0, trace.y?.length ?? 0); k++) {
+        const x = at(trace, "x", k), y = at(trace, "y", k);
+        // an entry of the legend alone has no place
+        if (x !== "" || y !== "") rows.push([name, ...placed(trace, x, y), "", ...ends(x, trace.error_x, k), ...ends(y, trace.error_y, k), trace.meta?.point?.[k] ?? ""]);
       }
     }
-    const used = head.map((_, k) => k < 3 || rows.some((row) => row[k] !== ""));
+    const fixed = 1 + across.length + up.length, used = head.map((_, k) => k < fixed || rows.some((row) => row[k] !== ""));
     return [head, ...rows].map((row) => row.filter((_, k) => used[k]));
   };
 
@@ -144,5 +150,5 @@
       + `<main>${blocks.join("\n")}</main>${plotly ? `${OPEN}>${inline(plotly)}${CLOSE}` : ""}${OPEN}>${inline(wb.source)}${CLOSE}${OPEN}>${inline(mount)}${CLOSE}</body></html>`, "text/html");
   };
 
-  Object.assign(wb, { save: { csv, canvases, chart, menu, view } });
+  Object.assign(wb, { save: { csv, points, canvases, chart, menu, view } });
 })();
