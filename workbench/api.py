@@ -107,14 +107,18 @@ def quantized(
     model: str, method: str = "ouro", bits: str = "w4a4o8", images: str = "real:32", scope: str = "lin",
     limit: int = 500, seed: int = 0,
 ) -> dict:  # fmt: skip
-    """Calibrates on `images` (real:32, noise:32) and measures the score with its interval on `limit` held-out images."""
+    """Calibrates on `images` (real:32, noise:32) and measures the score with its interval on `limit` held-out images.
+
+    A model of one's own is measured on its own pictures, on the first set on Start that has labels for it.
+    """
     if not images.strip():
         raise ValueError("images is empty; write what to calibrate on, as in 'real:32' or 'noise:32'")
     # before minutes of calibration
     if limit < 1:
         raise ValueError(f"limit is {limit}, expected 1 or more")
     spec = {"model": model, "method": method, "bits": bits, "calib": images, "scope": scope, "seed": int(seed)}
-    make = lambda: quantize.compare([spec], int(limit), engine.own_data(model))  # noqa: E731
+    data = _measured_on(model)
+    make = lambda: quantize.compare([spec], int(limit), data)  # noqa: E731
     return _values(_done(quantize.KIND, make, f"{method} {bits}", model)[0])
 
 
@@ -122,9 +126,10 @@ def sensitivity(
     model: str, method: str = "clipped", bits: str = "w4a4", mode: str = "isolated", by: str = "group", limit: int = 200
 ) -> dict:
     """What rounding each part of a model costs; `rows` has the damage of each."""
+    data = _measured_on(model)
     spec = {
         "model": model, "method": method, "bits": bits, "mode": mode, "by": by, "limit": int(limit),
-        "calib": calib.real(model, 32), "data": engine.own_data(model),
+        "calib": calib.real(model, 32), "data": data, "labels": calib.measured(model, data) == calib.ACCURACY,
     }  # fmt: skip
     return _values(_done("sensitivity", lambda: engine.sensitivity_job(**spec), f"{method} {bits}", model).values)
 
@@ -139,6 +144,17 @@ def _held_out(model: str, sample: int) -> dict[str, Any]:
     if not 0 <= sample < count:
         raise ValueError(f"sample is {sample}, expected 0 to {count - 1}")
     return {"data": engine.own_data(model), "sample": int(sample), "path": None}
+
+
+def _measured_on(model: str) -> str:
+    """What a model is measured on where nobody chooses.
+
+    Raises:
+        ValueError: there are no images, and nothing could be said of the model.
+    """
+    data = next((data for _, data in calib.measures(model)), "")
+    calib.require_measured(model, data)
+    return data
 
 
 def _done(kind: str, make: Callable[[], Generator[Any, None, Any]], about: str, model: str) -> Any:
@@ -158,6 +174,11 @@ def _values(values: Mapping[str, Any]) -> dict[str, Any]:
     """What may leave: no path of this machine, but the run that it belongs to."""
     path = values.get("path")
     kept = {key: _list(value) for key, value in values.items() if key not in ("path", "version")}
+    for key, called in (("data", calib.called), ("calib", calib.short_name)):
+        if str(kept.get(key, "")).startswith("folder:"):
+            kept[key] = called(kept[key])
+    if isinstance(kept.get("weights"), dict) and "source" in kept["weights"]:
+        kept["weights"] = {**kept["weights"], "source": Path(kept["weights"]["source"]).name}
     return kept | ({"run": Path(path).parent.name} if path else {})
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from ouro.jobs.explain import ExplainSpec, explain
 from ouro.progress import finish
+from workbench import api, own
 
 gradio_client = pytest.importorskip("gradio_client")
 NAMES = {"/models", "/attention", "/outliers", "/answer", "/generate", "/quantize", "/sensitivity"}
@@ -59,6 +62,41 @@ def test_what_takes_long(client):
     assert row["fp_top1"] == finish(evaluate(EvaluateSpec("vim_nano", limit=40))).values["top1"]
     measured = client.predict(model="vim_nano", method="minmax", bits="w4a4", limit=20, api_name="/sensitivity")
     assert measured["rows"] and measured["model"] == "vim_nano"
+
+
+def test_a_model_of_ones_own_is_measured_on_ones_own_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import torch
+    from PIL import Image
+
+    from ouro.data import load, normalize
+    from ouro.models import create_model
+
+    monkeypatch.setenv("OURO_HOME", str(tmp_path / "home"))
+    model = create_model("vim_nano", pretrained=True)
+    torch.save(model.state_dict(), tmp_path / "mine.pth")
+    # with names of its own the set of the embedded model is none of its
+    names = [f"thing {k:02d}" for k in range(12)]
+    mine = own.model(str(tmp_path / "mine.pth"), names=names).entry
+    assert mine is not None
+    with pytest.raises(Exception, match="(?i)there are no images to measure mine.pth"):
+        api.quantized(mine.alias, images="noise:4")
+    pixels, labels = load("scenes").images(0, 48)
+    for number, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+        folder = tmp_path / "pictures" / names[int(label)]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
+    for name in names:
+        (tmp_path / "pictures" / name).mkdir(exist_ok=True)
+    own.pictures(str(tmp_path / "pictures"))
+    row = api.quantized(mine.alias, method="minmax", bits="w8a8", images="noise:4", limit=48)
+    with torch.no_grad():
+        found = model.eval()(normalize(pixels, model.info.mean, model.info.std)).argmax(-1)
+    assert (row["n"], row["data"]) == (48, "pictures")
+    assert row["fp_top1"] == pytest.approx((found == labels).float().mean().item())
+    damage = api.sensitivity(mine.alias, method="minmax", limit=16)
+    assert damage["fp_top1"] > 0.9
+    told = {**damage, **row}
+    assert not [(key, value) for key, value in told.items() if str(tmp_path) in str(value)]
 
 
 @pytest.mark.parametrize(
