@@ -37,8 +37,11 @@ def contrast(rows: Sequence[Row]) -> str:
 def difference(a: Row, b: Row) -> str:
     """A sentence with markup: how far A is ahead of B, with an interval where both answered to the same images."""
     metric_a, metric_b = metric_of(a), metric_of(b)
-    if a.get(metric_a) is None or b.get(metric_b) is None:
-        return "A and B have no score to compare: one of them was measured on images without labels."
+    without = [name for name, row, metric in (("A", a, metric_a), ("B", b, metric_b)) if row.get(metric) is None]
+    if without and all(row.get("agreement") is not None for row in (a, b)):
+        return _agreeing(a, b)
+    if without:
+        return f"A and B have no score to compare: {' and '.join(without)} had no images with the answers beside them."
     if metric_a != metric_b:
         return f"A has {METRICS[metric_a].title}, B {METRICS[metric_b].title}: these are no two scores of one kind."
     metric = METRICS[metric_a]
@@ -58,13 +61,39 @@ def difference(a: Row, b: Row) -> str:
     )
 
 
-def unpaired(a: Row, b: Row) -> str:
-    """Why the difference cannot be taken image by image, "" where it can."""
+def _agreeing(a: Row, b: Row) -> str:
+    """As `difference`, of rows without a score: how much more often A answers as the float model does."""
+    shares = f"A answers as the float model does on {percent(a['agreement'])}, B on {percent(b['agreement'])}"
+    said = f"No answers go with these images, so there is no score. {shares}"
+    gap = f"A − B is <b>{_points(a['agreement'] - b['agreement'])} points</b>"
+    why = unpaired(a, b, ("same",))
+    if why:
+        return f"{said}. {gap}. Not paired, so without an interval of its own: {html.escape(why)}."
+    cells = [[{"n": row["n"], "right": kept} for kept in row["same"]] for row in (a, b)]
+    between = engine.between(*cells, "top1")
+    low, high = map(_points, between["ci95"])
+    verdict = {
+        "yes": "A is closer to it",
+        "no": "B is closer to it",
+        "not resolved": "which is closer to it is not resolved",
+    }
+    return (
+        f"{said}. {gap}, 95 % interval {low} to {high} points, paired on the same {a['n']} images: "
+        f"<b>{verdict[between['seen']]}</b>."
+    )
+
+
+def _points(share: float) -> str:
+    return f"{100 * share:+.1f}".replace("-", "−")
+
+
+def unpaired(a: Row, b: Row, outcomes: Sequence[str] = ("right", "resampled")) -> str:
+    """Why the difference cannot be taken image by image, "" where it can; `outcomes` are the fields that may have them."""
     if a.get("data") != b.get("data"):
         return f"A was measured on {a.get('data')}, B on {b.get('data')}"
     if a.get("n") != b.get("n"):
         return f"A was measured on {a.get('n')} images, B on {b.get('n')}"
-    kept = [next((key for key in ("right", "resampled") if row.get(key)), None) for row in (a, b)]
+    kept = [next((key for key in outcomes if row.get(key)), None) for row in (a, b)]
     without = [name for name, key in zip("AB", kept, strict=True) if key is None]
     if without:
         return f"of {' and '.join(without)} the outcomes of single images were not kept"

@@ -650,6 +650,15 @@ def kept(report: Any) -> dict[str, Any]:
     return {key: [value] for key, value in outcomes(report.arrays["right"], task.resampled).items()} | answers
 
 
+def same(report: Any) -> dict[str, Any]:
+    """What is compared of a report of `ouro.jobs.agreement` later: which images have the float model's answer, as a whole."""
+    from ouro.evaluate.paired import packed
+
+    shares = report.arrays["same"]
+    # of maps and boxes it is a part, which is nothing to count
+    return {"same": [packed(shares == 1)]} if ((shares == 0) | (shares == 1)).all() else {}
+
+
 def between(better: Sequence[Mapping[str, Any]], worse: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
     """How far the first runs are ahead of the others, see `ouro.evaluate.paired.between`."""
     from ouro.evaluate.paired import between as gap

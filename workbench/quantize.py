@@ -126,7 +126,7 @@ def compare(
             measured = yield from mapped(staged(job, middle, end, where), with_rows)
             values = dict(measured.values)
             if kind == calib.AGREEMENT:
-                values["agreement_ci95"] = values.pop("ci95")
+                values |= {"agreement_ci95": values.pop("ci95"), **engine.same(measured)}
             else:
                 values |= engine.kept(measured)
             row |= values

@@ -120,7 +120,7 @@ def _tried(
     return {"names": list(names), "bits": bits, "base": small[0], "row": small[1]}
 
 
-_HEAVY = ("answers", "fp_answers", "labels", "right", "resampled", "block_error")
+_HEAVY = ("answers", "fp_answers", "labels", "right", "resampled", "same", "block_error")
 
 
 def build(

@@ -30,7 +30,7 @@ def agreement(spec: AgreementSpec) -> Generator[Progress, None, Report]:
 
     The report has {model, method, bits, scope, calib, data, n, agreement, ci95, kl, effective_bits, seconds, device,
     seed}: `agreement` is to which part the answers are the float model's, with its 95 % interval, `kl` the mean
-    divergence of its task, of a classifier KL(float || quantized) in nats.
+    divergence of its task, of a classifier KL(float || quantized) in nats. Its array "same" is the part of each image.
 
     Raises:
         ValueError: no quantized file, or no such images.
@@ -71,7 +71,7 @@ def agreement(spec: AgreementSpec) -> Generator[Progress, None, Report]:
         "device": str(exact.device),
         "seed": spec.seed,
     }
-    return Report("agreement", values, run_info(spec.seed, started, exact.device))
+    return Report("agreement", values, run_info(spec.seed, started, exact.device), {"same": shares})
 
 
 def _interval(shares: Tensor) -> list[float]:

@@ -171,6 +171,28 @@ def test_what_is_not_paired_says_why_and_shows_both_intervals(changes, why):
     assert "90.0 % (83.0 – 94.0)" in words and "80.0 % (71.0 – 87.0)" in words and "+10.0 points" in words
 
 
+def test_rows_without_a_score_are_compared_by_the_float_models_answers():
+    bare = {"top1": None, "ci95": None, "data": "folder:/bees", "n": 16}
+    a, b = (row(**bare, agreement=share, same=[same]) for share, same in ((1.0, "ffff"), (0.5, "0f0f")))
+    words = contrast.difference(a, b)
+    assert (
+        "A answers as the float model does on 100.0\xa0%, B on 50.0\xa0%. A − B is <b>+50.0 points</b>, 95 %" in words
+    )
+    assert "paired on the same 16 images: <b>A is closer to it</b>" in words
+    assert "B is closer to it" in contrast.difference(b, a)
+    # maps and boxes agree in part
+    parts = contrast.difference(a, b | {"same": None})
+    assert (
+        "+50.0 points" in parts
+        and "Not paired" in parts
+        and "of B the outcomes of single images were not kept" in parts
+    )
+    assert (
+        contrast.difference(a, row())
+        == "A and B have no score to compare: A had no images with the answers beside them."
+    )
+
+
 @unpoisoned
 def test_runs_of_a_session_tell_classes_images_and_sections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("OURO_HOME", str(tmp_path))

@@ -34,7 +34,8 @@ def quantized(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_the_share_is_that_of_equal_answers(pictures: Path, quantized: str) -> None:
-    values = finish(agreement(AgreementSpec(quantized, f"folder:{pictures}", batch=5))).values
+    report = finish(agreement(AgreementSpec(quantized, f"folder:{pictures}", batch=5)))
+    values = report.values
     assert (values["model"], values["method"], values["n"]) == ("vim_nano", "minmax", 12)
     rounded, _, _ = open_quantized(quantized, device="cpu")
     exact = create_model("vim_nano", pretrained=True)
@@ -44,6 +45,7 @@ def test_the_share_is_that_of_equal_answers(pictures: Path, quantized: str) -> N
     with torch.no_grad():
         same = exact(images).argmax(1) == rounded(images).argmax(1)
     assert values["agreement"] == pytest.approx(same.double().mean().item())
+    assert torch.equal(report.arrays["same"] == 1, same)
     low, high = values["ci95"]
     assert 0 <= low <= values["agreement"] <= high <= 1 and values["kl"] > 0
     some = finish(agreement(AgreementSpec(quantized, f"folder:{pictures}", limit=3, batch=2))).values
