@@ -511,7 +511,7 @@ ARTEFACTS: tuple[Artefact, ...] = (
     Artefact(
         "table3", OURO, "table 3", "not public in figures; from its context: detection and segmentation, ahead of other methods",
         "VMamba with UPerNet and with RetinaNet on drawn scenes of several objects, backbone's linear layers; stored: "
-        "OuroMamba-Quant, clipped static and dynamic rounding on 32 real images; detection with PTQ4VM, and on noise as well",
+        "OuroMamba-Quant, clipped static, dynamic rounding and PTQ4VM on 32 real images; detection on noise as well",
         tuple(command.format(name=name) for name in ("vmamba_nano_seg", "vmamba_nano_det") for command in (_TASK, _TASK_SETS)),
         tuple(_TASK_QUICK.format(name=name) for name in ("vmamba_nano_seg", "vmamba_nano_det")),
         ("tasks_vmamba_*.json",), _other_tasks, "table3_table4_tasks",
