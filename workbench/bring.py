@@ -15,6 +15,8 @@ from workbench.page import PRIVATE, Page, count, title
 from workbench.runner import EXPECTED
 
 _FAR = "a path can only be given by whoever sits at this machine; upload the file instead"
+_TOLD = 3
+"""Pictures that cannot be opened, each with its reason; of others the number."""
 
 
 def model_card(entry: workspace.Model) -> str:
@@ -183,7 +185,11 @@ def build(page: Page) -> dict[str, Any]:
 
     @guarded
     def take_files(paths: list[str] | None, brought: int, request: gr.Request) -> dict[Any, Any]:
-        own.uploaded(paths or [])
+        _, refusals = own.uploaded(paths or [])
+        for line in refusals[:_TOLD]:
+            gr.Warning(line, duration=12)
+        if len(refusals) > _TOLD:
+            gr.Warning(f"{len(refusals) - _TOLD} more cannot be opened.", duration=12)
         uploads.forget(request.session_hash, *(paths or []))
         return shown() | {files: None, page.brought: brought + 1}
 

@@ -88,17 +88,25 @@ def pictures(path: str) -> workspace.Pictures:
     return workspace.add_pictures(workspace.Pictures(folder.name or str(folder), str(folder), len(files), classes))
 
 
-def uploaded(paths: Sequence[str]) -> workspace.Pictures:
-    """Keeps uploaded pictures, all of them in one set.
+def uploaded(paths: Sequence[str]) -> tuple[workspace.Pictures, list[str]]:
+    """Keeps uploaded pictures, all of them in one set; (the set, why others are not in it, a line each).
 
     Raises:
-        ValueError: one of them cannot be opened; none is kept then.
+        ValueError: none of them can be opened.
     """
+    good, refusals = [], []
     for path in paths:
-        engine.check_picture(path)
-    folder = workspace.keep_pictures(paths)
+        try:
+            engine.check_picture(path)
+            good.append(path)
+        except ValueError as error:
+            refusals.append(line_of(error))
+    if not good:
+        raise ValueError(refusals[0] if refusals else "there is no picture to add yet; drop some files")
+    folder = workspace.keep_pictures(good)
     files, _ = _walk(str(folder))
-    return workspace.add_pictures(workspace.Pictures(workspace.UPLOADED, str(folder), len(files), (), kept=True))
+    kept = workspace.add_pictures(workspace.Pictures(workspace.UPLOADED, str(folder), len(files), (), kept=True))
+    return kept, refusals
 
 
 def thumbnails(entry: workspace.Pictures) -> list[tuple[str, np.ndarray]]:

@@ -186,14 +186,17 @@ def test_pictures_are_read_with_their_classes(home: Path):
         own.pictures(str(home / "nowhere"))
 
 
-def test_uploaded_pictures_are_collected_and_a_bad_one_keeps_none(home: Path):
+def test_uploaded_pictures_are_collected_without_the_bad_ones(home: Path):
     files = sorted(map(str, picture_folder(home / "given", 3, 0).iterdir()))
-    assert own.uploaded(files[:2]).count == 2
+    assert own.uploaded(files[:1])[0].count == 1
     bad = home / "bad.jpg"
     bad.write_bytes(b"no picture")
     with pytest.raises(ValueError, match="bad.jpg is no picture that can be opened"):
-        own.uploaded([files[2], str(bad)])
-    entry = own.uploaded(files[2:])
+        own.uploaded([str(bad)])
+    with pytest.raises(ValueError, match="there is no picture to add yet"):
+        own.uploaded([])
+    entry, refusals = own.uploaded([str(bad), *files[1:]])
+    assert len(refusals) == 1 and refusals[0].startswith("bad.jpg is no picture that can be opened")
     assert entry.count == 3 and [one.name for one in workspace.pictures()] == [workspace.UPLOADED]
 
 
