@@ -16,7 +16,7 @@ from ouro.metrics import metric_of
 from ouro.models import create_model
 from ouro.progress import finish
 from ouro.store import Run
-from workbench import own, sets, stored
+from workbench import app, own, runbook, runner, samples, sets, stored
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_pictures_of_a_set_have_the_names_of_their_classes(home: Path):
     assert names == [info.class_names[label].replace("_", " ") for label in report.arrays["labels"][:10].tolist()]
 
 
-def test_a_copy_of_published_weights_takes_no_runs_from_the_model_itself(home: Path):
+def test_a_copy_of_published_weights_takes_no_runs_from_the_model_itself(home: Path, monkeypatch: pytest.MonkeyPatch):
     finish(noise_job(2, 2))
     file = home / "copy.pth"
     torch.save(create_model("vim_nano", pretrained=True).state_dict(), file)
@@ -69,6 +69,13 @@ def test_a_copy_of_published_weights_takes_no_runs_from_the_model_itself(home: P
     for model in ("vim_nano", copy.alias):
         ((words, path),) = sets.choices(model)
         assert words.startswith(model) and {entry["model"] for entry in stored.sets(model)} == {model}
+        # "Use for calibration" leaves the model that the page is about as it is
+        assert app._use(path, model)[-1] == model
+        # and a job about either of them may be writing it
+        work = runner.Job(samples.KIND, make=lambda: iter(()), model=model)
+        monkeypatch.setattr(runner, "jobs", lambda work=work: [work])
+        with pytest.raises(ValueError, match="is at work and may write this run"):
+            runbook.delete(Path(path).parent.name)
     assert stored.sets()[0]["model"] == "vim_nano"
     spec = Run(Path(path).parent).spec()
     assert stored.called(spec, "vmamba_nano") == "vim_nano"
