@@ -144,9 +144,7 @@ def build(page: Page, model: str) -> None:
         kappa = gr.Slider(
             1, 8, 3, step=0.25, label="Threshold κ (mean + κ σ)", elem_id="wb-outliers-kappa", min_width=200
         )
-        refresh = gr.Slider(
-            1, 50, 10, step=1, label="List cleared every … steps", elem_id="wb-outliers-refresh", min_width=200
-        )
+        refresh = gr.Slider(1, 50, 10, step=1, label="List lives (steps)", elem_id="wb-outliers-refresh", min_width=200)
     with gr.Row(elem_classes="wb-controls"):
         bits = gr.Radio(
             list(WIDTHS), value=4, label="Bits of inliers (outliers have 8)", elem_id="wb-outliers-bits", min_width=200

@@ -320,8 +320,11 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
             seen = now
 
     def drawn(moved: Mapping[str, Any] | None, model: str) -> dict[Any, Any]:
+        # a page that is loaded says once that it has changed, before it is about the model of its address
+        if moved is None:
+            return dict.fromkeys(views, gr.skip())
         # for the model that the page is about by then, which may have been changed meanwhile
-        return shown(model, starting=moved is not None and not moved["over"] and moved["model"] == model)
+        return shown(model, starting=not moved["over"] and moved["model"] == model)
 
     lists.on([moved.change], drawn, [moved, page.model], views, **PRIVATE)
 
@@ -449,9 +452,11 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
     clear.click(forget, page.model, views, **PRIVATE)
 
     @guarded
-    def resume(model: str) -> Iterator[dict[Any, Any]]:
+    def resume(model: str, request: gr.Request) -> Iterator[dict[Any, Any]]:
         seen = len(_RUNS[who.current()])
-        yield shown(model)
+        # what the address asks for may still be on its way to the list of models
+        asked = address.opening("quantize", request).values.get("model", model)
+        yield shown(asked if asked in engine.models() else model)
         job = runner.latest(KIND)
         if job is not None and not job.over:
             yield from follow(job, seen)

@@ -439,3 +439,17 @@ def test_parts_that_are_left_in_float_are_listed_before_a_run_and_said_after_it(
     form = ("vim_nano", ["ouro"], "w4a4", "real", 32, None, "lin", 500, 0, "scenes")
     a, b = (quantize.configuration(*form, ignored) for ignored in ("", "head"))
     assert "Left in float" in quantize.differences(a, b) and "Seed" not in quantize.differences(a, b)
+
+
+@pytest.mark.full
+def test_a_link_to_another_model_shows_no_rows_of_the_first(server: str, browser):
+    visit = Visit(browser, server, query="tab=quantize&model=vmamba_nano_seg")
+    select = "document.querySelector('#wb-quantize-grid select')?.value"
+    seen = [visit.page.wait_for_function(f"() => {select}", polling=20).json_value()]
+    # until the form has followed, which is the last that an address sets
+    while "measured=scenes_seg" not in visit.page.url:
+        seen.append(visit.page.evaluate(f"() => {select}"))
+        visit.page.wait_for_timeout(50)
+    assert set(seen) == {"vmamba_nano_seg"}, seen
+    visit.page.close()
+    assert not visit.wrong
