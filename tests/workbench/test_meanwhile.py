@@ -46,6 +46,7 @@ def test_a_model_that_was_changed_while_a_job_ran_keeps_its_own_answers(server, 
     visit.page.close()
 
 
+@pytest.mark.full
 def test_a_score_is_drawn_for_its_own_model_alone(server, browser):
     visit = Visit(browser, server, query="tab=attention&model=vim_nano&layer=2")
     visit.until_label("wb-attention-h", "layer 2")
@@ -60,6 +61,7 @@ def test_a_score_is_drawn_for_its_own_model_alone(server, browser):
     visit.page.close()
 
 
+@pytest.mark.full
 def test_a_file_that_is_read_once_more_is_looked_at_once_more(server, browser, tmp_path: Path):
     path = tmp_path / "mine.safetensors"
     copyfile(embedded_path("vim_nano.safetensors"), path)

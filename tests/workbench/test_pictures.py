@@ -59,7 +59,7 @@ def test_a_picture_of_the_model_before_changes_nothing():
     with gr.Blocks() as page:
         chosen, words = gr.State({}), gr.HTML()
         row = pictures.Picker(chosen, gr.HTML(), gr.Dropdown())
-        row.shows(lambda model, picture: {words: model}, [gr.State(""), chosen], [words], dim=words, on=[])
+        row.shows(lambda model, picture: {words: model}, [gr.State(""), chosen], [words], dim=[words], on=[])
     look = list(page.fns.values())[-1].fn
     assert look([], "vim_nano", pictures.start("vim_nano")) == {words: "vim_nano"}
     assert look([], "vmamba_nano_seg", pictures.start("vim_nano")) == {words: gr.skip()}
