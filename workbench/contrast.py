@@ -83,10 +83,6 @@ def _agreeing(a: Row, b: Row) -> str:
     )
 
 
-def _points(share: float) -> str:
-    return f"{100 * share:+.1f}".replace("-", "−")
-
-
 def unpaired(a: Row, b: Row, outcomes: Sequence[str] = ("right", "resampled")) -> str:
     """Why the difference cannot be taken image by image, "" where it can; `outcomes` are the fields that may have them."""
     if a.get("data") != b.get("data"):
@@ -111,7 +107,7 @@ def _cells(row: Row, metric: str) -> list[dict[str, Any]]:
 
 def _shown(metric: Metric, row: Row, name: str) -> str:
     """A score with what is known of its doubt."""
-    said = dict(zip((column.key for column in grid.COLUMNS), (cell[0] for cell in grid.cells(row)), strict=True))
+    said = grid.texts(row)
     if said["ci95"] != grid.NONE:
         return f"{metric.shown(row[name])} ({said['ci95']})"
     if said["spread"] != grid.NONE:

@@ -111,6 +111,11 @@ def _spread(metric: str, value: float) -> str:
     return METRICS[metric].gap(value).lstrip("+") if METRICS[metric].share else f"{round(value, 3):.2g}"
 
 
+def texts(row: Row) -> dict[str, str]:
+    """The words of `cells`, by column."""
+    return {column.key: cell[0] for column, cell in zip(COLUMNS, cells(row), strict=True)}
+
+
 def cells(row: Row) -> list[list[Any]]:
     """What the table says of a row, column by column: [words, what it is sorted by]."""
     metric, widths = metric_of(row), effective(row)

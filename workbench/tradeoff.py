@@ -123,7 +123,7 @@ def _bounds(row: Row, measure: str) -> tuple[float, float]:
 
 def _hover(row: Row, measure: str, metric: Metric) -> str:
     """A point in some lines."""
-    said = dict(zip((column.key for column in grid.COLUMNS), (cell[0] for cell in grid.cells(row)), strict=True))
+    said = grid.texts(row)
     around = "" if said["ci95"] == grid.NONE else f", 95 % interval {said['ci95']}"
     around += "" if said["spread"] == grid.NONE else f", ± {said['spread']} over {said['seeds']} seeds"
     lines = [
@@ -139,7 +139,7 @@ def _hover(row: Row, measure: str, metric: Metric) -> str:
 
 def _point(row: Row) -> str:
     """What a point is of, beside its method."""
-    said = dict(zip((column.key for column in grid.COLUMNS), (cell[0] for cell in grid.cells(row)), strict=True))
+    said = grid.texts(row)
     return ", ".join(
         said[key] for key in ("bits", "scope", "calib", "set", "details", "file") if said[key] != grid.NONE
     )

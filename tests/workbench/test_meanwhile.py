@@ -19,8 +19,12 @@ def choose_model(visit: Visit, name: str) -> None:
     visit.page.locator(f'li[role=option][aria-label="{name}"]').click()
 
 
-def at_work(visit: Visit, bar: str) -> None:
+def change_meanwhile(visit: Visit, go: str, bar: str, model: str) -> None:
+    """Starts a job, chooses another model while it is at work, and waits for its end."""
+    visit.page.locator(f"#{go}").click()
     visit.page.locator(f"#{bar} .wb-job:is([data-state=running], [data-state=waiting])").wait_for()
+    choose_model(visit, model)
+    assert visit.ended(bar).startswith("done")
 
 
 def text(visit: Visit, elem_id: str) -> str:
@@ -32,10 +36,7 @@ def text(visit: Visit, elem_id: str) -> str:
 def test_a_model_that_was_changed_while_a_job_ran_keeps_its_own_answers(server, browser):
     visit = Visit(browser, server, query="tab=tasks&model=vim_nano&image=3")
     visit.page.locator("#wb-tasks-verdict b").first.wait_for()
-    visit.page.locator("#wb-tasks-go").click()
-    at_work(visit, "wb-tasks-job")
-    choose_model(visit, "vmamba_nano_seg")
-    assert visit.ended("wb-tasks-job").startswith("done")
+    change_meanwhile(visit, "wb-tasks-go", "wb-tasks-job", "vmamba_nano_seg")
     # a classifier takes an image for something, of a segmenter pixels are right
     visit.page.locator("#wb-tasks-verdict").get_by_text("Right are").wait_for()
     assert "takes it for" not in text(visit, "wb-tasks-verdict")
@@ -51,10 +52,7 @@ def test_a_score_is_drawn_for_its_own_model_alone(server, browser):
     visit = Visit(browser, server, query="tab=attention&model=vim_nano&layer=2")
     visit.until_label("wb-attention-h", "layer 2")
     visit.number("wb-attention-n", 30)
-    visit.page.locator("#wb-attention-score").click()
-    at_work(visit, "wb-attention-job")
-    choose_model(visit, "mambavision_nano")
-    assert visit.ended("wb-attention-job").startswith("done")
+    change_meanwhile(visit, "wb-attention-score", "wb-attention-job", "mambavision_nano")
     assert "images, window" not in text(visit, "wb-attention-scores")
     choose_model(visit, "vim_nano")
     visit.page.locator("#wb-attention-scores").get_by_text("30 images, window").wait_for()
@@ -94,10 +92,7 @@ def test_a_file_that_is_read_once_more_is_looked_at_once_more(server, browser, t
 @pytest.mark.full
 def test_a_scan_is_drawn_for_its_own_model_alone(server, browser):
     visit = Visit(browser, server, query="tab=sensitivity&model=vim_nano&limit=20&kind=noise")
-    visit.page.locator("#wb-sensitivity-go").click()
-    at_work(visit, "wb-sensitivity-job")
-    choose_model(visit, "vmamba_nano")
-    assert visit.ended("wb-sensitivity-job").startswith("done")
+    change_meanwhile(visit, "wb-sensitivity-go", "wb-sensitivity-job", "vmamba_nano")
     assert "vim_nano" not in text(visit, "wb-sensitivity-verdict")
     choose_model(visit, "vim_nano")
     visit.page.locator("#wb-sensitivity-verdict").get_by_text("vim_nano").wait_for()
