@@ -15,6 +15,7 @@ from typing import Any, get_type_hints
 import gradio as gr
 import numpy as np
 
+from ouro.settings import check_count
 from workbench import attention, calib, engine, outliers, quantize, runner
 from workbench.errors import guarded
 
@@ -114,8 +115,7 @@ def quantized(
     if not images.strip():
         raise ValueError("images is empty; write what to calibrate on, as in 'real:32' or 'noise:32'")
     # before minutes of calibration
-    if limit < 1:
-        raise ValueError(f"limit is {limit}, expected 1 or more")
+    check_count("limit", int(limit))
     spec = {"model": model, "method": method, "bits": bits, "calib": images, "scope": scope, "seed": int(seed)}
     data = _measured_on(model)
     make = lambda: quantize.compare([spec], int(limit), data)  # noqa: E731

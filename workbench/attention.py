@@ -144,7 +144,7 @@ def image_chart(result: engine.Result, layer: int, direction: str, reduction: st
     z = [[grid.get((source, k)) for k in layers] for source in sources]
     data = [
         {
-            "type": "heatmap", "x": layers, "y": [CALLED.get(source, source) for source in sources], "z": z,
+            "type": "heatmap", "name": "AUROC", "x": layers, "y": [CALLED.get(source, source) for source in sources], "z": z,
             "zmin": 0.2, "zmax": 1, "xgap": 3, "ygap": 3, "showscale": False,
             "colorscale": [[0, "#2f6fb0"], [0.375, "#dcd8cf"], [1, "#d9982a"]],
             "text": [["" if v is None else f"{v:.2f}" for v in row] for row in z],

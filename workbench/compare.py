@@ -107,8 +107,12 @@ def build() -> dict[str, Any]:
             }  # fmt: skip
             yield update | ({measured: job.number} if job.state == "done" else {})
 
+    def judged(measured: int, paths: Sequence[str], item: str) -> dict[Any, Any]:
+        # a page that is loaded says once that it has changed, before anything was measured
+        return shown(paths, item) if measured else dict.fromkeys([beside, figure], gr.skip())
+
     # the sets that are chosen by then
-    lists.on([measured.change], lambda _, *asked: shown(*asked), [measured, several, item], [beside, figure], **PRIVATE)
+    lists.on([measured.change], judged, [measured, several, item], [beside, figure], **PRIVATE)
 
     @guarded
     def measure(paths: Sequence[str], accuracy: bool) -> Iterator[dict[Any, Any]]:

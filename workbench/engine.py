@@ -111,7 +111,15 @@ def version(model: str) -> str:
 
 
 def _folders(path: Path) -> list[Path]:
-    return sorted(Path(entry.path) for entry in os.scandir(path) if entry.is_dir())
+    """All folders that pictures are looked for in below this one, which alone may have links for some of them."""
+    found, left = [], [path]
+    while left:
+        with os.scandir(left.pop()) as entries:
+            below = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=not found)]
+        found += below
+        # every folder in a folder is one more link to it: with two there are none, and no pictures to list
+        left += [folder for folder in below if folder.stat().st_nlink != 2]
+    return sorted(found)
 
 
 _ROWS: dict[str, dict[str, Any]] = {}

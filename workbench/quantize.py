@@ -455,8 +455,7 @@ def build(page: Page, model: str, tab: gr.Tab) -> dict[str, Any]:
     def resume(model: str, request: gr.Request) -> Iterator[dict[Any, Any]]:
         seen = len(_RUNS[who.current()])
         # what the address asks for may still be on its way to the list of models
-        asked = address.opening("quantize", request).values.get("model", model)
-        yield shown(asked if asked in engine.models() else model)
+        yield shown(address.model_of(address.opening("quantize", request).values, engine.models(), model, []))
         job = runner.latest(KIND)
         if job is not None and not job.over:
             yield from follow(job, seen)

@@ -194,8 +194,10 @@ def build(page: Page) -> dict[str, Any]:
                 update |= shelved(preview)
             if len(job.history) != drawn:
                 drawn, update[losses] = len(job.history), loss_chart(job.history)
+            if job.state == "done":
+                update |= chosen(job.result.values["path"])
             if job.over:
-                update |= chosen(job.result.values["path"] if job.state == "done" else None) | stopped()
+                update |= stopped()
             yield update
 
     def started(spec: Mapping[str, Any]) -> Iterator[dict[Any, Any]]:

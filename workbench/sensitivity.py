@@ -268,6 +268,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
         together = budgets(model) + [row for row in rows if row["model"] == model and quantize.is_current(row)]
         return {frontier: damage.budget_chart(together), bought: damage.budget_table(together)}
 
+    # a page that is loaded says so, too, and then shows what was stored since
     lists.on([done.change], spent_on, [page.model, done], [frontier, bought], **PRIVATE)
 
     @guarded
@@ -312,7 +313,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
     @guarded
     def resume(model: str, request: gr.Request) -> Iterator[dict[Any, Any]]:
         ask = address.opening("sensitivity", request)
-        model = str(ask.values.get("model", model))
+        model = address.model_of(ask.values, engine.models(), model, [])
         wanted = ask.one_of("run", None, reports(model)) if "run" in ask.values else None
         yield show(model, wanted or latest(model))
         job = runner.latest(KIND)

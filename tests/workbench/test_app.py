@@ -140,7 +140,8 @@ def test_generated_set_calibrates_a_quantized_model(visit: Visit):
 
 
 @pytest.mark.full
-def test_generation_outlives_a_reload_a_pause_and_a_stop(server: str, browser):
+def test_generation_outlives_a_reload_a_pause_and_a_stop(server: str, browser, home: Path):
+    finish(synthesize(SynthesisSpec("vim_nano", "noise", num=4, seed=9), root=home))
     visit = Visit(browser, server)
     page = visit.page
     visit.open("Samples")
@@ -158,8 +159,11 @@ def test_generation_outlives_a_reload_a_pause_and_a_stop(server: str, browser):
     assert "class · 16 images, 30 steps" in page.inner_text("#wb-samples-job")
     page.get_by_role("button", name="Continue", exact=True).click()
     page.locator("#wb-samples-job").get_by_text("images 9-16").wait_for()
+    chosen = page.input_value("#wb-samples-sets input")
     page.locator("#wb-samples-cancel").click()
     visit.ended("wb-samples-job", "cancelled")
+    page.wait_for_selector("#wb-samples-rest")
+    assert chosen and page.input_value("#wb-samples-sets input") == chosen
     page.locator("#wb-samples-again").click()
     assert visit.ended("wb-samples-job").startswith("done")
     assert page.locator("#wb-samples-gallery img").count() >= 16

@@ -48,6 +48,20 @@ def test_a_picture_that_is_written_anew_is_seen_anew(tmp_path):
     assert seen(0)[0] == 90 and seen(0)[1] != before[1] and seen(1) == other
 
 
+def test_a_picture_below_a_class_is_seen_when_it_comes(tmp_path):
+    """A folder is told from what it was however deep in it a picture comes, and by a link where a class is one."""
+    root, elsewhere = tmp_path / "pictures", tmp_path / "elsewhere"
+    deep = root / "cat" / "2024" / "may"
+    for folder in (deep, root / "dog", elsewhere / "june"):
+        folder.mkdir(parents=True)
+    (root / "bird").symlink_to(elsewhere)
+    stamps = [engine.version(f"folder:{root}")]
+    for folder in (deep, root / "dog", elsewhere / "june"):
+        Image.new("RGB", (56, 56)).save(folder / "new.png")
+        stamps.append(engine.version(f"folder:{root}"))
+    assert len(set(stamps)) == 4
+
+
 def png(size: int = 16) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.full((size, size, 3), 90, np.uint8)).save(buffer, "PNG")

@@ -50,7 +50,8 @@
     const axis = (trace, key) => figure.layout?.[(trace[`${key}axis`] || key).replace(/^[xy]/, "$&axis")]?.title?.text || key;
     const told = figure.data.filter((trace) => trace.mode !== "text");
     const [across, up] = ["x", "y"].map((key) => [...new Set(told.map((trace) => axis(trace, key)))]);
-    const head = ["trace", ...across, ...up, "z", "x_low", "x_high", "y_low", "y_high", "point"], rows = [];
+    const value = told.find((trace) => trace.z)?.name || "z";
+    const head = ["trace", ...across, ...up, value, "x_low", "x_high", "y_low", "y_high", "point"], rows = [];
     const placed = (trace, x, y) => [...across.map((name) => (name === axis(trace, "x") ? x : "")), ...up.map((name) => (name === axis(trace, "y") ? y : ""))];
     const at = (trace, key, k) => { const list = trace.meta?.[key] || trace[key]; return list ? list[k] ?? "" : k; };
     const ends = (value, error, k) => (!error?.array || typeof value !== "number" ? ["", ""] : [value - (error.arrayminus || error.array)[k], value + error.array[k]]);
