@@ -16,7 +16,13 @@ from ouro.kernels.gate import rows as gate_rows
 from ouro.kernels.launch import Build, KernelError, can_run
 
 KERNELS = [kernels.kernel(name) for name in kernels.NAMES]
-TESTED = [pytest.param(k, case, id=f"{k.name}: {case.name}") for k in KERNELS for case in k.cases if not case.bench]
+# the sizes of a real model take the interpreter seconds each
+TESTED = [
+    pytest.param(k, case, id=f"{k.name}: {case.name}", marks=[pytest.mark.full] if "vim" in case.name.lower() else [])
+    for k in KERNELS
+    for case in k.cases
+    if not case.bench
+]
 each = pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.name)
 
 

@@ -30,7 +30,7 @@ SIZES = [
     pytest.param({"b": 1, "e": 7, "l": 5, "n": 20, "skip": False}, id="n20-no-skip"),
     pytest.param({"b": 1, "e": 9, "l": 9, "n": 2, "delta": "mixed"}, id="mixed-delta"),
     pytest.param({"b": 1, "e": 9, "l": 5, "n": 2, "delta": "zero"}, id="zero-delta"),
-    pytest.param({"b": 1, "e": 3, "l": 197, "n": 16}, id="l197"),
+    pytest.param({"b": 1, "e": 3, "l": 197, "n": 16}, id="l197", marks=pytest.mark.full),
 ]
 
 

@@ -22,13 +22,13 @@ def asked(given: dict) -> dict:
 
 @pytest.mark.parametrize("groups", [None, 2])
 def test_alpha_is_that_of_the_library(groups: int | None, where: torch.device) -> None:
-    given = operands(torch.Generator().manual_seed(0), where, b=1, e=6, l=9, n=3, groups=groups)
+    given = operands(torch.Generator().manual_seed(0), where, b=1, e=4, l=6, n=3, groups=groups)
     for mean, reduce in ((True, "mean"), (False, None)):
         actual = implicit_attention(**asked(given), mean=mean, backend="triton")
         assert_close(actual, alpha(ScanInputs(**given), reduce), name=f"alpha, {reduce}")
 
 
-@pytest.mark.parametrize("length", [1, 17])
+@pytest.mark.parametrize("length", [1, 9, pytest.param(17, marks=pytest.mark.full)])
 def test_alpha_times_u_is_the_output_of_the_scan(length: int, where: torch.device) -> None:
     given = operands(torch.Generator().manual_seed(1), where, b=2, e=3, l=length, n=4, delta="mixed")
     weights = implicit_attention(**asked(given), mean=False, backend="triton")
@@ -37,10 +37,10 @@ def test_alpha_times_u_is_the_output_of_the_scan(length: int, where: torch.devic
 
 
 def test_rows_are_those_of_the_whole_matrix_and_zero_above_the_diagonal(where: torch.device) -> None:
-    given = operands(torch.Generator().manual_seed(2), where, b=2, e=5, l=17, n=2)
+    given = operands(torch.Generator().manual_seed(2), where, b=2, e=3, l=11, n=2)
     whole = implicit_attention(**asked(given), backend="triton")
     assert torch.equal(whole, whole.tril()) and (whole != 0).any()
-    rows = torch.tensor([16, 0, 7], device=where)
+    rows = torch.tensor([10, 0, 7], device=where)
     assert torch.equal(implicit_attention(**asked(given), rows=rows, backend="triton"), whole[:, rows])
 
 

@@ -50,9 +50,9 @@ def test_mirrored_tokens_and_exchanged_directions_mirror_y(chunks: int, where: t
 
 
 def test_chunks_change_nothing_but_rounding(where: torch.device) -> None:
-    given = operands(torch.Generator().manual_seed(2), where, b=2, e=7, l=23, n=3, delta="mixed")
+    given = operands(torch.Generator().manual_seed(2), where, b=2, e=3, l=13, n=3, delta="mixed")
     exact = reference(**{name: x.double() for name, x in given.items()})
-    for chunks in (1, 2, 5, 23, 100):
+    for chunks in (1, 2, 5, 13, 100):
         y = bidirectional_scan(**given, chunks=chunks, backend="triton")
         assert_close(y, exact, name=f"{chunks} chunks", rtol=2e-5)
 

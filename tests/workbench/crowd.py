@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ class Visitor:
     pause: float
     patience: float
     chromium: Path
+    pictures: Path
     seconds: dict[str, list[float]] = field(default_factory=dict)
     faults: list[str] = field(default_factory=list)
 
@@ -72,7 +74,10 @@ class Visitor:
                     ACTS[act][0](self, visit, chance)
                     self.seconds.setdefault(act, []).append(round(time.perf_counter() - begun, 3))
                 except Exception as error:
-                    self.faults.append(f"{act}: {str(error).splitlines()[0][:200]}")
+                    # what a browser waited for, and what was in its way
+                    self.faults.append(f"{act}: {' | '.join(map(str.strip, str(error).splitlines()))[:1000]}")
+                    with suppress(Exception):
+                        visit.page.screenshot(path=self.pictures / f"fault-{self.number}-{len(self.faults)}.png")
                 self.faults += visit.wrong
                 visit.wrong.clear()
                 time.sleep(chance.uniform(0.5, 1.5) * self.pause)
@@ -212,7 +217,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--pause", type=float, default=6, help="mean seconds of thought between two acts")
     parser.add_argument("--out", type=Path, default=ROOT / "results" / "crowd.json")
+    parser.add_argument("--pictures", type=Path, default=ROOT / "out", help="folder for what a fault looked like")
     options = parser.parse_args(arguments)
+    options.pictures.mkdir(parents=True, exist_ok=True)
     minutes: list[float] = []
     memory: list[float] = []
     with tempfile.TemporaryDirectory() as home, started([sys.executable, "workbench/app.py"], Path(home)) as url:
@@ -221,7 +228,9 @@ def main(arguments: list[str]) -> int:
         chromium = last_in_line(Path(home))
         # jobs wait for those of all others
         patience = 60 * max(1.0, options.sessions / 5)
-        people = [Visitor(n, url, end, options.pause, patience, chromium) for n in range(options.sessions)]
+        people = [
+            Visitor(n, url, end, options.pause, patience, chromium, options.pictures) for n in range(options.sessions)
+        ]
         threads = [threading.Thread(target=one.stay) for one in people]
         for thread in threads:
             thread.start()

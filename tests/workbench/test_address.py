@@ -127,6 +127,7 @@ def test_a_link_opens_the_same_view_elsewhere(server: str, browser, visit: Visit
     assert not other.wrong
 
 
+@pytest.mark.full
 def test_what_is_not_there_is_said_and_nearest(server: str, browser):
     visit = Visit(browser, server, query="tab=outliers&model=vim_nano&layer=nope&kappa=99&image=7")
     page = visit.page

@@ -253,6 +253,7 @@ def test_budget_is_refused_or_spent(visit: Visit):
     assert first.locator("td").first.inner_text() == "5"
 
 
+@pytest.mark.full
 def test_kernel_is_checked_live_and_no_ratio_stands_without_its_gate(visit: Visit):
     from workbench import stored, times
 

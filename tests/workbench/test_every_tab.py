@@ -33,11 +33,12 @@ def serious(visit: Visit, rules: list[str]) -> list[str]:
     ]
 
 
-@pytest.mark.full
 @pytest.mark.parametrize(
     ("theme", "width", "height", "rules"),
-    [("light", 1280, 900, RULES), ("dark", 390, 844, COLORS)],
-    ids=["light", "dark"],
+    [
+        pytest.param("light", 1280, 900, RULES, id="light"),
+        pytest.param("dark", 390, 844, COLORS, id="dark", marks=pytest.mark.full),
+    ],
 )
 def test_tabs(server: str, browser, theme: str, width: int, height: int, rules: list[str]):
     assert AXE is not None and AXE.origin is not None

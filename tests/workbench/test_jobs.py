@@ -135,6 +135,7 @@ def test_again_computes_what_is_stored():
         runner.again("such kind")
 
 
+@pytest.mark.full
 def test_the_panel_follows_cancels_and_leads_there(visit: Visit):
     page = visit.page
     visit.open("Samples")

@@ -33,6 +33,7 @@ def text(visit: Visit, elem_id: str) -> str:
     return visit.page.inner_text(f"#{elem_id}")
 
 
+@pytest.mark.full
 def test_a_model_that_was_changed_while_a_job_ran_keeps_its_own_answers(server, browser):
     visit = Visit(browser, server, query="tab=tasks&model=vim_nano&image=3")
     visit.page.locator("#wb-tasks-verdict b").first.wait_for()

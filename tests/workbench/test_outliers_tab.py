@@ -91,6 +91,7 @@ def test_channels_of_a_step_are_named_and_two_steps_compared(visit: Visit):
     page.wait_for_selector("#wb-outliers-step-versus", state="hidden")
 
 
+@pytest.mark.full
 def test_a_part_of_the_map_is_chosen_by_pointer_and_by_keyboard(visit: Visit):
     page = visit.page
     raw = engine.outliers(**outliers.first_spec("vim_nano")).arrays["raw"] > 0

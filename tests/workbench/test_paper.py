@@ -77,6 +77,7 @@ def test_ways_lead_to_tabs_that_there_are(rows):
     assert set(paper._TABS.values()) <= tabs and set(paper._TABS) <= {row["name"] for row in rows}
 
 
+@pytest.mark.full
 def test_an_entry_opens_and_leads_to_its_tab(visit: Visit):
     page = visit.page
     visit.open("Paper")

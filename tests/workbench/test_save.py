@@ -101,7 +101,7 @@ def saved(visit: Visit, menu: str, kind: str, folder: Path) -> Path:
     return path
 
 
-def test_tables_compute_nothing_and_maps_are_saved_as_the_numbers_that_they_show(visit: Visit, tmp_path: Path):
+def test_saved_tables_compute_nothing(visit: Visit):
     page = visit.page
     rows = [["a", "=1+1", "ü"], ["-x", -0.5, "+0.3 (-1 to 2)"], [None, 'say "b"', "@at"]]
     with page.expect_download() as download:
@@ -110,9 +110,13 @@ def test_tables_compute_nothing_and_maps_are_saved_as_the_numbers_that_they_show
     assert list(csv.reader(io.StringIO(text, newline=""))) == [
         ["a", "'=1+1", "ü"], ["'-x", "-0.5", "+0.3 (-1 to 2)"], ["", 'say "b"', "'@at"],
     ]  # fmt: skip
-    # drawn by its logarithms, and shown as what they are of
+
+
+@pytest.mark.full
+def test_a_map_is_saved_as_the_numbers_that_it_shows(visit: Visit, tmp_path: Path):
+    """It is drawn by their logarithms."""
     visit.open("Sensitivity")
-    page.wait_for_selector("#wb-sensitivity-map .main-svg")
+    visit.page.wait_for_selector("#wb-sensitivity-map .main-svg")
     path = saved(visit, "#wb-sensitivity-map .wb-save", "CSV", tmp_path)
     cells = list(csv.DictReader(io.StringIO(path.read_text("utf-8-sig"))))
     found = next(

@@ -170,6 +170,7 @@ def test_dense_models_are_read_by_keyboard(visit: Visit):
     assert "Truth: " in visit.label("wb-tasks-answers-truth")
 
 
+@pytest.mark.full
 def test_a_denoiser_is_followed_from_noise_to_a_picture(visit: Visit):
     page = visit.page
     look_at(visit, "zigma_nano")

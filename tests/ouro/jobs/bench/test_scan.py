@@ -78,6 +78,7 @@ def test_the_strongest_is_the_fastest_that_is_not_ours():
     }
 
 
+@pytest.mark.full
 def test_a_model_is_compiled_block_by_block_and_left_as_it_was(eager, monkeypatch):
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **_: None)
     model, definition = create_model("vim_nano", pretrained=True), reference.scan
