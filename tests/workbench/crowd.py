@@ -23,6 +23,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
+from playwright.sync_api import sync_playwright
 
 from ouro.jobs.doctor import find_browser
 from ouro.jobs.provenance import commit, device_name
@@ -60,8 +62,6 @@ class Visitor:
 
     def stay(self) -> None:
         """Does one thing after the other until the time is up."""
-        from playwright.sync_api import sync_playwright
-
         chance = random.Random(self.number)
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=self.chromium, args=["--no-sandbox", "--disable-gpu"])
@@ -140,7 +140,9 @@ def quantize(one: Visitor, visit: Visit, chance: random.Random) -> None:
     page.wait_for_selector("#wb-quantize-job :is([data-state=running], [data-state=waiting], [data-state=done])")
     stop = page.locator("#wb-quantize-cancel:not([disabled])")
     if chance.random() < 0.5 and stop.count():
-        stop.click()
+        # a job may end while somebody is about to stop it
+        with suppress(PlaywrightTimeout):
+            stop.click(timeout=2000)
     visit.ended("wb-quantize-job", "done", "cancelled")
     one.mine_alone(visit)
 
