@@ -89,7 +89,7 @@ def exported(module: nn.Module, path: Path, *given: Tensor) -> Path:
 
 
 @needs_onnx
-@pytest.mark.parametrize(("name", "opset"), [("vim_nano", 21), ("vmamba_nano", 18)])
+@pytest.mark.parametrize(("name", "opset"), [("vim_nano", 21), pytest.param("vmamba_nano", 18, marks=pytest.mark.full)])
 def test_one_file_computes_what_the_model_does_for_any_batch(tmp_path, name, opset):
     model = small(name)
     path = to_onnx(model, tmp_path / "model.onnx", opset=opset)
@@ -194,7 +194,7 @@ def test_a_quantized_model_is_exported_with_its_rounding(tmp_path, method, bits,
 
 
 @needs_onnx
-@pytest.mark.parametrize("bits", ["w8a8", "w4a8"])
+@pytest.mark.parametrize("bits", ["w8a8", pytest.param("w4a8", marks=pytest.mark.full)])
 def test_steps_and_codes_in_the_file_are_the_calibrated_ones(tmp_path, bits):
     from onnx import TensorProto, numpy_helper
 

@@ -9,7 +9,7 @@ import pytest
 import timm
 import torch
 
-from ouro.jobs.catalog import catalog
+from ouro.jobs.catalog import catalog_row
 from ouro.models import create_model
 from ouro.models.shapes import read_image
 from ouro.models.zigma import official_key
@@ -133,7 +133,7 @@ def test_patches_come_back_where_they_were() -> None:
 
 @pytest.mark.unpoisoned
 def test_it_is_listed_and_known_to_timm() -> None:
-    (row,) = (row for row in catalog() if row["name"] == "zigma_zigzag8")
+    row = catalog_row("zigma_zigzag8")
     assert row["input_size"] == [4, 32, 32] and row["classes"] == 0 and row["top1"] is None
     assert row["parameters"] == 134_624_260 and row["layers"] == 24 and row["steps"] == 1024
     model = timm.create_model("zigma_zigzag8", **SMALL)
