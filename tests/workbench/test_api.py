@@ -64,6 +64,7 @@ def test_what_takes_long(client):
     assert measured["rows"] and measured["model"] == "vim_nano"
 
 
+@pytest.mark.full
 def test_a_model_of_ones_own_is_measured_on_ones_own_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     import torch
     from PIL import Image

@@ -167,6 +167,7 @@ def test_a_model_and_pictures_go_through_every_tab(visit: Visit, page, brought: 
     page.wait_for_function("() => !document.querySelector('#wb-attention-hint').innerText.trim()")
 
 
+@pytest.mark.full
 def test_pictures_can_be_uploaded_and_what_was_brought_removed(visit: Visit, page, brought: Path, tmp_path: Path):
     files = sorted((brought / "garden" / "kind0").iterdir())[:3]
     page.locator("#wb-start-files input[type=file]").set_input_files(files)

@@ -131,6 +131,7 @@ def test_a_what_if_is_the_scan_once_more_with_some_parts_kept(tmp_path, monkeypa
 
 
 @pytest.mark.unpoisoned
+@pytest.mark.full
 def test_a_what_if_keeps_channels_of_a_tensor_beside_parts(tmp_path, monkeypatch):
     monkeypatch.setenv("OURO_HOME", str(tmp_path))
     (values,) = (report for report in stored.sensitivities() if report["model"] == "vim_nano")

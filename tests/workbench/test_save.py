@@ -54,7 +54,13 @@ def test_lines_of_python_draw_what_is_seen(tab: str):
 
 
 @unpoisoned
-@pytest.mark.parametrize("ignored", ["", r"layers\.0\."], ids=["all rounded", "a layer in float"])
+@pytest.mark.parametrize(
+    "ignored",
+    [
+        pytest.param("", id="all rounded", marks=pytest.mark.full),
+        pytest.param(r"layers\.0\.", id="a layer in float"),
+    ],
+)
 def test_a_configuration_is_the_same_as_a_command_and_in_python(
     ignored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):

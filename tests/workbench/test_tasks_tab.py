@@ -155,7 +155,7 @@ def look_at(visit: Visit, model: str) -> None:
     visit.open("Tasks")
 
 
-def test_dense_models_are_read_by_keyboard(visit: Visit):
+def test_a_segmenter_is_read_by_keyboard(visit: Visit):
     page = visit.page
     look_at(visit, "vmamba_nano_seg")
     page.wait_for_selector("#wb-tasks-answers-truth")
@@ -165,8 +165,12 @@ def test_dense_models_are_read_by_keyboard(visit: Visit):
     page.locator("#wb-tasks-answers [role=radio][aria-checked=true]").focus()
     page.keyboard.press("ArrowRight")
     assert page.get_by_role("radio", name="Wrong", exact=True).get_attribute("aria-checked") == "true"
+
+
+@pytest.mark.full
+def test_boxes_are_shown_beside_those_of_the_truth(visit: Visit):
     look_at(visit, "vmamba_nano_det")
-    page.get_by_text("Boxes from score").wait_for()
+    visit.page.get_by_text("Boxes from score").wait_for()
     assert "Truth: " in visit.label("wb-tasks-answers-truth")
 
 

@@ -65,6 +65,7 @@ def test_sets_are_made_for_targets_of_the_task(name, tmp_path) -> None:
     assert quantized["audit"]["sealed"]
 
 
+@pytest.mark.full
 def test_a_table_has_the_score_of_the_task() -> None:
     spec = CompareSpec("vmamba_nano_det", ("dynamic", "minmax"), ("w8a8",), (("real", "real:2"),), (0, 1), limit=10)
     values = finish(compare(spec)).values

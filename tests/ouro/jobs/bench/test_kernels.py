@@ -188,6 +188,7 @@ def test_what_does_not_compile_is_a_row_and_the_others_go_on(monkeypatch):
     assert json.dumps(rows, allow_nan=False)
 
 
+@pytest.mark.full
 def test_gates_side_by_side_come_in_the_order_of_their_kernels(no_gpu):
     names = ("quantized_linear", "paired_linear")
     values = finish(check_kernels(GateSpec(names, processes=2)))[1].values
