@@ -32,6 +32,8 @@ def ready() -> None:
             _import(import_module("ouro"))
             # stays while the page does: to look through it for garbage takes a quarter of a second in which nobody is served
             gc.freeze()
+            # what is to be looked through whole from now on is little, and Python does so the oftener
+            gc.collect()
             _imported.set()
 
 
