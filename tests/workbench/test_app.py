@@ -97,6 +97,19 @@ def test_bad_upload_is_reported_in_one_line(visit: Visit, tmp_path: Path):
         visit.page.get_by_text(words).first.wait_for()
 
 
+def test_a_set_is_made_kept_and_chosen(visit: Visit):
+    page = visit.page
+    visit.open("Samples")
+    page.get_by_label("Gaussian noise").check()
+    visit.number("wb-samples-num", 4)
+    page.wait_for_selector("#wb-samples-go:not([disabled])")
+    page.locator("#wb-samples-go").click()
+    assert visit.ended("wb-samples-job").startswith("done")
+    page.wait_for_selector("#wb-samples-gallery img")
+    assert "noise · 4 images" in page.input_value("#wb-samples-sets input")
+    page.wait_for_selector("#wb-samples-use:not([disabled])")
+
+
 @pytest.mark.full
 def test_outliers_follow_the_threshold(visit: Visit):
     visit.open("Outliers")
