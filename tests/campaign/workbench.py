@@ -75,7 +75,7 @@ def workspace_file(trial: Trial) -> Verdict:
     for entry in (*workspace.models(), *workspace.pictures()):
         _ = entry.fault
     workspace.model(f"tiny.safetensors ({MODEL})")
-    workspace.alias_of(MODEL, "0" * 16)
+    workspace.aliases(MODEL, "0" * 16, ("a", "b"))
     workspace.add_pictures(workspace.Pictures("new", str(trial.folder / "p"), 1))
     if not any(entry.name.startswith("new") for entry in workspace.pictures()):
         raise Offence("a damaged workspace takes nothing any more")
