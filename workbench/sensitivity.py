@@ -268,7 +268,7 @@ def build(page: Page, model: str) -> dict[str, Any]:
         together = budgets(model) + [row for row in rows if row["model"] == model and quantize.is_current(row)]
         return {frontier: damage.budget_chart(together), bought: damage.budget_table(together)}
 
-    # a page that is loaded says so, too, and then shows what was stored since
+    # a page that is loaded says once that it has changed, and so shows what was stored since
     lists.on([done.change], spent_on, [page.model, done], [frontier, bought], **PRIVATE)
 
     @guarded

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from tests.browsing import Visit
 from workbench import address
 
 AXE = find_spec("axe_playwright_python")
-pytestmark = pytest.mark.skipif(AXE is None, reason="axe-playwright-python is not installed, which carries axe-core")
+needs_axe = pytest.mark.skipif(AXE is None, reason="axe-playwright-python is not installed, which carries axe-core")
 # rows of a long table are all made alike
 LOOK = (
     """rules => axe.run({ exclude: ['tbody tr:nth-child(n+12)'] }, { runOnly: rules, resultTypes: ['violations'] })"""
@@ -33,37 +34,53 @@ def serious(visit: Visit, rules: list[str]) -> list[str]:
     ]
 
 
+def opened(server: str, browser, theme: str, width: int, height: int) -> Visit:
+    """The page in a theme and a size, once Start has looked at this machine."""
+    visit = Visit(browser, server, theme=theme, width=width, height=height)
+    visit.page.wait_for_selector("#wb-start-health li", timeout=180_000)
+    assert "CPU" in visit.page.inner_text("#wb-device") or "CUDA" in visit.page.inner_text("#wb-device")
+    paper = visit.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, paper.strip("rgb()").split(","))) < 200) == (theme == "dark")
+    return visit
+
+
+def each_tab(visit: Visit, width: int, pause: int = 0) -> Iterator[str]:
+    """Opens one tab after the other, which have to fit; `pause`: milliseconds in which events begin, and end."""
+    for tab in address.TABS:
+        visit.open(tab.capitalize())
+        visit.page.wait_for_timeout(pause)
+        # what is being answered is pale meanwhile
+        visit.page.wait_for_function("() => !document.querySelector('.html-container.pending')", polling=100)
+        visit.page.wait_for_timeout(pause)
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= width, tab
+        yield tab
+
+
+def test_every_tab_opens(server: str, browser):
+    visit = opened(server, browser, "light", 1280, 900)
+    assert len(list(each_tab(visit, 1280))) == len(address.TABS)
+    visit.page.close()
+    assert not visit.wrong, "\n".join(visit.wrong)
+
+
+@needs_axe
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("theme", "width", "height", "rules"),
-    [
-        pytest.param("light", 1280, 900, [], id="opened"),
-        pytest.param("light", 1280, 900, RULES, id="light", marks=pytest.mark.full),
-        pytest.param("dark", 390, 844, COLORS, id="dark", marks=pytest.mark.full),
-    ],
+    [("light", 1280, 900, RULES), ("dark", 390, 844, COLORS)],
+    ids=["light", "dark"],
 )
 def test_tabs(server: str, browser, theme: str, width: int, height: int, rules: list[str]):
     assert AXE is not None and AXE.origin is not None
-    visit = Visit(browser, server, theme=theme, width=width, height=height)
-    page = visit.page
-    page.wait_for_selector("#wb-start-health li", timeout=180_000)
-    assert "CPU" in page.inner_text("#wb-device") or "CUDA" in page.inner_text("#wb-device")
-    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (sum(map(int, paper.strip("rgb()").split(","))) < 200) == (theme == "dark")
-    page.evaluate((Path(AXE.origin).parent / "axe.min.js").read_text("utf-8"))
-    found = []
-    for tab in address.TABS:
-        visit.open(tab.capitalize())
-        page.wait_for_timeout(500 if rules else 0)
-        # what is being answered is pale meanwhile
-        page.wait_for_function("() => !document.querySelector('.html-container.pending')", polling=100)
-        page.wait_for_timeout(300 if rules else 0)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width, tab
-        found += [f"{tab}: {words}" for words in (serious(visit, rules) if rules else ())]
-    page.close()
+    visit = opened(server, browser, theme, width, height)
+    visit.page.evaluate((Path(AXE.origin).parent / "axe.min.js").read_text("utf-8"))
+    found = [f"{tab}: {words}" for tab in each_tab(visit, width, pause=500) for words in serious(visit, rules)]
+    visit.page.close()
     assert not found, "\n".join(found)
     assert not visit.wrong, "\n".join(visit.wrong)
 
 
+@needs_axe
 @pytest.mark.full
 def test_axe_sees_what_is_wrong(visit: Visit):
     assert AXE is not None and AXE.origin is not None
