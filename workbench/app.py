@@ -44,6 +44,7 @@ from workbench import (  # noqa: E402
     sensitivity,
     sets,
     start,
+    steps,
     stored,
     tasks,
     uploads,
@@ -71,7 +72,7 @@ _WAITING = 1024
 def build() -> gr.Blocks:
     """The whole page. Needs the precomputed first view only; the library is imported beside it."""
     model = first_view.install()
-    with gr.Blocks(title="Ouro Workbench", fill_width=True, analytics_enabled=False, delete_cache=_KEEP) as whole:
+    with steps.Blocks(title="Ouro Workbench", fill_width=True, analytics_enabled=False, delete_cache=_KEEP) as whole:
         with gr.Row(elem_id="wb-top"):
             gr.HTML(_BRAND, elem_id="wb-brand", apply_default_css=False)
             device = gr.HTML('<span class="wb-pill"><i></i>…</span>', elem_id="wb-device", apply_default_css=False)
