@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +33,7 @@ from workbench import (  # noqa: E402
     jobs,
     kernels,
     library,
+    memory,
     origin,
     outliers,
     paper,
@@ -54,9 +53,7 @@ from workbench.errors import guarded  # noqa: E402
 from workbench.page import PRIVATE, Page  # noqa: E402
 from workbench.theme import CSS, HEAD, ICON, LOGO, THEME  # noqa: E402
 
-# glibc keeps a heap for every thread and gives little of it back: a page that is used for an hour would grow and grow
-with suppress(OSError, AttributeError):
-    ctypes.CDLL(None).mallopt(-8, 2)  # M_ARENA_MAX
+memory.share_heaps()
 
 _BRAND = (
     f'<div class="wb-brand">{LOGO}<div><h1>Ouro Workbench</h1>'
@@ -158,6 +155,7 @@ def build() -> gr.Blocks:
 def _left(request: gr.Request) -> None:
     """A page was closed or loaded anew."""
     uploads.end(str(request.session_hash))
+    memory.let_go(demo)
 
 
 @guarded

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from ouro.progress import finish, mapped
-from workbench import library, runner, workspace
+from workbench import library, memory, runner, workspace
 
 log = logging.getLogger(__name__)
 
@@ -885,6 +885,7 @@ def warm_up() -> None:
         library.ready()
         catalog()
         health()
+        memory.give_back()
     except Exception:
         # the page says what is wrong when it asks itself
         log.exception("warm-up failed")

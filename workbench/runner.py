@@ -19,13 +19,15 @@ from datetime import datetime
 from typing import Any
 
 from ouro.progress import drive
-from workbench import who, workspace
+from workbench import memory, who, workspace
 
 log = logging.getLogger(__name__)
 
 _POLL = 0.2
 _PAST = 40
 """Jobs that are over and still listed."""
+_LAST = 200
+"""Jobs that are over and keep what they found, one for each browser and kind: the latest of all."""
 
 
 EXPECTED = (ValueError, OSError, RuntimeError)
@@ -163,6 +165,7 @@ class Job:
         finally:
             _DEVICE.leave(self)
             self._ended.set()
+            memory.give_back()
 
     def _run(self) -> None:
         self.state, self.started = "running", time.monotonic()
@@ -307,9 +310,13 @@ def start(
         if running is not None:
             # what an older one left is shown nowhere any more
             _OLD.append(replace(running, make=_nothing, data={}, history=[], result=None))
+        # at the end, where the latest is
+        _JOBS.pop(place, None)
         job = _JOBS[place] = Job(
             kind, make, about, computes, model, afresh, next(_NUMBERS), who.current(), workspace.version(model)
         )
+        for old in [other for other, one in _JOBS.items() if one.over][:-_LAST]:
+            del _JOBS[old]
         if computes:
             _DEVICE.join(job)
     threading.Thread(target=job.run, name=f"job-{kind}", daemon=True).start()
