@@ -45,6 +45,9 @@ TABS = {
 FIRST_SEED = 7101
 """Of the first person; a seed is what tells one's jobs from those of others, so nobody else writes such numbers."""
 
+ARRIVING = 8.0
+"""Seconds between two arrivals."""
+
 
 @dataclass
 class Visitor:
@@ -64,8 +67,16 @@ class Visitor:
         """Does one thing after the other until the time is up."""
         chance = random.Random(self.number)
         with sync_playwright() as playwright:
+            # nobody comes at the same second as all others
+            time.sleep(ARRIVING * self.number)
             browser = playwright.chromium.launch(executable_path=self.chromium, args=["--no-sandbox", "--disable-gpu"])
-            visit = Visit(browser, self.url, theme=chance.choice(("light", "dark")))
+            begun = time.perf_counter()
+            try:
+                visit = Visit(browser, self.url, theme=chance.choice(("light", "dark")))
+            except Exception as error:
+                self.faults.append(f"arrive: {_line(error)}")
+                return
+            self.seconds["arrive"] = [round(time.perf_counter() - begun, 3)]
             visit.page.set_default_timeout(1000 * self.patience)
             while time.monotonic() < self.until:
                 act = chance.choices(list(ACTS), [weight for _, weight in ACTS.values()])[0]
@@ -75,7 +86,7 @@ class Visitor:
                     self.seconds.setdefault(act, []).append(round(time.perf_counter() - begun, 3))
                 except Exception as error:
                     # what a browser waited for, and what was in its way
-                    self.faults.append(f"{act}: {' | '.join(map(str.strip, str(error).splitlines()))[:1000]}")
+                    self.faults.append(f"{act}: {_line(error)}")
                     with suppress(Exception):
                         visit.page.screenshot(path=self.pictures / f"fault-{self.number}-{len(self.faults)}.png")
                 self.faults += visit.wrong
@@ -91,6 +102,10 @@ class Visitor:
         """Nothing on the page was made with another's seed."""
         others = set(re.findall(r"seed (71\d\d)", visit.page.inner_text("body"))) - {str(self.seed)}
         assert not others, f"person {self.seed} sees seeds {', '.join(sorted(others))}"
+
+
+def _line(error: Exception) -> str:
+    return " | ".join(map(str.strip, str(error).splitlines()))[:1000]
 
 
 def look_around(one: Visitor, visit: Visit, chance: random.Random) -> None:
@@ -246,7 +261,9 @@ def main(arguments: list[str]) -> int:
             sys.stdout.flush()
             for thread in threads:
                 thread.join(every / len(threads))
-    acts = {name: sorted(second for one in people for second in one.seconds.get(name, [])) for name in ACTS}
+    acts = {
+        name: sorted(second for one in people for second in one.seconds.get(name, [])) for name in ("arrive", *ACTS)
+    }
     values: dict[str, Any] = {
         "op": "a crowd at the app",
         "sessions": options.sessions,
