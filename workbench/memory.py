@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import threading
 from contextlib import suppress
 from datetime import datetime, timedelta
 
 import gradio as gr
 
+_GATE = threading.Lock()
 _HEAPS = 2
-_QUIET, _GONE = timedelta(minutes=5), timedelta(hours=1)
-"""How long after its last event nothing is on its way to a page that was closed, and how long it finds its state, should it
-come back: as long as Gradio keeps the values of its states."""
+_QUIET = timedelta(minutes=5)
+"""How long after its last event nothing is on its way any more to a page that was closed."""
+_CLOSED = 100
+"""Pages that were closed and find their state, should they come back: one that was asleep looks the same. A megabyte each."""
 
 
 def share_heaps() -> None:
@@ -28,22 +31,26 @@ def give_back() -> None:
 
 
 def let_go(page: gr.Blocks) -> None:
-    """Forgets what pages showed that were closed, then all of them.
+    """Forgets what pages showed that were closed, and all of those that were closed first.
 
     Gradio (6.31) keeps both, some megabytes of every page that was ever loaded: its values, for links to a state of it, and
     answers that nobody fetched.
     """
-    holder, queue, now = page.state_holder, page._queue, datetime.now()
-    for session, state in list(holder.session_data.items()):
-        quiet = now - holder.time_last_used.get(session, now)
-        if not state.is_closed or quiet < _QUIET:
-            continue
-        state.config_values.clear()
-        unread = queue.pending_messages_per_session.get(session)
-        with suppress(asyncio.QueueEmpty):
-            while unread:
-                unread.get_nowait()
-        if quiet > _GONE:
+    with _GATE:
+        holder, queue, now = page.state_holder, page._queue, datetime.now()
+        last = {
+            session: holder.time_last_used.get(session, now)
+            for session, state in list(holder.session_data.items())
+            if state.is_closed
+        }
+        quiet = sorted((session for session, used in last.items() if now - used > _QUIET), key=last.__getitem__)
+        for session in quiet:
+            holder.session_data[session].config_values.clear()
+            unread = queue.pending_messages_per_session.get(session)
+            with suppress(asyncio.QueueEmpty):
+                while unread:
+                    unread.get_nowait()
+        for session in quiet[: max(0, len(last) - _CLOSED)]:
             for kept in (holder.session_data, holder.time_last_used,
                          queue.pending_messages_per_session, queue.pending_event_ids_session):  # fmt: skip
                 kept.pop(session, None)

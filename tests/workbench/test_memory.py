@@ -15,7 +15,8 @@ from gradio.state_holder import StateHolder
 from workbench import memory, runner, who
 
 
-def test_pages_that_were_closed_are_forgotten_one_by_one():
+def test_pages_that_were_closed_are_forgotten_one_by_one(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(memory, "_CLOSED", 2)
     with gr.Blocks() as page:
         chosen = gr.State("default")
         shown = gr.HTML("first")
