@@ -16,13 +16,16 @@ from ouro.kernels.gate import rows as gate_rows
 from ouro.kernels.launch import Build, KernelError, can_run
 
 KERNELS = [kernels.kernel(name) for name in kernels.NAMES]
-# the sizes of a real model take the interpreter seconds each
+LONG = ("bidirectional_scan", "implicit_attention", "patched_scan")
+"""The interpreter takes seconds for a case of these, as for the sizes of a real model: all but the first three are `full`."""
 TESTED = [
-    pytest.param(k, case, id=f"{k.name}: {case.name}", marks=[pytest.mark.full] if "vim" in case.name.lower() else [])
+    pytest.param(
+        k, case, id=f"{k.name}: {case.name}",
+        marks=[pytest.mark.full] if (at > 2 and k.name in LONG) or "vim" in case.name.lower() else [],
+    )
     for k in KERNELS
-    for case in k.cases
-    if not case.bench
-]
+    for at, case in enumerate(case for case in k.cases if not case.bench)
+]  # fmt: skip
 each = pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.name)
 
 

@@ -117,7 +117,7 @@ def test_logits_are_the_models(model, images, where, batch):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["fp16", pytest.param("bf16", marks=pytest.mark.full)])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.full) for name in ("fp16", "bf16")])
 def test_half_precision_passes_the_gate(model, images, where, name):
     there, format = copy.deepcopy(model).to(where), FORMATS[name]
     verdict = check(there, there, fuse(there, format.dtype), format, images[:1].to(where))

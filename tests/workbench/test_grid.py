@@ -291,6 +291,7 @@ def column(visit: Visit, name: str) -> list[str]:
     return visit.page.locator(f"#wb-quantize-grid tbody tr[data-id] td:nth-child({at + 1})").all_inner_texts()
 
 
+@pytest.mark.full
 def test_the_tab_opens_with_pictures_and_a_table_that_is_worked_by_keyboard(visit: Visit):
     page = visit.page
     visit.open("Quantize")

@@ -155,6 +155,7 @@ def look_at(visit: Visit, model: str) -> None:
     visit.open("Tasks")
 
 
+@pytest.mark.full
 def test_a_segmenter_is_read_by_keyboard(visit: Visit):
     page = visit.page
     look_at(visit, "vmamba_nano_seg")

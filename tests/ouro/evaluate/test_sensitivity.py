@@ -145,7 +145,7 @@ def test_leave_one_float_of_two_sites_is_the_other_one_alone(model, calibration,
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("by", ["site", "group"])
+@pytest.mark.parametrize("by", [pytest.param("site", marks=pytest.mark.full), "group"])
 def test_the_batch_has_no_influence(model, calibration, images, labels, mode, by):
     runs = [measured(model, calibration, images, labels, mode=mode, by=by, batch=batch) for batch in (1, 3, 7)]
     wanted = {row.group: row.damage for row in runs[0].rows}

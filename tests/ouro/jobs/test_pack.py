@@ -73,7 +73,8 @@ def test_unknown_floats_are_refused(tiny_zoo):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("method", "bits"), [("minmax", "w8a8"), pytest.param("minmax", "w4a8", marks=pytest.mark.full), ("ouro", "w4a4o8")]
+    ("method", "bits"),
+    [*(pytest.param("minmax", bits, marks=pytest.mark.full) for bits in ("w8a8", "w4a8")), ("ouro", "w4a4o8")],
 )
 @torch.no_grad()
 def test_packed_accuracy_is_that_of_the_simulation(trained, method, bits):

@@ -34,6 +34,7 @@ def begun(folder: Path) -> dict[int, int]:
     return {int(path.stem): len(path.read_text()) for path in folder.glob("*.txt")}
 
 
+@pytest.mark.full
 def test_every_unit_is_done_once(tmp_path) -> None:
     results = dict(in_processes(partial(squared, folder=str(tmp_path)), list(range(5)), 2))
     assert results == {number: number**2 for number in range(5)}

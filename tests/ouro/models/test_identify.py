@@ -84,7 +84,7 @@ FAMILIES: dict[str, tuple[Any, set[str]]] = {
 @given(data=st.data())
 # an example takes a moment, and the first that fails is small enough
 @settings(
-    max_examples=6, deadline=None, derandomize=True, phases=[Phase.generate],
+    max_examples=4, deadline=None, derandomize=True, phases=[Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 def test_any_model_comes_back_from_any_file(name, data, tmp_path) -> None:

@@ -85,6 +85,7 @@ def test_a_method_calibrates_and_rounds_elsewhere_as_on_the_cpu(model, images, m
     assert there["audit"]["sealed"], there["audit"]["failures"]
 
 
+@pytest.mark.full
 def test_grouped_scans_and_dense_convolutions_do_as_well():
     model = small("vmamba_nano")
     assert_same(*both(lambda device: journey(model, inputs(model, 1), device, method="minmax", bits="w4a4h8")))
