@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,8 @@ _device_constructors()
 # a test may import timm before anything of ours
 declare_missing_ops()
 
-_LONGEST = ("tests/notebooks/", "tests/workbench/", "tests/kernels/", "tests/ouro/jobs/")
+_PAGES = "tests/workbench/"
+_LONGEST = (_PAGES, "tests/notebooks/", "tests/kernels/", "tests/ouro/jobs/")
 """Folders whose files take longest."""
 
 
@@ -61,6 +63,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in left_out]
     # workers that take a file each end together if the last files are short
     items.sort(key=_rank)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Of two workers one opens all pages: the other one needs neither a browser nor an app, which take long to start."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _PAGES if nodeid.startswith(_PAGES) else super()._split_scope(nodeid)
+
+    # of more, it would be the last one
+    return Scheduling(config, log) if len(config.getoption("tx")) == 2 else None
 
 
 def pytest_collection_finish() -> None:
