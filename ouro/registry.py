@@ -33,15 +33,16 @@ class Registry:
         Raises:
             ValueError: unknown name; the message lists the known ones.
         """
-        if name not in self._targets:
-            close = get_close_matches(name, self._targets, n=1)
+        # what a file says it is a name may be anything
+        if name not in self:
+            close = get_close_matches(str(name), self._targets, n=1)
             hint = f" (did you mean {close[0]!r}?)" if close else ""
             raise ValueError(f"unknown {self.kind} {name!r}{hint}; known: {', '.join(self)}")
         module, attribute = self._targets[name].split(":")
         return getattr(import_module(module), attribute)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._targets
+        return isinstance(name, str) and name in self._targets
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._targets)

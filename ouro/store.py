@@ -239,8 +239,8 @@ def _identity(path: str | os.PathLike[str]) -> tuple[int, ...] | None:
     return facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_size
 
 
-def one_line(error: BaseException, most: int = 300) -> str:
-    """What an exception of another library says, which may have words of the file in it: in one line, and not too long."""
+def one_line(error: object, most: int = 300) -> str:
+    """What an exception of another library says, or a file: in one line, and not too long."""
     words = " ".join(str(error).split())
     return words if len(words) <= most else f"{words[:most]} ..."
 

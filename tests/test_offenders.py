@@ -80,6 +80,7 @@ def chunk_at_work(path: Path, folder: Path) -> None:
         ("eps.png", lambda path, _: read_image(path), "cannot read image .*eps.png: cannot identify image file"),
         ("set_flat.safetensors", stored_set, "images are .., expected .s, 3, h, w."),
         ("set_labels.safetensors", stored_set, "labels are int64 .., expected int64 .2,., a class from 0 on"),
+        ("set_maker.safetensors", stored_set, "was made by a b for itself, not for vim_nano"),
         ("set_spec.safetensors", stored_set, "spec in its header is .*, expected a JSON object; was it damaged?"),
         ("chunk_shape.safetensors", stored_chunk, "chunk-0000 in .* is damaged: 'images' is .2, 3, 4, 4. torch.float32, expected"),
         ("chunk_bare.safetensors", stored_chunk, "chunk-0000 in .* is damaged: .*; remove it, and it is made again"),

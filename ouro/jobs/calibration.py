@@ -28,6 +28,7 @@ from ouro.jobs.synthesize import SynthesisSpec, synthesize
 from ouro.progress import finish
 from ouro.quant.apply import weights_digest
 from ouro.quant.calibrate import check_images
+from ouro.store import one_line
 from ouro.streams import generator
 from ouro.tasks import task_of
 from ouro.types import CalibrationSet, DataSource, ModelInfo, ModelSource
@@ -117,10 +118,10 @@ def _stored_set(path: str, name: str, model: VisionModel, seed: int) -> Calibrat
     if made_by != name:
         sizes = f"images {tuple(images.shape[1:])}, {name} takes {info.input_size}"
         raise ValueError(
-            f"{path} was made by {str(made_by)[:60]} for itself, not for {name} ({sizes}); generate one with {name}"
+            f"{path} was made by {one_line(made_by, 60)} for itself, not for {name} ({sizes}); generate one with {name}"
         )
     if space and (tuple(space["mean"]), tuple(space["std"])) != (info.mean, info.std):
-        given = f"mean {space['mean']} and std {space['std']}"
+        given = one_line(f"mean {space['mean']} and std {space['std']}")
         own = f"{list(info.mean)} and {list(info.std)}"
         raise ValueError(f"{path} has images of {given}, {name} takes {own}; generate one with this model")
     if made.get("weights") not in (None, weights_digest(model)):
