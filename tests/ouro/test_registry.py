@@ -37,7 +37,7 @@ def test_add_does_not_import(shapes):
     [
         ("countr", "unknown shape 'countr' (did you mean 'counter'?); known: ordered, counter"),
         ("zzz", "unknown shape 'zzz'; known: ordered, counter"),
-        (["counter"], "unknown shape ['counter']; known: ordered, counter"),
+        ([7], "unknown shape [7]; known: ordered, counter"),
     ],
 )
 def test_unknown_name_lists_the_known(shapes, name, message):
